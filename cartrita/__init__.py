@@ -1,0 +1,1 @@
+"""Cartrita: an event-sourced platform for LLM agents under governance."""

@@ -1,0 +1,1 @@
+"""Who may do what: users, workspaces, memberships, API tokens, tickets, sign-in links."""

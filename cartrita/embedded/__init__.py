@@ -1,0 +1,1 @@
+"""The one-command start: embedded PostgreSQL, local model, supervision."""

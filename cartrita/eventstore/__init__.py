@@ -1,0 +1,1 @@
+"""The event store: append, log, projections, sealing and erasure, integrity."""

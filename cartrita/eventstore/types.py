@@ -1,0 +1,95 @@
+"""What an event is: the class of a type, what surrounds it, and what the log returns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Annotated, Any, ClassVar, TypeVar
+from uuid import UUID
+
+from pydantic import BaseModel, ConfigDict
+
+T = TypeVar("T")
+
+
+class SealedMarker:
+    """Marks a field that may hold personal text: it is encrypted before it is stored."""
+
+
+Sealed = Annotated[T, SealedMarker()]
+
+
+class Event(BaseModel):
+    """A fact. One frozen subclass per event type, beside its aggregate; the class is the stored schema.
+
+    `type_name` is fixed text `<app>.<ClassName>`, unique in the project; `schema_version` counts stored shapes.
+    Fields are JSON-compatible; money is integer micro-units beside a currency; times are aware UTC datetimes.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    type_name: ClassVar[str] = ""
+    schema_version: ClassVar[int] = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """What surrounds the events of one append.
+
+    `actor` is `user:<uuid>`, `token:<uuid>`, `agent:<name>` or `system`. `key_id` names the data key that seals
+    personal fields; it may be None only for events without such fields. `trace_id` is 32 hex digits, the current
+    trace where empty.
+    """
+
+    workspace_id: UUID
+    session_id: UUID | None = None
+    causation_id: UUID | None = None
+    actor: str = "system"
+    trace_id: str = ""
+    key_id: UUID | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Events to add to one stream that is expected to be at `expected_version` (0: it does not exist yet).
+
+    Versions start at 1. `event_ids` are as many as events; without them each event gets a new id and a repeated
+    append is a conflict, not a success.
+    """
+
+    stream_id: UUID
+    expected_version: int
+    events: Sequence[Event]
+    context: Context
+    event_ids: Sequence[UUID] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedEvent:
+    """An event as it stands in the store.
+
+    `position` is None until the sequencer has ordered it. `sealed` maps each sealed field to the token as stored
+    (read models copy that token, never the plain text). `erased` is True when the key is destroyed: sealed
+    fields of `event` are then empty values of their types. `data` is the exact stored canonical JSON.
+    """
+
+    position: int | None
+    stream_id: UUID
+    version: int
+    event_id: UUID
+    type_name: str
+    schema_version: int
+    recorded_at: datetime
+    workspace_id: UUID
+    session_id: UUID | None
+    causation_id: UUID | None
+    actor: str
+    trace_id: str
+    key_id: UUID | None
+    event: Event
+    data: bytes
+    erased: bool = False
+    sealed: Mapping[str, str] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the plain event (sealed fields opened) as JSON-compatible values."""
+        return self.event.model_dump(mode="json")

@@ -1,0 +1,1 @@
+"""What every HTTP interface shares: problem errors, pagination, idempotency keys, health."""

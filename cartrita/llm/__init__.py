@@ -1,0 +1,1 @@
+"""The model gateway: catalog, providers, structured calls; owns ModelAnswered and ModelFailed."""

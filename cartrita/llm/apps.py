@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class LlmApp(AppConfig):
+    name = "cartrita.llm"
+    label = "llm"
+    verbose_name = "Models"

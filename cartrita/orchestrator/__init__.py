@@ -1,0 +1,1 @@
+"""The orchestrator: agents, planner, agent loop, claims, recovery."""

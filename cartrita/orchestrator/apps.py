@@ -1,0 +1,7 @@
+from django.apps import AppConfig
+
+
+class OrchestratorApp(AppConfig):
+    name = "cartrita.orchestrator"
+    label = "orchestrator"
+    verbose_name = "Orchestrator"

@@ -1,0 +1,1 @@
+"""Tools: the decorator, the registry, the runner; owns ToolReturned, ToolFailed and ToolDenied."""
