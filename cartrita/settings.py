@@ -93,6 +93,11 @@ DATABASES = {
         "CONN_HEALTH_CHECKS": True,
     },
 }
+# A socket folder can only be written as `?host=/folder` in a URL; Django and its dbshell want it as HOST.
+DATABASES["default"]["HOST"] = DATABASES["default"].get("OPTIONS", {}).pop(
+    "host", DATABASES["default"].get("HOST", "")
+)
+DATABASE_OWNER_URL = env.str("DATABASE_OWNER_URL", default=env.str("DATABASE_URL", default=""))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="")
@@ -119,3 +124,10 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static_root"
+
+# Which model answers when a request names none: a catalog name; else an OpenAI tier where a key is set; else the
+# local model. SCRIPTED_MODEL is the path of a JSON script and lets tests select the model `scripted`.
+OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
+OPENAI_BASE_URL = env.str("OPENAI_BASE_URL", default="")
+DEFAULT_MODEL = env.str("CARTRITA_DEFAULT_MODEL", default="")
+SCRIPTED_MODEL = env.str("CARTRITA_SCRIPTED_MODEL", default="")

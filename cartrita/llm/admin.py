@@ -1,0 +1,35 @@
+"""The catalog in the admin: to read, not to change."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.http import HttpRequest
+
+from cartrita.llm.models import Model, Price
+
+
+class ReadOnly:
+    """Grants viewing and nothing else."""
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        return False
+
+
+class PriceInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  # subscripting fails at run time
+    model = Price
+    extra = 0
+    fields = ("valid_from", "currency", "input_price", "cached_price", "output_price")
+
+
+@admin.register(Model)
+class ModelAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subscripting fails at run time
+    list_display = ("name", "provider", "tier", "quality_rank", "context_limit", "capabilities")
+    list_filter = ("provider", "tier")
+    search_fields = ("name",)
+    inlines = (PriceInline,)

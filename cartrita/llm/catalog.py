@@ -1,0 +1,187 @@
+"""The models that can be called, what they can do and what they cost."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Literal
+
+from django.conf import settings
+from django.utils import timezone
+
+from cartrita.errors import BadInput, NotFound, Unavailable
+from cartrita.llm.models import Model
+
+Tier = Literal["premium", "standard", "fallback", "local"]
+Purpose = Literal["execution", "planning", "creative"]
+
+TIERS: tuple[str, ...] = ("premium", "standard", "fallback", "local")
+MILLION = 1_000_000
+
+SCRIPTED = "scripted"
+
+
+class UnknownModel(NotFound):
+    """No model of that name or tier is in the catalog."""
+
+    code = "unknown_model"
+
+
+class ModelNotConfigured(Unavailable):
+    """The model is in the catalog, and what it needs to be called (a key, an endpoint) is not set."""
+
+    code = "model_not_configured"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelPrice:
+    """Micro-units of `currency` per million tokens, valid from `valid_from` on."""
+
+    valid_from: datetime
+    currency: str
+    input_price: int
+    cached_price: int
+    output_price: int
+
+    def cost(self, *, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> int:
+        """Return the cost in micro-units, rounded up so that a budget is never overdrawn by rounding.
+
+        `cached_tokens` are those of the prompt that the provider had cached, at most `prompt_tokens`.
+        """
+        exact = (
+            (prompt_tokens - cached_tokens) * self.input_price
+            + cached_tokens * self.cached_price
+            + completion_tokens * self.output_price
+        )
+        return -(-exact // MILLION)
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEntry:
+    """One model with the price of now.
+
+    Limits are in tokens; `context_limit` holds prompt and answer together. `tokenizer` names a vocabulary
+    (o200k_base, cl100k_base), `server` (the endpoint counts) or `words` (scripted only). A lower `quality_rank`
+    is better. Capabilities: answers, planning, tools, json_schema, json_object, vision.
+    """
+
+    name: str
+    provider: str
+    base_url: str
+    tier: str
+    quality_rank: int
+    context_limit: int
+    output_limit: int
+    tokenizer: str
+    capabilities: frozenset[str]
+    price: ModelPrice
+
+    def can(self, capability: str) -> bool:
+        return capability in self.capabilities
+
+
+def models(*, at: datetime | None = None) -> list[ModelEntry]:
+    """Return every model that has a price at `at` (default: now), best first. Reads the database."""
+    when = at or timezone.now()
+    rows = Model.objects.prefetch_related("prices")
+    entries = [entry for row in rows if (entry := _entry(row, when)) is not None]
+    if settings.SCRIPTED_MODEL:
+        entries.append(_scripted_entry())
+    return entries
+
+
+def model(name: str, *, at: datetime | None = None) -> ModelEntry:
+    """Return the model called `name`.
+
+    Raises UnknownModel, which names those that exist.
+    """
+    known = models(at=at)
+    for entry in known:
+        if entry.name == name:
+            return entry
+    names = ", ".join(sorted(entry.name for entry in known))
+    raise UnknownModel(f"There is no model {name!r}; choose one of: {names}.", field="model")
+
+
+def choose(*, name: str | None, tier: str | None, purpose: Purpose, at: datetime | None = None) -> ModelEntry:
+    """Return the model for a request: by name, else the best of a tier, else the default for the purpose.
+
+    The default is CARTRITA_DEFAULT_MODEL; else, with OPENAI_API_KEY, gpt-4o's tier for planning and the
+    standard tier otherwise; else the local model. Raises UnknownModel, BadInput for an unknown tier,
+    ModelNotConfigured when the choice cannot be called.
+    """
+    if name:
+        return _callable(model(name, at=at))
+    if tier:
+        if tier not in TIERS:
+            raise BadInput(f"There is no tier {tier!r}; choose one of: {', '.join(TIERS)}.", field="tier")
+        return _callable(_best_of(tier, models(at=at)))
+    if settings.DEFAULT_MODEL:
+        return _callable(model(settings.DEFAULT_MODEL, at=at))
+    if settings.SCRIPTED_MODEL:
+        return _scripted_entry()
+    if settings.OPENAI_API_KEY:
+        return _best_of("premium" if purpose == "planning" else "standard", models(at=at))
+    return _best_of("local", models(at=at))
+
+
+def _best_of(tier: str, entries: Sequence[ModelEntry]) -> ModelEntry:
+    for entry in sorted(entries, key=lambda each: each.quality_rank):
+        if entry.tier == tier and entry.provider != SCRIPTED:
+            return entry
+    raise UnknownModel(f"The catalog holds no model of tier {tier!r}.", field="tier")
+
+
+def _callable(entry: ModelEntry) -> ModelEntry:
+    if entry.provider == "openai" and not settings.OPENAI_API_KEY:
+        raise ModelNotConfigured(
+            f"Model {entry.name!r} needs OPENAI_API_KEY in the environment of the server. "
+            "Set it and start again, or choose the local model.",
+            field="model",
+        )
+    return entry
+
+
+def _entry(row: Model, when: datetime) -> ModelEntry | None:
+    prices = [price for price in row.prices.all() if price.valid_from <= when]
+    if not prices:
+        return None
+    price = max(prices, key=lambda each: each.valid_from)
+    return ModelEntry(
+        name=row.name,
+        provider=row.provider,
+        base_url=row.base_url,
+        tier=row.tier,
+        quality_rank=row.quality_rank,
+        context_limit=row.context_limit,
+        output_limit=row.output_limit,
+        tokenizer=row.tokenizer,
+        capabilities=frozenset(row.capabilities),
+        price=ModelPrice(
+            valid_from=price.valid_from,
+            currency=price.currency,
+            input_price=price.input_price,
+            cached_price=price.cached_price,
+            output_price=price.output_price,
+        ),
+    )
+
+
+def _scripted_entry() -> ModelEntry:
+    return ModelEntry(
+        name=SCRIPTED,
+        provider=SCRIPTED,
+        base_url="",
+        tier="local",
+        quality_rank=1000,
+        context_limit=100_000,
+        output_limit=100_000,
+        tokenizer="words",
+        capabilities=frozenset({"answers", "planning", "tools", "json_schema"}),
+        price=ModelPrice(
+            valid_from=datetime.fromisoformat("2024-10-02T00:00:00+00:00"),
+            currency="USD",
+            input_price=1_000_000,
+            cached_price=1_000_000,
+            output_price=2_000_000,
+        ),
+    )

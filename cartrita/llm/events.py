@@ -1,0 +1,68 @@
+"""What a model call leaves behind: exactly one of these two on the run's stream."""
+
+from datetime import datetime
+from typing import ClassVar, Literal
+from uuid import UUID
+
+from cartrita.eventstore.types import Event, Sealed
+
+
+class ModelUse(Event):
+    """What both outcomes record: which model did what, in how many tries, and what it cost.
+
+    `attempt` is the run's, `tries` counts requests sent to the provider within it. Tokens are summed over
+    repairs. `estimated` is True when the provider reported no usage and the tokens were counted locally. Prices
+    are micro-units of `currency` per million tokens, as valid from `price_valid_from`; `cost_micros` is rounded up.
+    """
+
+    decision_id: UUID
+    attempt: int
+    tries: int
+    model: str
+    provider: str
+    tier: str
+    purpose: Literal["execution", "planning", "creative"]
+    prompt_tokens: int
+    cached_tokens: int = 0
+    completion_tokens: int
+    estimated: bool
+    cost_micros: int
+    currency: str
+    input_price: int
+    cached_price: int
+    output_price: int
+    price_valid_from: datetime
+    latency_ms: int
+    first_token_ms: int | None
+
+
+class ModelAnswered(ModelUse):
+    """A model gave a whole answer.
+
+    `finish_reason` is `stop`, `length` (cut at max_output_tokens) or what else the provider says. `repairs` holds
+    the validation error of each rejected structured answer that preceded this one.
+    """
+
+    type_name: ClassVar[str] = "llm.ModelAnswered"
+
+    text: Sealed[str]
+    finish_reason: str
+    repairs: Sealed[tuple[str, ...]] = ()
+
+
+class ModelFailed(ModelUse):
+    """A model gave no whole answer; `text` is what it had said.
+
+    `code` is one of rate_limited, timed_out, unreachable, server_error, cut_stream, deadline_passed, cancelled
+    (those may succeed when tried again: `retryable`, save cancelled), rejected, not_signed_in, out_of_quota,
+    context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish.
+    """
+
+    type_name: ClassVar[str] = "llm.ModelFailed"
+
+    code: str
+    message: Sealed[str]
+    retryable: bool
+    text: Sealed[str] = ""
+    retry_after_seconds: float | None = None
+    repairs: Sealed[tuple[str, ...]] = ()
