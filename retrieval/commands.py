@@ -1,0 +1,218 @@
+"""What can be done with documents."""
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from django.db import connection, transaction
+from django.utils.crypto import salted_hmac
+
+from cartrita.errors import BadInput, TooLarge
+from cartrita.eventstore import (
+    Append,
+    Context,
+    append,
+    create_data_key,
+    derived_id,
+    erase_key,
+    load,
+    new_id,
+    put_blob,
+)
+from retrieval import document as documents
+from retrieval import index, ingest, models
+from retrieval.document import CollectionCreated, DocumentNotFound, DocumentReceived
+from retrieval.parsing.sniffing import accept_media_type
+
+MAX_BYTES = 50 * 1024 * 1024
+LANGUAGE = "english"
+
+
+class DocumentTooLarge(TooLarge):
+    """The file is above the limit."""
+
+    code = "document_too_large"
+
+
+class DocumentEmpty(BadInput):
+    """The file holds nothing."""
+
+    code = "document_empty"
+
+
+def create_collection(
+    *,
+    workspace_id: UUID,
+    name: str,
+    actor: str,
+    collection_id: UUID | None = None,
+    session_id: UUID | None = None,
+    language: str = LANGUAGE,
+) -> UUID:
+    """Make a collection and return its id; one that exists stays as it is.
+
+    `language` names a PostgreSQL text search configuration. Raises BadInput for an unknown language or empty name.
+    """
+    if not name.strip():
+        raise BadInput("Name the collection.", field="name")
+    _check_language(language)
+    stream = collection_id or new_id()
+    with transaction.atomic():
+        _lock("collection", str(stream))
+        if not models.Collection.objects.filter(id=stream).exists():
+            context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor)
+            append(Append(stream, 0, [CollectionCreated(name=name, language=language)], context))
+    return stream
+
+
+def receive_document(
+    *,
+    workspace_id: UUID,
+    owner_id: UUID,
+    title: str,
+    media_type: str,
+    content: bytes,
+    actor: str,
+    collection_id: UUID | None = None,
+    session_id: UUID | None = None,
+    document_id: UUID | None = None,
+    labels: Sequence[str] = (),
+) -> UUID:
+    """Keep a file for ingestion and return its document's id.
+
+    The same content with the same labels in the same collection is kept once: the first document's id is returned.
+    Without `collection_id` it goes to the session's attachments, or to the workspace's own collection.
+    `media_type` is what the sender claims; it is checked against the bytes.
+    Raises DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection.
+    """
+    if not content.strip():
+        raise DocumentEmpty("The document is empty: choose another file.", field="content")
+    if len(content) > MAX_BYTES:
+        raise DocumentTooLarge(
+            f"The document has {len(content)} bytes; at most {MAX_BYTES} are accepted.",
+            field="content",
+            limit=MAX_BYTES,
+        )
+    documents.check_title(title)
+    documents.check_labels(labels)
+    accepted = accept_media_type(content, claimed=media_type, name=title)
+    ordered_labels = tuple(sorted(set(labels)))
+    with transaction.atomic():
+        collection = _collection(
+            workspace_id=workspace_id, session_id=session_id, collection_id=collection_id, actor=actor
+        )
+        fingerprint = _fingerprint(collection, ordered_labels, content)
+        _lock("fingerprint", fingerprint)
+        known = models.Document.objects.filter(collection_id=collection, fingerprint=fingerprint)
+        found = known.exclude(status="removed").values_list("id", flat=True).first()
+        if found is not None:
+            return found
+        stream = document_id or new_id()
+        state = documents.fold(recorded.event for recorded in load(stream))
+        key_id = create_data_key(subject_id=owner_id, scope="document")
+        received = DocumentReceived(
+            title=title,
+            media_type=accepted,
+            size=len(content),
+            blob=put_blob(content, key_id=key_id),
+            fingerprint=fingerprint,
+            collection_id=collection,
+            owner_id=owner_id,
+            labels=ordered_labels,
+        )
+        events = documents.receive(state, received)
+        context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
+        if events:
+            append(Append(stream, state.version, events, context))
+            transaction.on_commit(ingest.wake, robust=True)
+    return stream
+
+
+def remove_document(*, document_id: UUID, workspace_id: UUID, actor: str) -> None:
+    """Take a document out of every search, at once and for good; its bytes stay until it is erased.
+
+    Nothing happens when it was removed before. Raises DocumentNotFound.
+    """
+    _remove(document_id=document_id, workspace_id=workspace_id, actor=actor, erased=False)
+
+
+def erase_document(*, document_id: UUID, workspace_id: UUID, actor: str) -> None:
+    """Remove a document and destroy its key, so that neither its bytes, text nor title can be read again.
+
+    Raises DocumentNotFound.
+    """
+    _remove(document_id=document_id, workspace_id=workspace_id, actor=actor, erased=True)
+
+
+def erase_session_documents(*, session_id: UUID, workspace_id: UUID, actor: str) -> int:
+    """Erase every document attached to a session and return how many there were."""
+    attached = models.Document.objects.filter(session_id=session_id, workspace_id=workspace_id)
+    ids = list(attached.values_list("id", flat=True))
+    with transaction.atomic():
+        for document_id in ids:
+            erase_document(document_id=document_id, workspace_id=workspace_id, actor=actor)
+        models.RetrievalMetric.objects.filter(session_id=session_id).update(query_embedding=None)
+    return len(ids)
+
+
+def default_collection(*, workspace_id: UUID, session_id: UUID | None = None) -> UUID:
+    """Return the id of a session's attachments, or of the workspace's own collection."""
+    return derived_id(session_id, "attachments") if session_id else derived_id(workspace_id, "documents")
+
+
+def _remove(*, document_id: UUID, workspace_id: UUID, actor: str, erased: bool) -> None:
+    with transaction.atomic():
+        row = models.Document.objects.filter(id=document_id, workspace_id=workspace_id).first()
+        if row is None:
+            raise DocumentNotFound("There is no such document.", field="document_id")
+        state = documents.fold(recorded.event for recorded in load(document_id))
+        events = documents.remove(state, erased=erased)
+        if events:
+            context = Context(
+                workspace_id=row.workspace_id, session_id=row.session_id, actor=actor, key_id=row.key_id
+            )
+            append(Append(document_id, state.version, events, context))
+        index.drop_document(document_id)
+        index.refresh_statistics([row.collection_id])
+        if erased:
+            erase_key(row.key_id)
+
+
+def _collection(
+    *, workspace_id: UUID, session_id: UUID | None, collection_id: UUID | None, actor: str
+) -> UUID:
+    if collection_id is None:
+        return create_collection(
+            workspace_id=workspace_id,
+            name="Attachments" if session_id else "Documents",
+            collection_id=default_collection(workspace_id=workspace_id, session_id=session_id),
+            session_id=session_id,
+            actor=actor,
+        )
+    owned = models.Collection.objects.filter(
+        id=collection_id, workspace_id=workspace_id, session_id=session_id
+    )
+    if not owned.exists():
+        raise DocumentNotFound("There is no such collection.", field="collection_id")
+    return collection_id
+
+
+def _fingerprint(collection_id: UUID, labels: Sequence[str], content: bytes) -> str:
+    # Keyed, so that the log never confirms a guess at what an erased document said.
+    salt = f"retrieval.document:{collection_id}:{','.join(labels)}"
+    return salted_hmac(salt, content, algorithm="sha256").hexdigest()
+
+
+def _lock(kind: str, name: str) -> None:
+    """Let one transaction at a time decide about `name`; the lock ends with the transaction."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtextextended(%s, 0))", [f"retrieval:{kind}:{name}"])
+
+
+def _check_language(language: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT 1 FROM pg_ts_config WHERE cfgname = %s", [language])
+        if cursor.fetchone() is None:
+            raise BadInput(
+                f"PostgreSQL has no text search configuration {language!r}; use for instance 'english' or 'simple'.",
+                field="language",
+            )

@@ -1,0 +1,122 @@
+"""Read models of collections, documents and searches."""
+
+import base64
+from collections.abc import Sequence
+
+import numpy as np
+
+from cartrita.eventstore import RecordedEvent, following, inline
+from retrieval.document import (
+    CollectionCreated,
+    DocumentChunked,
+    DocumentEmbedded,
+    DocumentFailed,
+    DocumentReceived,
+    DocumentRemoved,
+    RetrievalPerformed,
+)
+from retrieval.models import Collection, Document, RetrievalMetric
+
+
+@inline(CollectionCreated, tables=[Collection])
+def project_collections(recorded: RecordedEvent) -> None:
+    event = recorded.event
+    assert isinstance(event, CollectionCreated)  # noqa: S101 - narrows the type for mypy
+    Collection.objects.create(
+        id=recorded.stream_id,
+        workspace_id=recorded.workspace_id,
+        session_id=recorded.session_id,
+        name=event.name,
+        language=event.language,
+        created_at=recorded.recorded_at,
+    )
+
+
+@inline(
+    DocumentReceived, DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved, tables=[Document]
+)
+def project_documents(recorded: RecordedEvent) -> None:
+    document = Document.objects.filter(id=recorded.stream_id)
+    at = recorded.recorded_at
+    match recorded.event:
+        case DocumentReceived() as event:
+            Document.objects.create(
+                id=recorded.stream_id,
+                workspace_id=recorded.workspace_id,
+                session_id=recorded.session_id,
+                collection_id=event.collection_id,
+                owner_id=event.owner_id,
+                key_id=recorded.key_id,
+                title=recorded.sealed["title"],
+                media_type=event.media_type,
+                size=event.size,
+                blob=event.blob,
+                fingerprint=event.fingerprint,
+                labels=list(event.labels),
+                status="received",
+                created_at=at,
+                updated_at=at,
+            )
+        case DocumentChunked() as event:
+            document.update(
+                status="chunked",
+                text_blob=event.text_blob,
+                parser=event.parser,
+                chunker=event.chunker,
+                characters=event.characters,
+                pages=event.pages,
+                chunks=event.chunks,
+                updated_at=at,
+            )
+        case DocumentEmbedded():
+            document.update(status="ready", updated_at=at)
+        case DocumentFailed() as event:
+            document.update(
+                status="failed", error_code=event.code, error_message=event.message, updated_at=at
+            )
+        case DocumentRemoved():
+            document.update(status="removed", updated_at=at)
+
+
+@following("retrieval_metrics", RetrievalPerformed, tables=[RetrievalMetric])
+def project_metrics(batch: Sequence[RecordedEvent]) -> None:
+    RetrievalMetric.objects.bulk_create([_metric(recorded) for recorded in batch])
+
+
+def _metric(recorded: RecordedEvent) -> RetrievalMetric:
+    event = recorded.event
+    assert isinstance(event, RetrievalPerformed)  # noqa: S101 - narrows the type for mypy
+    return RetrievalMetric(
+        id=recorded.event_id,
+        workspace_id=recorded.workspace_id,
+        session_id=recorded.session_id,
+        key_id=recorded.key_id,
+        query_text=recorded.sealed["query_text"],
+        query_embedding=decode_vector(event.query_embedding),
+        k_initial=event.k_initial,
+        k_rerank=event.k_rerank,
+        retrieval_latency_ms=event.retrieval_latency_ms,
+        rerank_latency_ms=event.rerank_latency_ms,
+        usefulness_score=event.usefulness_score,
+        context_tokens_before=event.context_tokens_before,
+        context_tokens_after=event.context_tokens_after,
+        compression_ratio=event.compression_ratio,
+        documents_retrieved=list(event.documents_retrieved),
+        documents_used=list(event.documents_used),
+        pipeline=event.pipeline,
+        timings_ms=event.timings_ms,
+        passages=[passage.model_dump(mode="json") for passage in event.passages],
+        created_at=recorded.recorded_at,
+    )
+
+
+def decode_vector(text: str) -> list[float] | None:
+    """Return the vector behind base64 of float16 values; None for an empty (erased) text."""
+    if not text:
+        return None
+    return [float(value) for value in np.frombuffer(base64.b64decode(text), dtype="<f2")]
+
+
+def encode_vector(vector: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
+    """Return base64 of the vector as little-endian float16 values."""
+    return base64.b64encode(np.asarray(vector, dtype="<f2").tobytes()).decode()
