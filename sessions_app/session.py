@@ -1,0 +1,449 @@
+"""A session: one conversation of one person. Pure: events, their fold, and what may happen next."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from types import MappingProxyType
+from typing import Any, ClassVar, Literal, get_args
+from uuid import UUID
+
+from pydantic import Field
+
+from cartrita.errors import BadInput, Conflict, NotFound, TooLarge
+from cartrita.eventstore.types import Event, Sealed
+
+SessionStatus = Literal["new", "active", "expired", "erased"]
+Role = Literal["user", "assistant", "system", "tool"]
+ReplyOutcome = Literal["answered", "stopped", "denied", "failed"]
+
+IDLE_LIFETIME = timedelta(hours=1)
+CONTENT_LIMIT = 32 * 1024
+METADATA_LIMIT = 8 * 1024
+ATTACHMENT_LIMIT = 20
+
+
+class SessionCreated(Event):
+    """A person opened a session. `kind` says by which way: chat, api, ask, import."""
+
+    type_name: ClassVar[str] = "sessions_app.SessionCreated"
+
+    user_id: UUID
+    kind: str
+    metadata: Sealed[dict[str, Any]]
+
+
+class MessagePosted(Event):
+    """Somebody added a message to the session, as an answer to `parent` (None: it begins the conversation).
+
+    `author` is who wrote it (`user:<uuid>`, `token:<uuid>`, `agent:<name>`, `system`); `attachments` are
+    documents of the session's scope.
+    """
+
+    type_name: ClassVar[str] = "sessions_app.MessagePosted"
+
+    message_id: UUID
+    role: Role
+    content: Sealed[str]
+    parent: UUID | None
+    author: str
+    attachments: tuple[UUID, ...] = ()
+    metadata: Sealed[dict[str, Any]] = Field(default_factory=dict)
+
+
+class ReplyPosted(Event):
+    """A run answered the message `parent`; what was streamed before is healed by this text.
+
+    `outcome` says how the turn ended: answered, stopped by a person (the partial text is kept), denied by a
+    rule, or failed. `bytes` and `sha256` (hexadecimal) are those of the content in UTF-8.
+    """
+
+    type_name: ClassVar[str] = "sessions_app.ReplyPosted"
+
+    message_id: UUID
+    parent: UUID
+    plan_id: UUID
+    run_id: UUID
+    content: Sealed[str]
+    citations: Sealed[list[dict[str, Any]]]
+    model: str
+    outcome: ReplyOutcome = "answered"
+    bytes: int = Field(ge=0)
+    sha256: Sealed[str]
+
+
+class TurnCancelRequested(Event):
+    """The person asked to stop working on the answer to `message_id`."""
+
+    type_name: ClassVar[str] = "sessions_app.TurnCancelRequested"
+
+    message_id: UUID
+
+
+class SessionExpired(Event):
+    """The session expired: it expires after one hour without activity.
+
+    Messages, replies, a running plan, a waiting approval and an open socket count as activity. After that its
+    sockets and tickets end and its routes answer 404; the owner's next message in the web reopens it.
+    `idle_since` is the time of the last activity.
+    """
+
+    type_name: ClassVar[str] = "sessions_app.SessionExpired"
+
+    idle_since: datetime
+
+
+class SessionReopened(Event):
+    """The owner came back to an expired session with a new message."""
+
+    type_name: ClassVar[str] = "sessions_app.SessionReopened"
+
+
+class SessionErased(Event):
+    """The session's data key was destroyed; none of its text can be read any more."""
+
+    type_name: ClassVar[str] = "sessions_app.SessionErased"
+
+
+class SessionNotFound(NotFound):
+    """No session with that id exists for this caller."""
+
+    code = "session_not_found"
+
+
+class SessionHasExpired(NotFound):
+    """The session had no activity for an hour; a new one, or a message in the web, goes on."""
+
+    code = "session_expired"
+
+
+class SessionIsErased(NotFound):
+    """The session was erased; nothing of it can be read or added."""
+
+    code = "session_erased"
+
+
+class MessageNotFound(NotFound):
+    """The session holds no message with that id."""
+
+    code = "message_not_found"
+
+
+class MessageIdReused(Conflict):
+    """The id names another message of the session already; a new message needs a new id."""
+
+    code = "message_id_reused"
+
+
+class MessageTooLarge(TooLarge):
+    """The message is above its limit; a longer text goes in as a document."""
+
+    code = "message_too_large"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What later decisions need of a message. `digest` tells a repeated message from a changed one."""
+
+    role: Role
+    parent: UUID | None
+    digest: str
+    answered_by: UUID | None = None
+    cancel_requested: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A session as its events tell it. `newest` is the message that the next one follows by default."""
+
+    status: SessionStatus = "new"
+    user_id: UUID | None = None
+    kind: str = ""
+    messages: Mapping[UUID, Message] = field(default_factory=lambda: MappingProxyType({}))
+    newest: UUID | None = None
+    last_activity_at: datetime | None = None
+
+
+def evolve(session: Session, event: Event, at: datetime) -> Session:
+    """Return the session after `event`, which was recorded at `at`."""
+    match event:
+        case SessionCreated():
+            return replace(
+                session, status="active", user_id=event.user_id, kind=event.kind, last_activity_at=at
+            )
+        case MessagePosted():
+            message = Message(role=event.role, parent=event.parent, digest=_digest(event))
+            return _with_message(session, event.message_id, message, at)
+        case ReplyPosted():
+            message = Message(role="assistant", parent=event.parent, digest=_digest(event))
+            session = _with_message(session, event.message_id, message, at)
+            return _changed(session, event.parent, answered_by=event.message_id)
+        case TurnCancelRequested():
+            session = replace(session, last_activity_at=at)
+            return _changed(session, event.message_id, cancel_requested=True)
+        case SessionExpired():
+            return replace(session, status="expired")
+        case SessionReopened():
+            return replace(session, status="active", last_activity_at=at)
+        case SessionErased():
+            return replace(session, status="erased")
+        case _:
+            return session
+
+
+def fold(history: Iterable[tuple[Event, datetime]]) -> Session:
+    """Return the session that these events, each with the time of its recording, make."""
+    session = Session()
+    for event, at in history:
+        session = evolve(session, event, at)
+    return session
+
+
+def create(session: Session, *, user_id: UUID, kind: str, metadata: Mapping[str, Any]) -> list[Event]:
+    """Open a session; nothing when the same person opened it before.
+
+    Raises SessionNotFound where the id is somebody else's, BadInput for metadata above its limit.
+    """
+    if session.status == "erased":
+        raise SessionIsErased("This session was erased; open a new one.", field="session_id")
+    if session.status != "new":
+        if session.user_id != user_id:
+            raise SessionNotFound("No session with this id exists.", field="session_id")
+        return []
+    return [SessionCreated(user_id=user_id, kind=kind, metadata=_checked_metadata(metadata))]
+
+
+def post_message(
+    session: Session,
+    *,
+    message_id: UUID,
+    role: str,
+    content: str,
+    parent: UUID | None,
+    author: str,
+    now: datetime,
+    attachments: Sequence[UUID] = (),
+    metadata: Mapping[str, Any] | None = None,
+    active_at: datetime | None = None,
+    reopen: bool = False,
+) -> list[Event]:
+    """Add a message; nothing when the same message was added before under its id.
+
+    `parent` None means the newest message. `active_at` is the last sign of life outside the session's own
+    events. With `reopen` an expired session opens again. Raises SessionNotFound, SessionIsErased,
+    SessionHasExpired, MessageIdReused, MessageTooLarge, and BadInput naming the field.
+    """
+    _require_exists(session)
+    checked_role = _checked_role(role)
+    _check_content(content)
+    if len(attachments) > ATTACHMENT_LIMIT:
+        raise BadInput(f"A message takes at most {ATTACHMENT_LIMIT} attachments.", field="attachments")
+    known = session.messages.get(message_id)
+    if parent is None:
+        parent = known.parent if known else session.newest
+    elif parent not in session.messages:
+        raise BadInput("The parent is no message of this session; name one of its ids.", field="parent")
+    event = MessagePosted(
+        message_id=message_id,
+        role=checked_role,
+        content=content,
+        parent=parent,
+        author=author,
+        attachments=tuple(attachments),
+        metadata=_checked_metadata(metadata or {}),
+    )
+    if known is not None:
+        return _nothing_if_same(known, event, message_id)
+    if not is_expired(session, now=now, active_at=active_at):
+        return [event]
+    if not reopen:
+        raise SessionHasExpired(
+            "This session expired after an hour without activity; open a new one, or go on in the web.",
+            field="session_id",
+        )
+    return [SessionReopened(), event] if session.status == "expired" else [event]
+
+
+def post_reply(
+    session: Session,
+    *,
+    message_id: UUID,
+    parent: UUID,
+    plan_id: UUID,
+    run_id: UUID,
+    content: str,
+    model: str,
+    citations: Sequence[Mapping[str, Any]] = (),
+    outcome: ReplyOutcome = "answered",
+) -> list[Event]:
+    """Add the answer to a message; nothing when the same answer was added before under its id.
+
+    An expired session takes it too: what was worked for is not lost. Raises SessionNotFound, SessionIsErased,
+    MessageNotFound, MessageIdReused.
+    """
+    _require_exists(session)
+    if parent not in session.messages:
+        raise MessageNotFound("The session holds no message that this could answer.", field="parent")
+    text = content.encode()
+    event = ReplyPosted(
+        message_id=message_id,
+        parent=parent,
+        plan_id=plan_id,
+        run_id=run_id,
+        content=content,
+        citations=[dict(citation) for citation in citations],
+        model=model,
+        outcome=outcome,
+        bytes=len(text),
+        sha256=hashlib.sha256(text).hexdigest(),
+    )
+    known = session.messages.get(message_id)
+    return [event] if known is None else _nothing_if_same(known, event, message_id)
+
+
+def cancel_turn(session: Session, *, message_id: UUID | None = None) -> list[Event]:
+    """Ask to stop the answer to a message (None: the newest unanswered one); nothing when none is awaited.
+
+    Raises SessionNotFound, SessionIsErased, MessageNotFound.
+    """
+    _require_exists(session)
+    if message_id is None:
+        message_id = waiting_message(session)
+        if message_id is None:
+            return []
+    message = session.messages.get(message_id)
+    if message is None:
+        raise MessageNotFound("The session holds no message with this id.", field="message_id")
+    if message.answered_by is not None or message.cancel_requested:
+        return []
+    return [TurnCancelRequested(message_id=message_id)]
+
+
+def expire(session: Session, *, now: datetime, active_at: datetime | None = None) -> list[Event]:
+    """End a session that was idle for an hour; nothing when it is not open or not idle.
+
+    `active_at` is the last sign of life outside the session's own events: `now` while a plan runs or an
+    approval waits, the last time that a socket was seen open.
+    """
+    if session.status != "active" or now < expires_at(session, active_at=active_at):
+        return []
+    return [SessionExpired(idle_since=expires_at(session, active_at=active_at) - IDLE_LIFETIME)]
+
+
+def reopen(session: Session) -> list[Event]:
+    """Open an expired session again; nothing when it is open. Raises SessionNotFound, SessionIsErased."""
+    _require_exists(session)
+    return [SessionReopened()] if session.status == "expired" else []
+
+
+def erase(session: Session) -> list[Event]:
+    """Record that the session's text is gone; nothing when it was erased before. Raises SessionNotFound."""
+    if session.status == "new":
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    return [] if session.status == "erased" else [SessionErased()]
+
+
+def expires_at(session: Session, *, active_at: datetime | None = None) -> datetime:
+    """Return when the session ends if nothing more happens. Raises SessionNotFound for one never created."""
+    if session.last_activity_at is None:
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    return max(session.last_activity_at, active_at or session.last_activity_at) + IDLE_LIFETIME
+
+
+def is_expired(session: Session, *, now: datetime, active_at: datetime | None = None) -> bool:
+    """Tell whether the session has ended by idling, recorded or not yet."""
+    return session.status == "expired" or now >= expires_at(session, active_at=active_at)
+
+
+def waiting_message(session: Session) -> UUID | None:
+    """Return the newest message of a person that has no answer and was not stopped."""
+    return next(
+        (
+            message_id
+            for message_id, message in reversed(list(session.messages.items()))
+            if message.role == "user" and message.answered_by is None and not message.cancel_requested
+        ),
+        None,
+    )
+
+
+def _require_exists(session: Session) -> None:
+    if session.status == "new":
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    if session.status == "erased":
+        raise SessionIsErased("This session was erased; open a new one.", field="session_id")
+
+
+def _with_message(session: Session, message_id: UUID, message: Message, at: datetime) -> Session:
+    messages = MappingProxyType({**session.messages, message_id: message})
+    return replace(session, messages=messages, newest=message_id, last_activity_at=at)
+
+
+def _changed(session: Session, message_id: UUID, **changes: Any) -> Session:
+    message = session.messages.get(message_id)
+    if message is None:
+        return session
+    return replace(
+        session,
+        messages=MappingProxyType({**session.messages, message_id: replace(message, **changes)}),
+    )
+
+
+def _nothing_if_same(known: Message, event: MessagePosted | ReplyPosted, message_id: UUID) -> list[Event]:
+    if known.digest != _digest(event):
+        raise MessageIdReused(
+            f"The id {message_id} names another message of this session; send a new id.", field="message_id"
+        )
+    return []
+
+
+def _digest(event: MessagePosted | ReplyPosted) -> str:
+    """Hash what makes a message this message; in memory only, so that erasure leaves nothing to test."""
+    if isinstance(event, ReplyPosted):
+        content = ["reply", str(event.parent), str(event.run_id), event.content]
+    else:
+        attachments = [str(attachment) for attachment in event.attachments]
+        content = [event.role, str(event.parent), event.content, *attachments]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _checked_role(role: str) -> Role:
+    for known in get_args(Role):
+        if role == known:
+            return known  # type: ignore[no-any-return]  # get_args gives the literals as Any
+    raise BadInput(f"A role is one of {', '.join(get_args(Role))}.", field="role")
+
+
+def _check_content(content: str) -> None:
+    if not content.strip():
+        raise BadInput("A message needs some text.", field="content")
+    if "\0" in content:
+        raise BadInput("The text holds a NUL character; send it without.", field="content")
+    try:
+        size = len(content.encode())
+    except UnicodeEncodeError:
+        raise BadInput("The text holds half a surrogate pair; send valid Unicode.", field="content") from None
+    if size > CONTENT_LIMIT:
+        raise MessageTooLarge(
+            f"The message has {size:,} bytes, the limit is {CONTENT_LIMIT:,}; send more as a document.",
+            field="content",
+            limit=CONTENT_LIMIT,
+            size=size,
+        )
+
+
+def _checked_metadata(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    try:
+        size = len(json.dumps(metadata, ensure_ascii=False, allow_nan=False).encode())
+    except (TypeError, ValueError):
+        raise BadInput(
+            "The metadata must be a JSON object of valid text and numbers.", field="metadata"
+        ) from None
+    if size > METADATA_LIMIT:
+        raise TooLarge(
+            f"The metadata is {size:,} bytes long and may be {METADATA_LIMIT:,}.",
+            field="metadata",
+            limit=METADATA_LIMIT,
+        )
+    return dict(metadata)
