@@ -1,0 +1,100 @@
+"""Fixtures of all tests.
+
+`database`
+    A PostgreSQL database of its own for the test: all migrations applied, real commits, about 50 ms. Django's
+    connection (every thread's) goes to it as the role that serves; `DATABASE_URL` and `DATABASE_OWNER_URL`
+    in the environment and in settings say where it is, so that programs which the test starts find it too.
+    `database.url`, `.owner_url`, `.superuser_url`, `.name`; `with database.as_owner():` lets Django connect as
+    the owner (for `migrate`, `rebuild_projections`). Dropped afterwards. Each process-wide asyncio pool must be
+    closed by the test (`await close_async()`), Django's connections of all threads are closed for you.
+`new_database`
+    A function that makes further ones: `other = new_database()`. Django is not pointed at them.
+`postgres_server`
+    The one server of the session (`cartrita.embedded.postgres.Postgres`), shared by all workers; fsync is off. A
+    test that stops or kills a server starts its own: `use_postgres(tmp_path)`.
+`home`
+    `settings.HOME` of this process: a temporary folder, private to the worker. Master key, secret key: set in
+    tests/settings.py, so sealing works without a fixture. `models/` in it is shared by all sessions.
+
+pytest-django's `db`, `transactional_db`, `live_server`, `admin_client` and the `django_db` mark are refused: they
+would make another database, without our roles and without commits. `client`, `rf`, `settings` work.
+Sockets other than loopback and Unix ones are blocked. Warnings are errors.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings as django_settings
+from pytest_django import DjangoDbBlocker
+
+from cartrita.embedded.postgres import Postgres, use_postgres
+from tests.databases import (
+    SERVER_SETTINGS,
+    Database,
+    clone,
+    close_django_connections,
+    drop,
+    make_template,
+    point_django_at,
+)
+from tests.settings import SHARED_HOME
+
+
+@pytest.fixture(scope="session")
+def django_db_setup() -> None:
+    """Refuse pytest-django's own test database."""
+    pytest.fail("Use the `database` fixture (tests/conftest.py) in place of `db` and of the django_db mark.")
+
+
+@pytest.fixture
+def home() -> Path:
+    return Path(django_settings.HOME)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[Postgres]:
+    with use_postgres(SHARED_HOME, settings=SERVER_SETTINGS) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def database_template(postgres_server: Postgres, django_db_blocker: DjangoDbBlocker) -> str:
+    with django_db_blocker.unblock():
+        return make_template(postgres_server)
+
+
+@pytest.fixture
+def new_database(postgres_server: Postgres, database_template: str) -> Iterator[Callable[[], Database]]:
+    made: list[Database] = []
+
+    def make() -> Database:
+        made.append(clone(postgres_server, database_template))
+        return made[-1]
+
+    yield make
+    for database in made:
+        drop(postgres_server, database.name)
+
+
+@pytest.fixture
+def database(
+    new_database: Callable[[], Database], django_db_blocker: DjangoDbBlocker, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Database]:
+    made = new_database()
+    monkeypatch.setenv("DATABASE_URL", made.url)
+    monkeypatch.setenv("DATABASE_OWNER_URL", made.owner_url)
+    monkeypatch.setattr(django_settings, "DATABASE_OWNER_URL", made.owner_url)
+    close_django_connections()
+    former = point_django_at(made.url)
+    with django_db_blocker.unblock():
+        try:
+            yield made
+        finally:
+            close_django_connections()
+            point_django_at(former)
+
+
+def pytest_report_header() -> list[str]:
+    return [f"cartrita: test server in {SHARED_HOME}, pid {os.getpid()}"]
