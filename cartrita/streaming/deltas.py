@@ -1,0 +1,368 @@
+"""The text of messages while it is written: a fenced append buffer per message and attempt.
+
+Text on its way is no event: it goes into an UNLOGGED table, coalesced, and is handed to the hub of the same
+loop; other processes are woken by a NOTIFY that carries no text and read the buffer after their own offset.
+Offsets count UTF-8 bytes. The finished text becomes an event, which heals whatever a client has, and the
+buffer is purged.
+"""
+
+import asyncio
+import hashlib
+import logging
+import secrets
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, LiteralString, Self
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+
+from cartrita.errors import BadInput, Conflict
+from cartrita.eventstore.aio import async_pool
+
+logger = logging.getLogger(__name__)
+
+NOTIFY_CHANNEL: Final = "cartrita_delta"
+COALESCE_SECONDS: Final = 0.04
+COALESCE_BYTES: Final = 16 * 1024
+# A completed text stays while clients may still ask for parts of it; an abandoned one while its run may
+# resume.
+KEEP_COMPLETED_SECONDS: Final = 60
+KEEP_ABANDONED_SECONDS: Final = 3600
+
+
+class AttemptSuperseded(Conflict):
+    """A later attempt, or another writer of the same attempt, holds the message: stop writing."""
+
+    code = "attempt_superseded"
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """A piece of a message's text, from byte `start` to byte `end` of its UTF-8 form."""
+
+    session_id: UUID
+    message_id: UUID
+    attempt: int
+    start: int
+    end: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Completed:
+    """What a written message amounts to: its length in UTF-8 bytes and its SHA-256 in hex."""
+
+    bytes: int
+    sha256: str
+
+
+class _Wakes:
+    """Tells other processes, at most every 5 ms, which sessions have new text; one per loop."""
+
+    def __init__(self) -> None:
+        # Lets the hub of this loop tell its own wake-ups, whose text it already has, from those of others.
+        self.token = secrets.token_hex(4)
+        self._sessions: set[UUID] = set()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self, session_id: UUID) -> None:
+        self._sessions.add(session_id)
+        if self._task is None:
+            self._task = asyncio.create_task(self._notify(), name="streaming-wakes")
+
+    async def drained(self) -> None:
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _notify(self) -> None:
+        try:
+            while self._sessions:
+                payloads = [f"{self.token} {session_id}" for session_id in self._sessions]
+                self._sessions.clear()
+                try:
+                    async with async_pool().connection() as connection:
+                        await connection.execute(
+                            "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload",
+                            [NOTIFY_CHANNEL, payloads],
+                        )
+                except psycopg.OperationalError as error:
+                    # Readers in other processes also poll; a lost wake-up costs them a moment, no text.
+                    logger.warning("Other processes were not woken for new text: %s", error)
+                await asyncio.sleep(0.005)
+        finally:
+            self._task = None
+
+
+_wakes: WeakKeyDictionary[asyncio.AbstractEventLoop, _Wakes] = WeakKeyDictionary()
+_listeners: WeakKeyDictionary[asyncio.AbstractEventLoop, Callable[[Delta], None]] = WeakKeyDictionary()
+
+
+def wakes() -> _Wakes:
+    """Return the running loop's sender of wake-ups."""
+    loop = asyncio.get_running_loop()
+    found = _wakes.get(loop)
+    if found is None:
+        found = _wakes[loop] = _Wakes()
+    return found
+
+
+def listen_locally(listener: Callable[[Delta], None] | None) -> None:
+    """Hand every delta written in the running loop to `listener` once it is in the buffer; None ends it."""
+    loop = asyncio.get_running_loop()
+    if listener is None:
+        _listeners.pop(loop, None)
+    else:
+        _listeners[loop] = listener
+
+
+class DeltaWriter:
+    """Writes one attempt of one message; made by `open_message`.
+
+    Pieces are gathered for 40 ms or 16 KiB, but the first one after a pause goes out at once. While the
+    database does not answer, text gathers here and goes out later; a restarted database, whose buffer is
+    empty, gets the whole text again.
+    """
+
+    def __init__(self, session_id: UUID, message_id: UUID, attempt: int) -> None:
+        self.session_id = session_id
+        self.message_id = message_id
+        self.attempt = attempt
+        self._text = bytearray()
+        self._stored = 0
+        self._flushed_at = float("-inf")
+        self._flushing = asyncio.Lock()
+        self._timer: asyncio.Task[None] | None = None
+        self._failure: AttemptSuperseded | None = None
+
+    @property
+    def bytes_written(self) -> int:
+        """Return the length of the text so far, in UTF-8 bytes."""
+        return len(self._text)
+
+    async def write(self, text: str) -> None:
+        """Append text. Raises BadInput for NUL and lone surrogates, AttemptSuperseded when fenced off."""
+        if self._failure is not None:
+            raise self._failure
+        if "\x00" in text:
+            raise BadInput("Message text holds a NUL character; remove it.", field="text")
+        try:
+            self._text += text.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                "Message text holds a lone surrogate; send whole characters.", field="text"
+            ) from error
+        if len(self._text) - self._stored >= COALESCE_BYTES:
+            await self.flush()
+        elif len(self._text) > self._stored and self._timer is None:
+            self._timer = asyncio.create_task(self._flush_later(), name="streaming-flush")
+
+    async def flush(self) -> None:
+        """Store what is gathered and wake readers. Raises AttemptSuperseded when fenced off."""
+        async with self._flushing:
+            while self._stored < len(self._text):
+                start, end = self._stored, len(self._text)
+                text = self._text[start:end].decode()
+                try:
+                    stored = await self._append(start, end, text)
+                except psycopg.OperationalError as error:
+                    logger.warning("Text of message %s waits for the database: %s", self.message_id, error)
+                    return
+                finally:
+                    self._flushed_at = asyncio.get_running_loop().time()
+                if stored:
+                    self._announce(start, end, text)
+
+    async def complete(self) -> Completed:
+        """Store the rest and close the message.
+
+        Returns its length and SHA-256, which its event will carry.
+        """
+        await self.flush()
+        if self._failure is not None:
+            raise self._failure
+        done = Completed(len(self._text), hashlib.sha256(self._text).hexdigest())
+        try:
+            async with async_pool().connection() as connection:
+                await connection.execute(
+                    "UPDATE streaming_message SET completed_at = clock_timestamp(), sha256 = %s,"
+                    " touched_at = clock_timestamp() WHERE message_id = %s AND attempt = %s",
+                    [done.sha256, self.message_id, self.attempt],
+                )
+        except psycopg.OperationalError as error:
+            # The event that carries the text is the truth; an unmarked buffer is purged as an abandoned one.
+            logger.warning("Message %s was not marked as completed: %s", self.message_id, error)
+        return done
+
+    async def close(self) -> None:
+        """Store what is gathered, without completing the message, and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+            await asyncio.wait([self._timer])
+            self._timer = None
+        if self._failure is None:
+            await self.flush()
+
+    async def _flush_later(self) -> None:
+        try:
+            while self._stored < len(self._text):
+                due = self._flushed_at + COALESCE_SECONDS - asyncio.get_running_loop().time()
+                if due > 0:
+                    await asyncio.sleep(due)
+                await self.flush()
+        except AttemptSuperseded as superseded:
+            self._failure = superseded
+        finally:
+            self._timer = None
+
+    async def _append(self, start: int, end: int, text: str) -> bool:
+        """Append one piece behind the fence; False when the fence was off and has been reconciled."""
+        async with async_pool().connection() as connection:
+            appended = await connection.execute(
+                "WITH fenced AS ("
+                " UPDATE streaming_message SET length = %(end)s, touched_at = clock_timestamp()"
+                " WHERE message_id = %(message)s AND attempt = %(attempt)s AND length = %(start)s"
+                " AND completed_at IS NULL RETURNING message_id)"
+                " INSERT INTO streaming_delta (message_id, attempt, start_byte, end_byte, text)"
+                " SELECT message_id, %(attempt)s, %(start)s, %(end)s, %(text)s FROM fenced",
+                {
+                    "message": self.message_id,
+                    "attempt": self.attempt,
+                    "start": start,
+                    "end": end,
+                    "text": text,
+                },
+            )
+            if appended.rowcount == 1:
+                self._stored = end
+                return True
+            await self._reconcile(connection)
+        return False
+
+    async def _reconcile(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+        cursor = await connection.execute(
+            "SELECT attempt, length FROM streaming_message WHERE message_id = %s",
+            [self.message_id],
+        )
+        row = await cursor.fetchone()
+        if row is None:
+            # The database crashed and emptied the buffer: start it again, with everything from byte 0.
+            await _open(connection, self.session_id, self.message_id, self.attempt)
+            self._stored = 0
+            return
+        attempt, length = row
+        if attempt == self.attempt and self._stored < length <= len(self._text):
+            # An earlier append was stored, but its confirmation was lost with the connection.
+            self._announce(self._stored, length, self._text[self._stored : length].decode())
+            self._stored = length
+        else:
+            self._failure = AttemptSuperseded(
+                f"Attempt {self.attempt} of message {self.message_id} was superseded; stop writing it."
+            )
+            raise self._failure
+
+    def _announce(self, start: int, end: int, text: str) -> None:
+        delta = Delta(self.session_id, self.message_id, self.attempt, start, end, text)
+        listener = _listeners.get(asyncio.get_running_loop())
+        if listener is not None:
+            listener(delta)
+        wakes().wake(self.session_id)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+@asynccontextmanager
+async def open_message(session_id: UUID, message_id: UUID, attempt: int) -> AsyncIterator[DeltaWriter]:
+    """Open a message's text for writing; readers see it restart when an earlier attempt had begun it.
+
+    Leaving the context stores what is gathered, also when an error or a cancellation leaves it. Raises
+    AttemptSuperseded when this or a later attempt (from 1) was opened before.
+    """
+    async with async_pool().connection() as connection:
+        await _open(connection, session_id, message_id, attempt)
+    async with DeltaWriter(session_id, message_id, attempt) as writer:
+        yield writer
+
+
+async def _open(
+    connection: psycopg.AsyncConnection[tuple[Any, ...]], session_id: UUID, message_id: UUID, attempt: int
+) -> None:
+    cursor = await connection.execute(
+        "WITH earlier AS"
+        " (DELETE FROM streaming_delta WHERE message_id = %(message)s AND attempt < %(attempt)s)"
+        " INSERT INTO streaming_message (message_id, session_id, attempt, length, touched_at)"
+        " VALUES (%(message)s, %(session)s, %(attempt)s, 0, clock_timestamp())"
+        " ON CONFLICT (message_id) DO UPDATE SET attempt = excluded.attempt, length = 0, completed_at = NULL,"
+        " sha256 = NULL, touched_at = excluded.touched_at WHERE streaming_message.attempt < excluded.attempt",
+        {"message": message_id, "session": session_id, "attempt": attempt},
+    )
+    if cursor.rowcount != 1:
+        raise AttemptSuperseded(
+            f"Attempt {attempt} of message {message_id}, or a later one, was opened before."
+        )
+
+
+async def read_deltas(session_id: UUID, known: Mapping[UUID, tuple[int, int]]) -> list[Delta]:
+    """Return the pieces of a session's unpurged messages that follow what is known, by message and offset.
+
+    `known` maps a message to its attempt and the bytes held; a message of another attempt is read from byte
+    0.
+    """
+    async with async_pool().connection() as connection:
+        cursor = await connection.execute(
+            "SELECT d.message_id, d.attempt, d.start_byte, d.end_byte, d.text"
+            " FROM streaming_message m JOIN streaming_delta d USING (message_id, attempt)"
+            " LEFT JOIN unnest(%s::uuid[], %s::integer[], %s::bigint[]) AS known(message_id, attempt, length)"
+            " ON known.message_id = m.message_id AND known.attempt = m.attempt"
+            " WHERE m.session_id = %s AND d.start_byte >= coalesce(known.length, 0)"
+            " ORDER BY d.message_id, d.start_byte",
+            [
+                list(known),
+                [attempt for attempt, _ in known.values()],
+                [length for _, length in known.values()],
+                session_id,
+            ],
+        )
+        return [Delta(session_id, *row) for row in await cursor.fetchall()]
+
+
+async def purge_session(session_id: UUID) -> int:
+    """Remove all buffered text of a session (it was erased). Returns how many messages were removed."""
+    return await _purge("WITH gone AS (DELETE FROM streaming_message WHERE session_id = %s", session_id)
+
+
+async def purge_message(message_id: UUID) -> int:
+    """Remove the buffered text of a message whose event is recorded. Returns 1, or 0 when there was none."""
+    return await _purge("WITH gone AS (DELETE FROM streaming_message WHERE message_id = %s", message_id)
+
+
+async def purge_old() -> int:
+    """Remove text that was completed 60 s ago, or not written for an hour. Returns how many messages."""
+    return await _purge(
+        "WITH gone AS (DELETE FROM streaming_message"
+        " WHERE completed_at < clock_timestamp() - make_interval(secs => %s)"
+        " OR touched_at < clock_timestamp() - make_interval(secs => %s)",
+        KEEP_COMPLETED_SECONDS,
+        KEEP_ABANDONED_SECONDS,
+    )
+
+
+async def _purge(delete_messages: LiteralString, *parameters: UUID | float) -> int:
+    async with async_pool().connection() as connection:
+        cursor = await connection.execute(
+            delete_messages + " RETURNING message_id),"  # noqa: S608 -- literals only, as the type says
+            " pieces AS (DELETE FROM streaming_delta WHERE message_id IN (SELECT message_id FROM gone))"
+            " SELECT count(*) FROM gone",
+            parameters,
+        )
+        row = await cursor.fetchone()
+        return int(row[0]) if row else 0
