@@ -42,9 +42,13 @@ create table tick (
     snapshot pg_snapshot not null,
     size bigint not null,
     root bytea not null,
+    frontier bytea,
     chain bytea not null,
+    cluster bigint not null,
     ticked_at timestamptz not null
 );
+comment on column tick.frontier is 'Peaks of the Merkle tree at this size; stored now and then, to start from.';
+comment on column tick.cluster is 'System identifier of the cluster whose transaction ids the snapshot speaks of.';
 
 create table tree_head (
     size bigint primary key,

@@ -1,0 +1,147 @@
+"""The database from asyncio: connections of the running loop, and threads of our own for Django code."""
+
+import asyncio
+import functools
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, ParamSpec, TypeVar
+from weakref import WeakKeyDictionary
+
+import psycopg
+from django.db import close_old_connections, connections
+from opentelemetry import context as trace_context
+from psycopg_pool import AsyncConnectionPool
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DATABASE_THREADS = 6
+POOL_CONNECTIONS = 4
+
+# What Django passes to psycopg for its own cursors; asyncio connections have their own rows and contexts.
+_DJANGO_ONLY = frozenset({"cursor_factory", "context", "prepare_threshold", "server_side_binding"})
+
+
+def connection_parameters() -> dict[str, Any]:
+    """Return how psycopg reaches the database that Django uses now (a test's database in a test)."""
+    parameters = connections["default"].get_connection_params()
+    return {name: value for name, value in parameters.items() if name not in _DJANGO_ONLY}
+
+
+async def connect(application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    """Return a new autocommit connection for long-lived use; the caller closes it."""
+    parameters = {**connection_parameters(), "application_name": application_name}
+    return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, connect_timeout=10)
+
+
+class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
+    """A pool that opens at its first use, so that getting it needs no await."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            kwargs={**connection_parameters(), "application_name": "cartrita pool", "autocommit": True},
+            min_size=1,
+            max_size=POOL_CONNECTIONS,
+            open=False,
+            check=AsyncConnectionPool.check_connection,
+            name="cartrita",
+        )
+        self._was_opened = False
+
+    async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        if not self._was_opened:
+            self._was_opened = True
+            await self.open()
+        return await super().getconn(timeout)
+
+
+class DatabaseThreads:
+    """Threads that run synchronous Django code, each with a database connection that lives as long as it.
+
+    They are never asgiref's: its thread-sensitive thread runs one call at a time.
+    """
+
+    def __init__(self, size: int = DATABASE_THREADS) -> None:
+        self._executor = ThreadPoolExecutor(size, thread_name_prefix="cartrita-database")
+        self._opened: dict[int, psycopg.Connection[Any]] = {}
+
+    async def run(self, work: Callable[[], T]) -> T:
+        # Only the trace goes along: asgiref's context would tie the work to the caller's executor.
+        trace = trace_context.get_current()
+        return await asyncio.get_running_loop().run_in_executor(self._executor, self._call, work, trace)
+
+    def _call(self, work: Callable[[], T], trace: trace_context.Context) -> T:
+        token = trace_context.attach(trace)
+        # A connection that a database restart broke is dropped here and opened anew by the next query.
+        close_old_connections()
+        try:
+            return work()
+        finally:
+            close_old_connections()
+            connection = connections["default"].connection
+            if connection is None:
+                self._opened.pop(threading.get_ident(), None)
+            else:
+                self._opened[threading.get_ident()] = connection
+            trace_context.detach(token)
+
+    async def close(self) -> None:
+        await asyncio.to_thread(self._executor.shutdown)
+        for connection in self._opened.values():
+            connection.close()
+        self._opened.clear()
+
+
+_pools: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPool] = WeakKeyDictionary()
+_threads: WeakKeyDictionary[asyncio.AbstractEventLoop, DatabaseThreads] = WeakKeyDictionary()
+_closers: WeakKeyDictionary[asyncio.AbstractEventLoop, list[Callable[[], Awaitable[None]]]] = (
+    WeakKeyDictionary()
+)
+
+
+def async_pool() -> AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]:
+    """Return the running loop's pool of autocommit connections; it opens at its first use."""
+    loop = asyncio.get_running_loop()
+    pool = _pools.get(loop)
+    if pool is None:
+        pool = _pools[loop] = LoopPool()
+    return pool
+
+
+async def in_database_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run synchronous Django code in one of the running loop's database threads.
+
+    Cancelling the caller does not stop `fn`: what it began, it ends.
+    """
+    loop = asyncio.get_running_loop()
+    threads = _threads.get(loop)
+    if threads is None:
+        threads = _threads[loop] = DatabaseThreads()
+    return await threads.run(functools.partial(fn, *args, **kwargs))
+
+
+def close_with_loop(closer: Callable[[], Awaitable[None]]) -> None:
+    """Have `close_async` of the running loop await `closer`, the last one added first."""
+    _closers.setdefault(asyncio.get_running_loop(), []).append(closer)
+
+
+async def close_async() -> None:
+    """Close what the event store holds for the running loop: recorder, listener, threads and connections."""
+    loop = asyncio.get_running_loop()
+    for closer in reversed(_closers.pop(loop, [])):
+        await closer()
+    if threads := _threads.pop(loop, None):
+        await threads.close()
+    if pool := _pools.pop(loop, None):
+        await pool.close()
+
+
+@asynccontextmanager
+async def async_resources() -> AsyncIterator[None]:
+    """Close the running loop's resources at the end of the block."""
+    try:
+        yield
+    finally:
+        await close_async()
