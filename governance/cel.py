@@ -1,0 +1,189 @@
+"""The one door to the rule engine (Common Expression Language, `cel-expr-python`).
+
+Nothing else imports the engine. An evaluation that gives no boolean is an `EvaluationError`, never a value.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cel_expr_python import cel
+from cel_expr_python.ext import ext_math, ext_optional, ext_strings
+
+# Part of every policy's hash: a change of names, types or engine semantics counts as another policy.
+ENVIRONMENT_VERSION = 1
+
+# The engine compiles at most 100,000 code points at once.
+_LONGEST_COMBINATION = 50_000
+_LONGEST_MESSAGE = 500
+
+_TEXT, _NUMBER, _TEXTS = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.STRING)
+
+# Dotted names are names of their own, so that `tool.nmae` is refused when a policy is read, not when it decides
+# (CEL resolves the longest declared name first).
+VARIABLES: Mapping[str, tuple[Any, str]] = {
+    "kind": (_TEXT, "what is decided: plan, model_call, tool_call, retrieval, document or message_out"),
+    "actor": (_TEXT, "who asks: user:<id>, token:<id>, agent:<name> or system"),
+    "agent": (_TEXT, "the agent that acts, or empty"),
+    "roles": (_TEXTS, "the actor's roles in the workspace"),
+    "workspace": (_TEXT, "the workspace's id"),
+    "session": (_TEXT, "the session's id, or empty"),
+    "task_path": (_TEXTS, "ids from the plan's root task down to this one"),
+    "model.name": (_TEXT, "the model that would be called, or empty"),
+    "tool.name": (_TEXT, "the tool that would run, or empty"),
+    "tool.safety": (_TEXT, "safe, caution, restricted, or empty"),
+    "tool.definition": (_TEXT, "the SHA-256 of the tool's definition, or empty"),
+    "args": (cel.Type.Map(_TEXT, cel.Type.DYN), "the exact arguments; read what may be absent as args.?name"),
+    "labels": (_TEXTS, "labels of what this session has read"),
+    "cost.tokens": (_NUMBER, "tokens that the act may cost"),
+    "cost.micros": (_NUMBER, "money that the act may cost, in micro-units of cost.currency"),
+    "cost.currency": (_TEXT, "ISO 4217 code"),
+    "budget.limit_tokens": (_NUMBER, "the tightest token budget; the largest integer where there is none"),
+    "budget.used_tokens": (_NUMBER, "tokens used or reserved under it"),
+    "budget.left_tokens": (_NUMBER, "limit less used"),
+    "budget.limit_micros": (_NUMBER, "the tightest money budget; the largest integer where there is none"),
+    "budget.used_micros": (_NUMBER, "money used or reserved under it"),
+    "budget.left_micros": (_NUMBER, "limit less used"),
+    "counters.calls_last_minute": (_NUMBER, "decisions of this kind for this session in the last minute"),
+    "counters.failures_last_5_minutes": (_NUMBER, "failed calls of this tool in the last five minutes"),
+    "counters.repeats": (_NUMBER, "times that this run already asked for exactly this"),
+    "environment": (cel.Type.Map(_TEXT, _TEXT), "facts of the installation, such as deployment"),
+    "at": (cel.Type.TIMESTAMP, "the time of the decision"),
+}
+
+_ENVIRONMENT = cel.NewEnv(
+    variables={name: declared for name, (declared, _) in VARIABLES.items()},
+    extensions=[ext_strings.ExtStrings(), ext_optional.ExtOptional(), ext_math.ExtMath()],
+)
+_ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
+
+Activation = cel.Activation
+
+
+class CompileError(Exception):
+    """A condition is not valid: `line` and `column` count from 1 inside the text that `field` names."""
+
+    def __init__(self, message: str, *, field: str, line: int = 1, column: int = 1) -> None:
+        super().__init__(message)
+        self.message = message
+        self.field = field
+        self.line = line
+        self.column = column
+
+
+class EvaluationError(Exception):
+    """The engine gave no boolean: a missing key, a type mismatch, an exhausted iteration budget."""
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One compiled condition with its exemption; `source` is what was compiled."""
+
+    source: str
+    program: Any
+
+    def holds(self, activation: Activation) -> bool:
+        """Evaluate alone. Raises EvaluationError."""
+        outcome = _evaluate(self.program, activation)
+        if outcome.type() != cel.Type.BOOL:
+            raise EvaluationError(f"the condition gave {outcome.type().name()}, not a boolean")
+        return outcome.value() is True
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """Conditions compiled as one list expression, which costs a tenth of evaluating each."""
+
+    programs: tuple[Any, ...]
+    length: int
+
+    def hold(self, activation: Activation) -> list[bool]:
+        """Evaluate all, in order. Raises EvaluationError as soon as any one of them fails."""
+        held: list[bool] = []
+        for program in self.programs:
+            held += _evaluate(program, activation).plain_value()
+        # An engine that answered anything but one boolean per rule must never be read as "nothing matched".
+        if len(held) != self.length or not all(value is True or value is False for value in held):
+            raise EvaluationError("the combined expression did not give one boolean per rule")
+        return held
+
+
+def compile_condition(condition: str, unless: str | None = None) -> Condition:
+    """Compile a condition and its exemption against the declared names.
+
+    Raises CompileError, whose position is inside the text that is wrong; its `field` attribute says which.
+    """
+    for field, text in (("condition", condition), ("unless", unless)):
+        if text is not None:
+            _check_alone(text, field)
+    # The newline ends a trailing comment; the list is the form in which conditions are combined, so that the
+    # engine's limit of nesting is met here and not by the first decision.
+    source = f"(({condition}\n) && !({unless}\n))" if unless is not None else f"({condition}\n)"
+    try:
+        _ENVIRONMENT.compile(f"[{source}]")
+        return Condition(source, _ENVIRONMENT.compile(source))
+    except RuntimeError as error:
+        raise _failure(str(error), "condition") from None
+
+
+def combine(conditions: Sequence[Condition]) -> Combination:
+    """Compile conditions, each valid alone, into list expressions below the engine's size limit."""
+    lists: list[list[str]] = [[]]
+    size = 0
+    for condition in conditions:
+        if lists[-1] and size + len(condition.source) > _LONGEST_COMBINATION:
+            lists.append([])
+            size = 0
+        lists[-1].append(condition.source)
+        size += len(condition.source) + 1
+    programs = tuple(_ENVIRONMENT.compile(f"[{','.join(sources)}]") for sources in lists if sources)
+    return Combination(programs, len(conditions))
+
+
+def activation(values: Mapping[str, Any]) -> Activation:
+    """Bind the variables, all of them, for any number of evaluations."""
+    return _ENVIRONMENT.Activation(values)
+
+
+def constant(text: str) -> bool | None:
+    """Return what a condition always gives when it reads no variable, else None."""
+    try:
+        outcome = _CONSTANTS.compile(text).eval()
+    except RuntimeError:
+        return None
+    return outcome.value() is True if outcome.type() == cel.Type.BOOL else None
+
+
+_CONSTANTS = cel.NewEnv(extensions=[ext_strings.ExtStrings(), ext_optional.ExtOptional(), ext_math.ExtMath()])
+
+
+def _check_alone(text: str, field: str) -> None:
+    try:
+        program = _ENVIRONMENT.compile(text)
+    except RuntimeError as error:
+        raise _failure(str(error), field) from None
+    if program.return_type() != cel.Type.BOOL:
+        kind = program.return_type().name()
+        raise CompileError(f"it gives {kind}, not a boolean; compare it with something", field=field)
+
+
+def _evaluate(program: Any, activation: Activation) -> Any:
+    try:
+        outcome = program.eval(activation)
+    except RuntimeError as error:  # the budget of 10,000 iterations of one evaluation
+        raise EvaluationError(str(error)[:_LONGEST_MESSAGE]) from None
+    # An error is a value like any other to the engine, and its content is a text that would count as true.
+    if outcome.type() == cel.Type.ERROR:
+        raise EvaluationError(str(outcome.plain_value())[:_LONGEST_MESSAGE])
+    return outcome
+
+
+def _failure(text: str, field: str) -> CompileError:
+    found = _ERROR_LINE.search(text)
+    if found is None:
+        return CompileError(text.removesuffix(" [INVALID_ARGUMENT]"), field=field)
+    line, column, message = found.groups()
+    return CompileError(
+        message.replace(" (in container '')", ""), field=field, line=int(line), column=int(column)
+    )

@@ -1,0 +1,146 @@
+"""A decision's stream: what was asked and answered before the act, and how the act ended."""
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+import orjson
+from pydantic import Field
+
+from cartrita.errors import BadInput
+from cartrita.eventstore.types import Event, Sealed
+from governance.decide import DecisionRequest, Verdict, decide
+from governance.policy import Outcome, PolicySet, RuleResult, SubjectKind
+
+ActOutcome = Literal["succeeded", "failed", "timed_out", "cancelled", "unknown"]
+ReadBlob = Callable[[str], bytes]
+
+
+class DecisionMade(Event):
+    """A request was decided, before the act.
+
+    `request` is the exact input as JSON, save that each argument named in `arguments_in_blobs` (or all of them,
+    with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table. Rules are named
+    by what they gave. Cost limits are micro-units of `currency`.
+    """
+
+    type_name: ClassVar[str] = "governance.DecisionMade"
+
+    subject_kind: SubjectKind
+    actor: str
+    agent: str
+    roles: tuple[str, ...]
+    model: str
+    tool: str
+    definition_hash: str
+    at: datetime
+    request: Sealed[dict[str, Any]]
+    arguments_in_blobs: tuple[str, ...] = ()
+    all_arguments_in_blob: bool = False
+    # Sealed with the request: a hash of guessable text would outlive its erasure.
+    request_hash: Sealed[str]
+    policy_hash: str
+    outcome: Outcome
+    rule: str
+    reason: str
+    review: bool
+    matched: tuple[str, ...]
+    not_matched: tuple[str, ...]
+    erred: tuple[str, ...]
+    # What the engine said of each rule that erred; it may quote the request.
+    errors: Sealed[dict[str, str]] = Field(default_factory=dict)
+    message_for_agent: str
+    message_for_people: str
+    parameters: dict[str, Any]
+    currency: str
+    cost_limit_before: int | None
+    cost_limit_after: int | None
+    resource_usage_before: dict[str, int]
+    resource_usage_after: dict[str, int]
+
+
+class ActSettled(Event):
+    """The act that a decision allowed ended: `unknown` when it was started and nobody knows how it ended.
+
+    `cost_micros` are micro-units of `currency`; `estimated` says that the figures are not the provider's own.
+    """
+
+    type_name: ClassVar[str] = "governance.ActSettled"
+
+    outcome: ActOutcome
+    labels_added: tuple[str, ...] = ()
+    cost_micros: int = Field(ge=0)
+    currency: str
+    tokens: int = Field(ge=0)
+    estimated: bool = False
+
+
+class PolicySetRecorded(Event):
+    """The text of a policy set was stored, so that decisions under it can be made again at any later time.
+
+    `text_sha256` names the blob with the canonical text, whose SHA-256 is `policy_hash` too.
+    """
+
+    type_name: ClassVar[str] = "governance.PolicySetRecorded"
+
+    policy: str
+    policy_hash: str
+    text_sha256: str
+    rules: tuple[str, ...]
+
+
+class NotRedecidable(BadInput):
+    """The stored input is gone (erased) or altered, so the decision cannot be made again."""
+
+    code: ClassVar[str] = "not_redecidable"
+
+
+def verdict_of(decision: DecisionMade) -> Verdict:
+    """Return the verdict that a decision recorded; `evaluated` come in the order matched, erred, not matched."""
+    return Verdict(
+        outcome=decision.outcome,
+        rule=decision.rule,
+        reason=decision.reason,
+        policy_hash=decision.policy_hash,
+        evaluated=(
+            *(RuleResult(name, "matched") for name in decision.matched),
+            *(RuleResult(name, "error", decision.errors.get(name, "")) for name in decision.erred),
+            *(RuleResult(name, "not_matched") for name in decision.not_matched),
+        ),
+        review=decision.review,
+        message_for_agent=decision.message_for_agent,
+        message_for_people=decision.message_for_people,
+        parameters=decision.parameters,
+        currency=decision.currency,
+        cost_limit_before=decision.cost_limit_before,
+        cost_limit_after=decision.cost_limit_after,
+        resource_usage_before=decision.resource_usage_before,
+        resource_usage_after=decision.resource_usage_after,
+    )
+
+
+def request_of(decision: DecisionMade, read_blob: ReadBlob) -> DecisionRequest:
+    """Return the exact request of a decision. Raises NotRedecidable when it is erased or not what was decided."""
+    stored = decision.request
+    if not stored:
+        raise NotRedecidable("The request of this decision is erased, so it cannot be decided again.")
+    arguments = stored["arguments"]
+    if decision.all_arguments_in_blob:
+        arguments = orjson.loads(read_blob(arguments["sha256"]))
+    else:
+        arguments = {
+            name: orjson.loads(read_blob(value["sha256"])) if name in decision.arguments_in_blobs else value
+            for name, value in arguments.items()
+        }
+    request = DecisionRequest.from_json({**stored, "arguments": arguments})
+    if request.hash != decision.request_hash:
+        raise NotRedecidable("The stored request is not the one that was decided: its hash differs.")
+    return request
+
+
+def redecide(decision: DecisionMade, policy: PolicySet, read_blob: ReadBlob) -> Verdict:
+    """Decide a recorded request again. With the policy of that time the verdict is the recorded one.
+
+    Raises NotRedecidable.
+    """
+    return decide(request_of(decision, read_blob), policy)

@@ -1,0 +1,195 @@
+"""What the doors to the outside world call: decide an act before it happens, settle it when it has ended.
+
+A decision writes nothing but the blobs of large arguments. The caller records the returned events, then acts.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, get_args
+from uuid import UUID
+
+from cartrita.errors import BadInput, NotAllowed
+from cartrita.eventstore import Append, Context, derived_id
+from cartrita.eventstore.canonical import canonical_json
+from governance.decide import DecisionRequest, Verdict, decide
+from governance.decision import ActOutcome, ActSettled, DecisionMade
+from governance.policy import PolicySet
+
+# An argument whose JSON is longer stands in the event as its hash and beginning.
+LARGEST_ARGUMENT = 4096
+# All arguments together, so that a decision stays far below the event store's limit of 64 KiB.
+LARGEST_ARGUMENTS = 16 * 1024
+_FIRST_CHARACTERS = 256
+
+_MINT = object()
+
+
+class NotPermitted(NotAllowed):
+    """The act is not the one that was decided; ask for a decision on it."""
+
+    code: ClassVar[str] = "not_permitted"
+
+
+@dataclass(frozen=True, slots=True)
+class Permit:
+    """Leave for exactly one request. Only this module makes one, from an allowing verdict."""
+
+    decision_id: UUID
+    request_hash: str
+    _mint: object = field(repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if self._mint is not _MINT:
+            raise NotPermitted("A permit comes from make_decision or permit_of alone.")
+
+    def check(self, request: DecisionRequest) -> None:
+        """Raise NotPermitted when the request is not the decided one."""
+        if request.hash != self.request_hash:
+            act = request.tool or request.model or request.subject_kind
+            raise NotPermitted(
+                f"The decision {self.decision_id} is about another request than this one to {act}; decide it anew.",
+                decision_id=str(self.decision_id),
+            )
+
+
+def make_decision(
+    request: DecisionRequest, *, decision_id: UUID, context: Context, policy: PolicySet
+) -> tuple[Verdict, Append, Permit | None]:
+    """Decide, and return the verdict, the event to record before the act, and the permit (None unless allowed).
+
+    `context.key_id` seals the request. Arguments above 4 KiB go to the blob table on Django's connection; from
+    asyncio call `amake_decision`. Record the same append again only with the same event: it is idempotent.
+    """
+    verdict = decide(request, policy)
+    event = _decision_made(request, verdict, context)
+    append = Append(decision_id, 0, [event], context, [derived_id(decision_id, "made")])
+    permit = Permit(decision_id, request.hash, _MINT) if verdict.allowed else None
+    return verdict, append, permit
+
+
+async def amake_decision(
+    request: DecisionRequest, *, decision_id: UUID, context: Context, policy: PolicySet
+) -> tuple[Verdict, Append, Permit | None]:
+    """`make_decision` from asyncio: in the database's threads when an argument has to go to the blob table."""
+    large, all_in_blob = _for_blobs(request)
+    if not large and not all_in_blob:
+        return make_decision(request, decision_id=decision_id, context=context, policy=policy)
+    from cartrita.eventstore import in_database_thread
+
+    return await in_database_thread(
+        make_decision, request, decision_id=decision_id, context=context, policy=policy
+    )
+
+
+def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
+    """Return the permit that a recorded decision gave, for a run that goes on after a crash.
+
+    None unless it allowed. Raises NotPermitted when the decision's request has been erased.
+    """
+    if decision.outcome not in {"allow", "audit"}:
+        return None
+    if not decision.request_hash:
+        raise NotPermitted(
+            f"The request of decision {decision_id} is erased; decide the act anew.",
+            decision_id=str(decision_id),
+        )
+    return Permit(decision_id, decision.request_hash, _MINT)
+
+
+def settle(
+    decision_id: UUID,
+    *,
+    outcome: ActOutcome,
+    context: Context,
+    labels_added: Iterable[str] = (),
+    cost_micros: int = 0,
+    currency: str = "USD",
+    tokens: int = 0,
+    estimated: bool = False,
+) -> Append:
+    """Return the event that says how the decided act ended; record it with the act's own event.
+
+    `cost_micros` are micro-units of `currency`. Raises BadInput for an unknown outcome.
+    """
+    if outcome not in get_args(ActOutcome):
+        raise BadInput(
+            f"outcome is {outcome!r}; use one of {', '.join(get_args(ActOutcome))}.", field="outcome"
+        )
+    event = ActSettled(
+        outcome=outcome,
+        labels_added=tuple(sorted(labels_added)),
+        cost_micros=cost_micros,
+        currency=currency,
+        tokens=tokens,
+        estimated=estimated,
+    )
+    return Append(decision_id, 1, [event], context, [derived_id(decision_id, "settled")])
+
+
+def _decision_made(request: DecisionRequest, verdict: Verdict, context: Context) -> DecisionMade:
+    large, all_in_blob = _for_blobs(request)
+    recorded = dict(request.arguments)
+    for name in large:
+        recorded[name] = _in_blob(recorded[name], context.key_id)
+    if all_in_blob:
+        recorded = _in_blob(request.arguments, context.key_id)
+    results: dict[str, list[str]] = {"matched": [], "not_matched": [], "error": []}
+    for evaluated in verdict.evaluated:
+        results[evaluated.result].append(evaluated.rule)
+    return DecisionMade(
+        subject_kind=request.subject_kind,
+        actor=request.actor,
+        agent=request.agent,
+        roles=tuple(sorted(request.roles)),
+        model=request.model,
+        tool=request.tool,
+        definition_hash=request.definition_hash,
+        at=request.at,
+        request={**request.as_json, "arguments": recorded},
+        arguments_in_blobs=large,
+        all_arguments_in_blob=all_in_blob,
+        request_hash=request.hash,
+        policy_hash=verdict.policy_hash,
+        outcome=verdict.outcome,
+        rule=verdict.rule,
+        reason=verdict.reason,
+        review=verdict.review,
+        matched=tuple(results["matched"]),
+        not_matched=tuple(results["not_matched"]),
+        erred=tuple(results["error"]),
+        errors={evaluated.rule: evaluated.detail for evaluated in verdict.evaluated if evaluated.detail},
+        message_for_agent=verdict.message_for_agent,
+        message_for_people=verdict.message_for_people,
+        parameters=dict(verdict.parameters),
+        currency=verdict.currency,
+        cost_limit_before=verdict.cost_limit_before,
+        cost_limit_after=verdict.cost_limit_after,
+        resource_usage_before=dict(verdict.resource_usage_before),
+        resource_usage_after=dict(verdict.resource_usage_after),
+    )
+
+
+def _for_blobs(request: DecisionRequest) -> tuple[tuple[str, ...], bool]:
+    """Return the names of the large arguments; or none, and True, where all together are one large one."""
+    large, together = [], 0
+    for name, value in sorted(request.arguments.items()):
+        size = len(canonical_json(value))
+        together += len(name.encode())
+        if size > LARGEST_ARGUMENT:
+            large.append(name)
+            together += _FIRST_CHARACTERS
+        else:
+            together += size
+    return ((), True) if together > LARGEST_ARGUMENTS else (tuple(large), False)
+
+
+def _in_blob(value: Any, key_id: UUID | None) -> dict[str, Any]:
+    from cartrita.eventstore import put_blob
+
+    content = canonical_json(value)
+    text = value if isinstance(value, str) else content.decode()
+    return {
+        "sha256": put_blob(content, key_id=key_id),
+        "bytes": len(content),
+        "first": text[:_FIRST_CHARACTERS],
+    }
