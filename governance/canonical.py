@@ -16,8 +16,8 @@ def canonical(value: Any, field: str) -> Any:
     """Return `value` as plain JSON whose RFC 8785 form reads back as an equal value of equal types.
 
     RFC 8785 writes 1.0 as `1`, so integral floats become integers here, before anything is decided on them.
-    Depth and number of values are bounded because the rule engine crashes on very deep input. Raises BadInput,
-    naming the JSON path under `field`.
+    Depth and number of values are bounded because the rule engine crashes on very deep input. Raises
+    BadInput, naming the JSON path under `field`.
     """
     left = [MAX_VALUES]
     return _canonical(value, field, MAX_DEPTH, left)

@@ -20,8 +20,8 @@ _LONGEST_MESSAGE = 500
 
 _TEXT, _NUMBER, _TEXTS = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.STRING)
 
-# Dotted names are names of their own, so that `tool.nmae` is refused when a policy is read, not when it decides
-# (CEL resolves the longest declared name first).
+# Dotted names are names of their own, so that `tool.nmae` is refused when a policy is read, not when it
+# decides (CEL resolves the longest declared name first).
 VARIABLES: Mapping[str, tuple[Any, str]] = {
     "kind": (_TEXT, "what is decided: plan, model_call, tool_call, retrieval, document or message_out"),
     "actor": (_TEXT, "who asks: user:<id>, token:<id>, agent:<name> or system"),

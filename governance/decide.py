@@ -84,8 +84,8 @@ class RequestFacts:
 class DecisionRequest:
     """The whole input of one decision; `arguments` are made canonical JSON when it is built.
 
-    Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety level,
-    and for a naive `at`.
+    Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety
+    level, and for a naive `at`.
     """
 
     subject_kind: SubjectKind
@@ -219,9 +219,10 @@ class Verdict:
     """The answer of one decision.
 
     `rule` decided; `evaluated` are all rules whose match took in the request, in order of priority. `review`
-    marks the decision for a person's review (a matching audit rule, or a rule that erred). `cost_limit_before` is
-    what the tightest money budget leaves, in micro-units of `currency`, None without one; `cost_limit_after` what
-    it leaves once the act costs its estimate. `resource_usage_*` count tokens and micros used, likewise.
+    marks the decision for a person's review (a matching audit rule, or a rule that erred).
+    `cost_limit_before` is what the tightest money budget leaves, in micro-units of `currency`, None without
+    one; `cost_limit_after` what it leaves once the act costs its estimate. `resource_usage_*` count tokens
+    and micros used, likewise.
     """
 
     outcome: Outcome
@@ -249,8 +250,8 @@ def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
     """Return the policy's verdict on a request.
 
     The most severe outcome of the matching rules decides (deny > escalate > throttle > audit > allow), among
-    equals the lowest priority number, then the order of the file. A rule that errs counts as deny and is named.
-    Without a matching rule the answer is deny.
+    equals the lowest priority number, then the order of the file. A rule that errs counts as deny and is
+    named. Without a matching rule the answer is deny.
     """
     group = policy.group(
         request.subject_kind,

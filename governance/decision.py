@@ -19,9 +19,9 @@ ReadBlob = Callable[[str], bytes]
 class DecisionMade(Event):
     """A request was decided, before the act.
 
-    `request` is the exact input as JSON, save that each argument named in `arguments_in_blobs` (or all of them,
-    with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table. Rules are named
-    by what they gave. Cost limits are micro-units of `currency`.
+    `request` is the exact input as JSON, save that each argument named in `arguments_in_blobs` (or all of
+    them, with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table.
+    Rules are named by what they gave. Cost limits are micro-units of `currency`.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"
@@ -96,7 +96,10 @@ class NotRedecidable(BadInput):
 
 
 def verdict_of(decision: DecisionMade) -> Verdict:
-    """Return the verdict that a decision recorded; `evaluated` come in the order matched, erred, not matched."""
+    """Return the verdict that a decision recorded.
+
+    `evaluated` come in the order matched, erred, not matched.
+    """
     return Verdict(
         outcome=decision.outcome,
         rule=decision.rule,
@@ -120,7 +123,10 @@ def verdict_of(decision: DecisionMade) -> Verdict:
 
 
 def request_of(decision: DecisionMade, read_blob: ReadBlob) -> DecisionRequest:
-    """Return the exact request of a decision. Raises NotRedecidable when it is erased or not what was decided."""
+    """Return the exact request of a decision.
+
+    Raises NotRedecidable when it is erased or not what was decided.
+    """
     stored = decision.request
     if not stored:
         raise NotRedecidable("The request of this decision is erased, so it cannot be decided again.")

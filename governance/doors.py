@@ -57,8 +57,9 @@ def make_decision(
 ) -> tuple[Verdict, Append, Permit | None]:
     """Decide, and return the verdict, the event to record before the act, and the permit (None unless allowed).
 
-    `context.key_id` seals the request. Arguments above 4 KiB go to the blob table on Django's connection; from
-    asyncio call `amake_decision`. Record the same append again only with the same event: it is idempotent.
+    `context.key_id` seals the request. Arguments above 4 KiB go to the blob table on Django's connection;
+    from asyncio call `amake_decision`. Record the same append again only with the same event: it is
+    idempotent.
     """
     verdict = decide(request, policy)
     event = _decision_made(request, verdict, context)
@@ -70,7 +71,10 @@ def make_decision(
 async def amake_decision(
     request: DecisionRequest, *, decision_id: UUID, context: Context, policy: PolicySet
 ) -> tuple[Verdict, Append, Permit | None]:
-    """`make_decision` from asyncio: in the database's threads when an argument has to go to the blob table."""
+    """`make_decision` from asyncio.
+
+    In the database's threads when an argument has to go to the blob table.
+    """
     large, all_in_blob = _for_blobs(request)
     if not large and not all_in_blob:
         return make_decision(request, decision_id=decision_id, context=context, policy=policy)

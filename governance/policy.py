@@ -58,7 +58,10 @@ class Match(_Strict):
 
 
 class Example(_Strict):
-    """A request that shows the rule at work: the outcome that the whole set must give, and the deciding rule."""
+    """A request that shows the rule at work.
+
+    The outcome that the whole set must give, and the deciding rule.
+    """
 
     given: dict[str, Any]
     then: Outcome
