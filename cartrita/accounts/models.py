@@ -9,6 +9,8 @@ from django.db.models.functions import Lower
 from django.utils import timezone
 from django.utils.translation import gettext_lazy as _
 
+from cartrita.eventstore.fields import SealedTextField
+
 
 class UserManager(BaseUserManager["User"]):
     """Make people; an email address is stored in lower case, so that it names one person."""
@@ -64,3 +66,109 @@ class User(AbstractBaseUser, PermissionsMixin):
     def get_short_name(self) -> str:
         """Return the name to show where there is little room."""
         return self.display_name.partition(" ")[0] or self.email.partition("@")[0]
+
+
+class Workspace(models.Model):
+    """Read model: the workspaces."""
+
+    id = models.UUIDField(primary_key=True)
+    name = models.CharField(_("name"), max_length=150)
+    created_at = models.DateTimeField(_("created"))
+
+    class Meta:
+        """Rows are a function of the workspace's stream."""
+
+        db_table = "accounts_workspace"
+        verbose_name = _("workspace")
+        verbose_name_plural = _("workspaces")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Membership(models.Model):
+    """Read model: who belongs to which workspace, with which roles. `id` is the membership's stream."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField(_("workspace"))
+    user_id = models.UUIDField(_("user"))
+    roles = models.JSONField(_("roles"))
+    since = models.DateTimeField(_("since"))
+    version = models.PositiveIntegerField(_("version"))
+
+    class Meta:
+        """Rows are a function of the membership's stream."""
+
+        db_table = "accounts_membership"
+        verbose_name = _("membership")
+        verbose_name_plural = _("memberships")
+        constraints: ClassVar = [
+            models.UniqueConstraint("user_id", "workspace_id", name="accounts_membership_once")
+        ]
+        indexes: ClassVar = [models.Index("workspace_id", name="accounts_member_workspace")]
+
+
+class ApiToken(models.Model):
+    """Read model: tokens of programs. The secret itself is nowhere, only its SHA-256."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField(_("workspace"))
+    user_id = models.UUIDField(_("user"))
+    key_id = models.UUIDField(_("data key"))
+    name = SealedTextField(_("name"))
+    scopes = models.JSONField(_("scopes"))
+    secret_sha256 = models.CharField(max_length=64, unique=True)
+    created_at = models.DateTimeField(_("created"))
+    expires_at = models.DateTimeField(_("expires"))
+    revoked_at = models.DateTimeField(_("revoked"), null=True)
+
+    class Meta:
+        """Rows are a function of the token's stream."""
+
+        db_table = "accounts_api_token"
+        verbose_name = _("API token")
+        verbose_name_plural = _("API tokens")
+        indexes: ClassVar = [models.Index("user_id", "created_at", name="accounts_api_token_user")]
+
+
+class SocketTicket(models.Model):
+    """A way to open one socket within 30 seconds. Not history: a redeemed or ended ticket is deleted."""
+
+    secret_sha256 = models.CharField(max_length=64, primary_key=True)
+    user_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    token_id = models.UUIDField(null=True)
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        """Found by the hash of what its holder shows."""
+
+        db_table = "accounts_socket_ticket"
+        indexes: ClassVar = [models.Index("expires_at", name="accounts_ticket_expiry")]
+
+
+class SignInLink(models.Model):
+    """A way to sign in once without a password. Not history: a used or ended link is deleted."""
+
+    secret_sha256 = models.CharField(max_length=64, primary_key=True)
+    user_id = models.UUIDField()
+    expires_at = models.DateTimeField()
+
+    class Meta:
+        """Found by the hash of what its holder shows."""
+
+        db_table = "accounts_sign_in_link"
+        indexes: ClassVar = [models.Index("expires_at", name="accounts_link_expiry")]
+
+
+class FailedSignIn(models.Model):
+    """A failed sign-in, counted for a quarter of an hour. `subject` is a keyed hash, no address in clear."""
+
+    subject = models.CharField(max_length=64)
+    at = models.DateTimeField()
+
+    class Meta:
+        """Counted per subject since a time."""
+
+        db_table = "accounts_failed_sign_in"
+        indexes: ClassVar = [models.Index("subject", "at", name="accounts_failed_count")]

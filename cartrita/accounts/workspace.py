@@ -1,0 +1,113 @@
+"""Workspaces and who belongs to them with which roles. Pure: events, their fold, and what may happen next."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, get_args
+from uuid import UUID
+
+from cartrita.errors import BadInput, NotFound
+from cartrita.eventstore.ids import derived_id
+from cartrita.eventstore.types import Event
+
+Role = Literal["member", "reviewer", "operator", "admin", "policy_author", "auditor"]
+ROLES: frozenset[str] = frozenset(get_args(Role))
+NAME_LIMIT = 150
+
+
+class WorkspaceCreated(Event):
+    """A workspace began: the wall between teams. Its name is no personal text."""
+
+    type_name: ClassVar[str] = "accounts.WorkspaceCreated"
+
+    name: str
+
+
+class MemberAdded(Event):
+    """A person joined the workspace with these roles."""
+
+    type_name: ClassVar[str] = "accounts.MemberAdded"
+
+    user_id: UUID
+    roles: tuple[Role, ...]
+
+
+class MemberRolesChanged(Event):
+    """A member has these roles now, and no other."""
+
+    type_name: ClassVar[str] = "accounts.MemberRolesChanged"
+
+    user_id: UUID
+    roles: tuple[Role, ...]
+
+
+class MemberRemoved(Event):
+    """The person belongs to the workspace no longer; open sockets end."""
+
+    type_name: ClassVar[str] = "accounts.MemberRemoved"
+
+    user_id: UUID
+
+
+class MemberNotFound(NotFound):
+    """The person is no member of this workspace."""
+
+    code = "member_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Membership:
+    """One person's place in one workspace. No roles: no member."""
+
+    roles: frozenset[str] = frozenset()
+
+
+def membership_id(workspace_id: UUID, user_id: UUID) -> UUID:
+    """Return the stream of one person's membership in one workspace."""
+    return derived_id(workspace_id, f"member:{user_id}")
+
+
+def evolve(membership: Membership, event: Event) -> Membership:
+    """Return the membership after `event`."""
+    match event:
+        case MemberAdded() | MemberRolesChanged():
+            return replace(membership, roles=frozenset(event.roles))
+        case MemberRemoved():
+            return replace(membership, roles=frozenset())
+        case _:
+            return membership
+
+
+def fold(events: Iterable[Event]) -> Membership:
+    """Return the membership that these events make."""
+    membership = Membership()
+    for event in events:
+        membership = evolve(membership, event)
+    return membership
+
+
+def create(*, name: str) -> list[Event]:
+    """Begin a workspace. Raises BadInput for a name that is empty or above 150 characters."""
+    name = name.strip()
+    if not name or len(name) > NAME_LIMIT:
+        raise BadInput(f"A workspace needs a name of 1 to {NAME_LIMIT} characters.", field="name")
+    return [WorkspaceCreated(name=name)]
+
+
+def set_roles(membership: Membership, *, user_id: UUID, roles: Iterable[str]) -> list[Event]:
+    """Give a person exactly these roles; nothing when it has them. Raises BadInput for an unknown role."""
+    wanted = frozenset(roles)
+    if not wanted or wanted - ROLES:
+        raise BadInput(f"Name one or more roles of {', '.join(get_args(Role))}.", field="roles")
+    if wanted == membership.roles:
+        return []
+    ordered: tuple[Role, ...] = tuple(role for role in get_args(Role) if role in wanted)
+    if membership.roles:
+        return [MemberRolesChanged(user_id=user_id, roles=ordered)]
+    return [MemberAdded(user_id=user_id, roles=ordered)]
+
+
+def remove(membership: Membership, *, user_id: UUID) -> list[Event]:
+    """Take a person out of the workspace. Raises MemberNotFound."""
+    if not membership.roles:
+        raise MemberNotFound("This person is no member of the workspace.", field="user_id")
+    return [MemberRemoved(user_id=user_id)]
