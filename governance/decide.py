@@ -254,12 +254,12 @@ def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
     named. Without a matching rule the answer is deny.
     """
     group = policy.group(
-        request.subject_kind,
-        request.tool,
-        request.model,
-        request.agent,
-        request.roles,
-        str(request.workspace_id),
+        kind=request.subject_kind,
+        tool=request.tool,
+        model=request.model,
+        agent=request.agent,
+        roles=request.roles,
+        workspace=str(request.workspace_id),
     )
     evaluated = _evaluate(group, request)
     deciding: Rule | None = None

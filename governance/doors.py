@@ -47,7 +47,7 @@ class Permit:
         if request.hash != self.request_hash:
             act = request.tool or request.model or request.subject_kind
             raise NotPermitted(
-                f"The decision {self.decision_id} is about another request than this one to {act}; decide it anew.",
+                f"Decision {self.decision_id} is about another request than this one to {act}; decide it anew.",
                 decision_id=str(self.decision_id),
             )
 
@@ -55,7 +55,7 @@ class Permit:
 def make_decision(
     request: DecisionRequest, *, decision_id: UUID, context: Context, policy: PolicySet
 ) -> tuple[Verdict, Append, Permit | None]:
-    """Decide, and return the verdict, the event to record before the act, and the permit (None unless allowed).
+    """Decide; return the verdict, the event to record before the act, and the permit (None unless allowed).
 
     `context.key_id` seals the request. Arguments above 4 KiB go to the blob table on Django's connection;
     from asyncio call `amake_decision`. Record the same append again only with the same event: it is

@@ -246,16 +246,9 @@ class _YamlError(Exception):
 def _read_yaml(text: str, source: str) -> tuple[Any, dict[_Path, _Place]]:
     places: dict[_Path, _Place] = {}
     try:
-        for event in yaml.parse(text, Loader=yaml.SafeLoader):
-            if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-                raise _YamlError(
-                    "anchors and aliases are not supported; write the value out", event.start_mark
-                )
+        _refuse_anchors(text)
         loader = yaml.SafeLoader(text)
-        node = loader.get_single_node()
-        if node is None:
-            raise _YamlError("the text is empty; write `rules:` with at least one rule", None)
-        return _plain(node, (), places, loader, text.splitlines()), places
+        return _plain(_root(loader), (), places, loader, text.splitlines()), places
     except _YamlError as error:
         raise PolicyNotValid(source, [error.problem]) from None
     except yaml.MarkedYAMLError as error:
@@ -267,6 +260,20 @@ def _read_yaml(text: str, source: str) -> tuple[Any, dict[_Path, _Place]]:
         raise PolicyNotValid(
             source, [_at_start("the text is nested too deeply; a rule needs five levels")]
         ) from None
+
+
+def _refuse_anchors(text: str) -> None:
+    # Aliases of aliases grow exponentially when they are written out.
+    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise _YamlError("anchors and aliases are not supported; write the value out", event.start_mark)
+
+
+def _root(loader: yaml.SafeLoader) -> yaml.Node:
+    node = loader.get_single_node()
+    if node is None:
+        raise _YamlError("the text is empty; write `rules:` with at least one rule", None)
+    return node
 
 
 def _plain(node: Any, path: _Path, places: dict[_Path, _Place], loader: Any, lines: list[str]) -> Any:
