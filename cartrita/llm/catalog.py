@@ -60,8 +60,8 @@ class ModelEntry:
     """One model with the price of now.
 
     Limits are in tokens; `context_limit` holds prompt and answer together. `tokenizer` names a vocabulary
-    (o200k_base, cl100k_base), `server` (the endpoint counts) or `words` (scripted only). A lower `quality_rank`
-    is better. Capabilities: answers, planning, tools, json_schema, json_object, vision.
+    (o200k_base, cl100k_base), `server` (the endpoint counts) or `words` (scripted only). A lower
+    `quality_rank` is better. Capabilities: answers, planning, tools, json_schema, json_object, vision.
     """
 
     name: str

@@ -11,8 +11,9 @@ class ModelUse(Event):
     """What both outcomes record: which model did what, in how many tries, and what it cost.
 
     `attempt` is the run's, `tries` counts requests sent to the provider within it. Tokens are summed over
-    repairs. `estimated` is True when the provider reported no usage and the tokens were counted locally. Prices
-    are micro-units of `currency` per million tokens, as valid from `price_valid_from`; `cost_micros` is rounded up.
+    repairs. `estimated` is True when the provider reported no usage and the tokens were counted locally.
+    Prices are micro-units of `currency` per million tokens, as valid from `price_valid_from`; `cost_micros`
+    is rounded up.
     """
 
     decision_id: UUID
@@ -39,8 +40,8 @@ class ModelUse(Event):
 class ModelAnswered(ModelUse):
     """A model gave a whole answer.
 
-    `finish_reason` is `stop`, `length` (cut at max_output_tokens) or what else the provider says. `repairs` holds
-    the validation error of each rejected structured answer that preceded this one.
+    `finish_reason` is `stop`, `length` (cut at max_output_tokens) or what else the provider says. `repairs`
+    holds the validation error of each rejected structured answer that preceded this one.
     """
 
     type_name: ClassVar[str] = "llm.ModelAnswered"
@@ -53,9 +54,9 @@ class ModelAnswered(ModelUse):
 class ModelFailed(ModelUse):
     """A model gave no whole answer; `text` is what it had said.
 
-    `code` is one of rate_limited, timed_out, unreachable, server_error, cut_stream, deadline_passed, cancelled
-    (those may succeed when tried again: `retryable`, save cancelled), rejected, not_signed_in, out_of_quota,
-    context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish.
+    `code` is one of rate_limited, timed_out, unreachable, server_error, cut_stream, deadline_passed,
+    cancelled (those may succeed when tried again: `retryable`, save cancelled), rejected, not_signed_in,
+    out_of_quota, context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish.
     """
 
     type_name: ClassVar[str] = "llm.ModelFailed"

@@ -1,27 +1,31 @@
 """The one way to a model: prepare the call, let policy decide on it, perform it, and say what came of it."""
 
 import asyncio
-import hashlib
-import json
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, get_args
 
+from opentelemetry.trace import Span, Status, StatusCode
+
+from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
-from cartrita.eventstore import canonical_json, in_database_thread
+from cartrita.eventstore import in_database_thread
 from cartrita.llm import catalog, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
-from cartrita.llm.providers import Call, ChatMessage, Chunk, ProviderFailed, Usage, provider
-from governance.decide import DecisionRequest, RequestFacts
-from governance.doors import Permit
+from cartrita.llm.providers import Call, ChatMessage, ProviderFailed, Usage, provider
+from governance.canonical import canonical
+from governance.decide import Cost, DecisionRequest, RequestFacts
+from governance.doors import NotPermitted, Permit
 
 TEMPERATURES: Mapping[Purpose, float] = {"planning": 0.1, "execution": 0.2, "creative": 0.7}
 ROLES = ("system", "user", "assistant")
 USUAL_OUTPUT_TOKENS = 1024
 MAX_REPAIRS = 2
+# How long the local counting of a broken answer may hold up whoever waits for the end of the call.
+COUNT_SECONDS = 0.5
 
 OnDelta = Callable[[str], Awaitable[None]]
 
@@ -47,10 +51,10 @@ class CallCancelled(asyncio.CancelledError):
 class ModelRequest:
     """What is wanted of a model.
 
-    Without `model` and `tier` the default for the purpose is taken. Without `max_output_tokens` the answer may
-    have 1024 tokens, or what the context leaves. `temperature` defaults by purpose: planning 0.1, execution 0.2,
-    creative 0.7. With `json_schema` (JSON Schema 2020-12) the answer's text is JSON that fits it.
-    `deadline_seconds` bounds the whole call, retries and repairs included.
+    Without `model` and `tier` the default for the purpose is taken. Without `max_output_tokens` the answer
+    may have 1024 tokens, or what the context leaves. `temperature` defaults by purpose: planning 0.1,
+    execution 0.2, creative 0.7. With `json_schema` (JSON Schema 2020-12) the answer's text is JSON that fits
+    it. `deadline_seconds` bounds the whole call, retries and repairs included.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -84,13 +88,41 @@ class Retry:
     jitter: float = 0.25
 
 
+USUAL_RETRY = Retry()
+
+
 async def prepare(request: ModelRequest, *, facts: RequestFacts) -> PreparedCall:
     """Choose the model, count the prompt and state the request that policy has to decide on.
 
-    Raises BadInput, UnknownModel, ModelNotConfigured, ContextTooLong, and ProviderFailed when the local model's
-    server, which counts its own tokens, does not answer.
+    Raises BadInput, UnknownModel, ModelNotConfigured, ContextTooLong, and ProviderFailed when the local
+    model's server, which counts its own tokens, does not answer.
     """
-    raise NotImplementedError
+    _check(request)
+    entry = await in_database_thread(
+        catalog.choose, name=request.model, tier=request.tier, purpose=request.purpose, at=facts.at
+    )
+    if request.json_schema is not None:
+        structured.check_schema(request.json_schema)
+        if not entry.can("json_schema"):
+            request = replace(
+                request, messages=(structured.instruction(request.json_schema), *request.messages)
+            )
+    prompt_tokens = await count_tokens(entry, request.messages)
+    request = replace(
+        request,
+        model=entry.name,
+        tier=entry.tier,
+        max_output_tokens=_output_tokens(request, entry, prompt_tokens),
+        temperature=TEMPERATURES[request.purpose] if request.temperature is None else request.temperature,
+    )
+    decision_request = DecisionRequest.about(
+        facts,
+        "model_call",
+        model=entry.name,
+        arguments=_arguments(entry, prompt_tokens, request),
+        cost=_most(entry, prompt_tokens, request),
+    )
+    return PreparedCall(entry, prompt_tokens, request, decision_request)
 
 
 async def perform(
@@ -99,17 +131,382 @@ async def perform(
     *,
     attempt: int,
     on_delta: OnDelta | None = None,
-    retry: Retry = Retry(),
+    retry: Retry = USUAL_RETRY,
 ) -> ModelAnswered | ModelFailed:
     """Call the model and return the event that says what came of it; the caller records it.
 
-    `on_delta` gets the text as it comes; once it has got any, a failing call is not tried again, so that nothing
-    is said twice. With a JSON schema it gets the whole text once it is valid. `attempt` is the run's. Raises
-    NotPermitted when the permit is for another request, CallCancelled when the task is cancelled.
+    `on_delta` gets the text as it comes; once it has got any, a failing call is not tried again, so that
+    nothing is said twice. With a JSON schema it gets the whole text once it is valid. `attempt` is the run's.
+    Raises NotPermitted when the permit is for another request, CallCancelled when the task is cancelled, and
+    whatever `on_delta` raises.
     """
-    raise NotImplementedError
+    permit.check(prepared.decision_request)
+    _check_unchanged(prepared)
+    performance = _Performance(prepared, permit, attempt, on_delta, retry)
+    deadline = asyncio.timeout(prepared.request.deadline_seconds)
+    with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_CHAT} {prepared.entry.name}") as span:
+        performance.describe(span)
+        outcome: ModelAnswered | ModelFailed
+        try:
+            async with deadline:
+                outcome = await performance.answer(deadline)
+        except ProviderFailed as failure:
+            outcome = await performance.failed(failure)
+        except TimeoutError:
+            if not deadline.expired():
+                raise
+            seconds = prepared.request.deadline_seconds
+            outcome = await performance.failed(
+                ProviderFailed(
+                    "deadline_passed",
+                    f"{prepared.entry.name} gave no whole answer within {seconds:g} s.",
+                    retryable=True,
+                    billed=True,
+                )
+            )
+        except asyncio.CancelledError:
+            stopped = ProviderFailed("cancelled", "The call was cancelled.", retryable=False, billed=True)
+            outcome = await performance.failed(stopped)
+            _describe_outcome(span, outcome)
+            raise CallCancelled(outcome) from None
+        _describe_outcome(span, outcome)
+        return outcome
 
 
 async def count_tokens(entry: ModelEntry, messages: Sequence[ChatMessage]) -> int:
     """Return the tokens of a prompt for this model, the chat form's own included. Raises ProviderFailed."""
     return await provider(entry.provider).count_prompt(entry, messages)
+
+
+class _Performance:
+    """One call on its way: what was said and used so far."""
+
+    def __init__(
+        self, prepared: PreparedCall, permit: Permit, attempt: int, on_delta: OnDelta | None, retry: Retry
+    ) -> None:
+        self._prepared = prepared
+        self._permit = permit
+        self._attempt = attempt
+        self._on_delta = on_delta
+        self._retry = retry
+        self._provider = provider(prepared.entry.provider)
+        self._started = time.monotonic()
+        self._first_token_ms: int | None = None
+        self._tries = 0
+        self._delivered = False
+        self._deltas: list[str] = []
+        self._prompt_tokens = prepared.prompt_tokens
+        # Of the current try: what the provider said besides text, and whether its tokens are still to be
+        # added.
+        self._finish_reason = ""
+        self._usage: Usage | None = None
+        self._in_flight = False
+        self._used = Usage(0, 0)
+        self._estimated = False
+        self._repairs: list[str] = []
+
+    async def answer(self, deadline: asyncio.Timeout) -> ModelAnswered:
+        request = self._prepared.request
+        messages = request.messages
+        while True:
+            finish_reason = await self._say(messages, deadline)
+            text = "".join(self._deltas)
+            if request.json_schema is None:
+                break
+            wrong = structured.complaint(text, finish_reason, request.json_schema)
+            if wrong is None:
+                await self._deliver(text)
+                break
+            if len(self._repairs) == MAX_REPAIRS:
+                raise ProviderFailed(
+                    "invalid_output",
+                    f"{self._prepared.entry.name} gave no answer that fits the schema in {1 + MAX_REPAIRS} "
+                    f"attempts: {wrong}",
+                    retryable=False,
+                )
+            self._repairs.append(wrong)
+            messages = (*request.messages, *structured.repair(text, wrong, request.json_schema))
+            await self._recount(messages)
+        return ModelAnswered(
+            **self._use(), text=text, finish_reason=finish_reason, repairs=tuple(self._repairs)
+        )
+
+    async def failed(self, failure: ProviderFailed) -> ModelFailed:
+        """Return the failure's event; the unfinished try is counted locally, briefly, whatever happens."""
+        if self._in_flight:
+            await self._estimate(billed=failure.billed)
+        return ModelFailed(
+            **self._use(),
+            code=failure.failure,
+            message=failure.message,
+            retryable=failure.retryable,
+            text="".join(self._deltas),
+            retry_after_seconds=failure.retry_after,
+            repairs=tuple(self._repairs),
+        )
+
+    def describe(self, span: Span) -> None:
+        request, entry = self._prepared.request, self._prepared.entry
+        facts = self._prepared.decision_request
+        span.set_attributes(
+            {
+                telemetry.GEN_AI_OPERATION_NAME: telemetry.SPAN_CHAT,
+                telemetry.GEN_AI_PROVIDER_NAME: entry.provider,
+                telemetry.GEN_AI_REQUEST_MODEL: entry.name,
+                telemetry.GEN_AI_REQUEST_MAX_TOKENS: request.max_output_tokens or 0,
+                telemetry.GEN_AI_REQUEST_TEMPERATURE: request.temperature or 0.0,
+                telemetry.GEN_AI_CONVERSATION_ID: str(facts.session_id or ""),
+                telemetry.GEN_AI_AGENT_NAME: facts.agent,
+                telemetry.OPENINFERENCE_SPAN_KIND: "LLM",
+                telemetry.LLM_MODEL_NAME: entry.name,
+                telemetry.SESSION_ID: str(facts.session_id or ""),
+                telemetry.WORKSPACE_ID: str(facts.workspace_id),
+                telemetry.DECISION_ID: str(self._permit.decision_id),
+                telemetry.ATTEMPT: self._attempt,
+            }
+        )
+
+    async def _say(self, messages: Sequence[ChatMessage], deadline: asyncio.Timeout) -> str:
+        """Get one whole answer, in as many tries as it takes; return its finish reason."""
+        import tenacity
+
+        def pause(state: tenacity.RetryCallState) -> float:
+            usual = tenacity.wait_exponential_jitter(
+                self._retry.first_pause, self._retry.longest_pause, jitter=self._retry.jitter
+            )(state)
+            return max(usual, _wish(state.outcome.exception() if state.outcome else None))
+
+        def may_help(error: BaseException) -> bool:
+            if not isinstance(error, ProviderFailed) or not error.retryable or self._delivered:
+                return False
+            when = deadline.when()
+            return when is None or asyncio.get_running_loop().time() + _wish(error) < when
+
+        tries = tenacity.AsyncRetrying(
+            stop=tenacity.stop_after_attempt(self._retry.tries),
+            wait=pause,
+            retry=tenacity.retry_if_exception(may_help),
+            reraise=True,
+        )
+        return await tries(self._try, messages)
+
+    async def _try(self, messages: Sequence[ChatMessage]) -> str:
+        request = self._prepared.request
+        call = Call(
+            entry=self._prepared.entry,
+            messages=messages,
+            max_output_tokens=request.max_output_tokens or USUAL_OUTPUT_TOKENS,
+            temperature=request.temperature or 0.0,
+            stop=request.stop,
+            json_schema=request.json_schema,
+        )
+        self._tries += 1
+        self._deltas.clear()
+        self._finish_reason, self._usage, self._in_flight = "", None, True
+        try:
+            await self._listen(call)
+            _check_end(call.entry, self._finish_reason)
+        except ProviderFailed as failure:
+            await self._account(billed=failure.billed)
+            raise
+        await self._account(billed=True)
+        return self._finish_reason
+
+    async def _listen(self, call: Call) -> None:
+        async with aclosing(self._provider.stream(call)) as chunks:
+            async for chunk in chunks:
+                if chunk.text:
+                    await self._hear(chunk.text)
+                self._finish_reason = chunk.finish_reason or self._finish_reason
+                self._usage = chunk.usage or self._usage
+
+    async def _hear(self, text: str) -> None:
+        if self._first_token_ms is None:
+            self._first_token_ms = self._elapsed_ms()
+        self._deltas.append(text)
+        if self._prepared.request.json_schema is None:
+            await self._deliver(text)
+
+    async def _deliver(self, text: str) -> None:
+        if self._on_delta is not None:
+            self._delivered = True
+            await self._on_delta(text)
+
+    async def _recount(self, messages: Sequence[ChatMessage]) -> None:
+        """Count a repair's prompt, and refuse one that no longer fits."""
+        entry = self._prepared.entry
+        self._prompt_tokens = await count_tokens(entry, messages)
+        if self._prompt_tokens + (self._prepared.request.max_output_tokens or 0) > entry.context_limit:
+            raise ProviderFailed(
+                "invalid_output",
+                f"{entry.name} gave no answer that fits the schema, and its context leaves no room to ask "
+                f"again: {self._repairs[-1]}",
+                retryable=False,
+            )
+
+    async def _account(self, *, billed: bool) -> None:
+        if self._usage is None:
+            await self._estimate(billed=billed)
+        else:
+            self._add(self._usage)
+
+    async def _estimate(self, *, billed: bool) -> None:
+        text = "".join(self._deltas)
+        if not billed and not text:
+            self._in_flight = False
+            return
+        try:
+            async with asyncio.timeout(COUNT_SECONDS):
+                said = await self._provider.count_text(self._prepared.entry, text) if text else 0
+        except (TimeoutError, ProviderFailed):
+            # Providers send about one token a delta: the nearest figure when the one that counts is gone too.
+            said = len(self._deltas)
+        self._estimated = True
+        self._add(Usage(self._prompt_tokens, said))
+
+    def _add(self, usage: Usage) -> None:
+        self._in_flight = False
+        self._used = Usage(
+            prompt_tokens=self._used.prompt_tokens + usage.prompt_tokens,
+            completion_tokens=self._used.completion_tokens + usage.completion_tokens,
+            cached_tokens=self._used.cached_tokens + min(usage.cached_tokens, usage.prompt_tokens),
+        )
+
+    def _use(self) -> dict[str, Any]:
+        entry = self._prepared.entry
+        price, used = entry.price, self._used
+        return {
+            "decision_id": self._permit.decision_id,
+            "attempt": self._attempt,
+            "tries": self._tries,
+            "model": entry.name,
+            "provider": entry.provider,
+            "tier": entry.tier,
+            "purpose": self._prepared.request.purpose,
+            "prompt_tokens": used.prompt_tokens,
+            "cached_tokens": used.cached_tokens,
+            "completion_tokens": used.completion_tokens,
+            "estimated": self._estimated,
+            "cost_micros": price.cost(
+                prompt_tokens=used.prompt_tokens,
+                completion_tokens=used.completion_tokens,
+                cached_tokens=used.cached_tokens,
+            ),
+            "currency": price.currency,
+            "input_price": price.input_price,
+            "cached_price": price.cached_price,
+            "output_price": price.output_price,
+            "price_valid_from": price.valid_from,
+            "latency_ms": self._elapsed_ms(),
+            "first_token_ms": self._first_token_ms,
+        }
+
+    def _elapsed_ms(self) -> int:
+        return round((time.monotonic() - self._started) * 1000)
+
+
+def _check(request: ModelRequest) -> None:
+    if not request.messages:
+        raise BadInput("messages is empty; send at least one message.", field="messages")
+    for number, message in enumerate(request.messages):
+        if message.role not in ROLES:
+            raise BadInput(
+                f"messages[{number}].role is {message.role!r}; use one of {', '.join(ROLES)}.",
+                field=f"messages[{number}].role",
+            )
+        canonical(message.content, f"messages[{number}].content")
+    if request.purpose not in get_args(Purpose):
+        raise BadInput(
+            f"purpose is {request.purpose!r}; use one of {', '.join(get_args(Purpose))}.", field="purpose"
+        )
+    if request.temperature is not None and not 0 <= request.temperature <= 2:
+        raise BadInput(f"temperature is {request.temperature}; use 0 to 2.", field="temperature")
+    if request.max_output_tokens is not None and request.max_output_tokens < 1:
+        raise BadInput(
+            f"max_output_tokens is {request.max_output_tokens}; use 1 or more.", field="max_output_tokens"
+        )
+    if not request.deadline_seconds > 0:
+        raise BadInput(
+            f"deadline_seconds is {request.deadline_seconds}; use more than 0.", field="deadline_seconds"
+        )
+
+
+def _output_tokens(request: ModelRequest, entry: ModelEntry, prompt_tokens: int) -> int:
+    left = entry.context_limit - prompt_tokens
+    wanted = request.max_output_tokens
+    if wanted is None:
+        wanted = min(USUAL_OUTPUT_TOKENS, entry.output_limit, max(left, 1))
+    if wanted > entry.output_limit:
+        raise BadInput(
+            f"max_output_tokens is {wanted}; {entry.name} gives {entry.output_limit} at most.",
+            field="max_output_tokens",
+        )
+    if wanted > left:
+        raise ContextTooLong(
+            f"The prompt has {prompt_tokens} tokens and the answer may have {wanted}; {entry.name} takes "
+            f"{entry.context_limit} together. Send less, or choose a model with a larger context.",
+            field="messages",
+            prompt_tokens=prompt_tokens,
+            context_limit=entry.context_limit,
+        )
+    return wanted
+
+
+def _arguments(entry: ModelEntry, prompt_tokens: int, request: ModelRequest) -> dict[str, Any]:
+    """Return all that makes the call what it is: the permit is bound to it, and rules can read it."""
+    return {
+        "provider": entry.provider,
+        "base_url": entry.base_url,
+        "tier": entry.tier,
+        "purpose": request.purpose,
+        "messages": [{"role": each.role, "content": each.content} for each in request.messages],
+        "prompt_tokens": prompt_tokens,
+        "max_output_tokens": request.max_output_tokens,
+        "temperature": request.temperature,
+        "stop": list(request.stop),
+        "json_schema": None if request.json_schema is None else dict(request.json_schema),
+    }
+
+
+def _most(entry: ModelEntry, prompt_tokens: int, request: ModelRequest) -> Cost:
+    """Return what the call costs at most, repairs and lost tries aside."""
+    output = request.max_output_tokens or 0
+    micros = entry.price.cost(prompt_tokens=prompt_tokens, completion_tokens=output)
+    return Cost(tokens=prompt_tokens + output, micros=micros, currency=entry.price.currency)
+
+
+def _check_end(entry: ModelEntry, finish_reason: str) -> None:
+    if not finish_reason:
+        raise ProviderFailed("cut_stream", f"{entry.name} broke off its answer.", retryable=True, billed=True)
+    if finish_reason == "content_filter":
+        raise ProviderFailed(
+            "filtered", f"{entry.name}'s provider filtered its answer.", retryable=False, billed=True
+        )
+
+
+def _check_unchanged(prepared: PreparedCall) -> None:
+    arguments = _arguments(prepared.entry, prepared.prompt_tokens, prepared.request)
+    decided = prepared.decision_request
+    if canonical(arguments, "arguments") != decided.arguments or prepared.entry.name != decided.model:
+        raise NotPermitted("The prepared call is not the one that was decided; prepare it anew.")
+
+
+def _wish(error: BaseException | None) -> float:
+    return (error.retry_after or 0.0) if isinstance(error, ProviderFailed) else 0.0
+
+
+def _describe_outcome(span: Span, outcome: ModelAnswered | ModelFailed) -> None:
+    span.set_attributes(
+        {
+            telemetry.GEN_AI_USAGE_INPUT_TOKENS: outcome.prompt_tokens,
+            telemetry.GEN_AI_USAGE_OUTPUT_TOKENS: outcome.completion_tokens,
+            telemetry.LLM_TOKEN_COUNT_PROMPT: outcome.prompt_tokens,
+            telemetry.LLM_TOKEN_COUNT_COMPLETION: outcome.completion_tokens,
+            telemetry.COST_MICROS: outcome.cost_micros,
+        }
+    )
+    if isinstance(outcome, ModelAnswered):
+        span.set_attribute(telemetry.GEN_AI_RESPONSE_FINISH_REASONS, [outcome.finish_reason])
+    else:
+        span.set_attribute(telemetry.ERROR_TYPE, outcome.code)
+        span.set_status(Status(StatusCode.ERROR, outcome.code))

@@ -23,7 +23,7 @@ MODELS = (
 )  # fmt: skip
 
 
-def add_models(apps, schema_editor):
+def add_models(apps, _schema_editor):
     model_rows = apps.get_model("llm", "Model")
     price_rows = apps.get_model("llm", "Price")
     for name, provider, tier, rank, context, output, tokenizer, capabilities, price_in, price_out in MODELS:
@@ -49,7 +49,7 @@ def add_models(apps, schema_editor):
         )
 
 
-def remove_models(apps, schema_editor):
+def remove_models(apps, _schema_editor):
     apps.get_model("llm", "Model").objects.filter(name__in=[row[0] for row in MODELS]).delete()
 
 

@@ -75,11 +75,11 @@ class ProviderFailed(CartritaError):
 class Provider(Protocol):
     """A way to reach models."""
 
-    async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage]) -> int:
+    async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
         """Return the prompt's tokens, those of the chat form included. Raises ProviderFailed."""
         ...
 
-    async def count_text(self, entry: ModelEntry, text: str) -> int:
+    async def count_text(self, entry: ModelEntry, text: str, /) -> int:
         """Return the tokens of a bare text. Raises ProviderFailed."""
         ...
 

@@ -1,0 +1,59 @@
+"""The model that runs beside us, spoken to as any OpenAI-compatible server; it counts its own tokens."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+from django.conf import settings
+
+from cartrita.llm.catalog import ModelEntry
+from cartrita.llm.local_server import Endpoint, LocalModelUnavailable, ensure_local_server, read_endpoint
+from cartrita.llm.providers import Call, ChatMessage, ProviderFailed
+from cartrita.llm.providers.openai import OpenAIProvider
+
+COUNT_SECONDS = 10.0
+
+
+class LocalProvider(OpenAIProvider):
+    """Calls the local server, and starts one that ends with this process where none runs."""
+
+    async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        formed = await self._post("/apply-template", {"messages": chat})
+        return await self.count_text(entry, formed["prompt"])
+
+    async def count_text(self, _entry: ModelEntry, text: str, /) -> int:
+        counted = await self._post("/tokenize", {"content": text, "parse_special": True})
+        return len(counted["tokens"])
+
+    async def reach(self, _entry: ModelEntry, /) -> tuple[str, str]:
+        endpoint = await _endpoint()
+        return f"{endpoint.url}/v1", endpoint.key
+
+    def arguments(self, call: Call) -> dict[str, Any]:
+        # Without progress reports the server notices a closed connection only at the end of the prompt.
+        return {**super().arguments(call), "extra_body": {"return_progress": True, "cache_prompt": True}}
+
+    async def _post(self, path: str, body: dict[str, Any]) -> Any:
+        endpoint = await _endpoint()
+        headers = {"Authorization": f"Bearer {endpoint.key}"}
+        try:
+            async with httpx.AsyncClient(trust_env=False, timeout=COUNT_SECONDS) as client:
+                response = await client.post(endpoint.url + path, json=body, headers=headers)
+                response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise ProviderFailed(
+                "unreachable", f"The local model's server does not count tokens: {error!r}.", retryable=True
+            ) from error
+        return response.json()
+
+
+async def _endpoint() -> Endpoint:
+    endpoint = await asyncio.to_thread(read_endpoint, settings.HOME)
+    if endpoint is not None:
+        return endpoint
+    try:
+        return await asyncio.to_thread(ensure_local_server, settings.HOME)
+    except LocalModelUnavailable as error:
+        raise ProviderFailed("unreachable", error.message, retryable=True) from error

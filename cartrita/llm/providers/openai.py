@@ -1,0 +1,198 @@
+"""OpenAI's chat API, at OpenAI or at any address that speaks it."""
+
+import asyncio
+import importlib
+import threading
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+from django.conf import settings
+
+from cartrita.errors import BadInput
+from cartrita.llm import vocabularies
+from cartrita.llm.catalog import ModelEntry
+from cartrita.llm.providers import Call, ChatMessage, Chunk, ProviderFailed, Usage
+
+if TYPE_CHECKING:
+    import openai
+
+CONNECT_SECONDS = 10.0
+# The longest silence within an answer before it counts as timed out.
+SILENCE_SECONDS = 60.0
+
+# What the chat form adds, as OpenAI documents it for these models: around each message three tokens and one
+# for its role, and three that open the answer.
+TOKENS_PER_MESSAGE = 4
+TOKENS_OF_ANSWER_START = 3
+
+
+class OpenAIProvider:
+    """Calls chat completions with the `openai` SDK; retrying is the gateway's."""
+
+    def __init__(self, *, silence_seconds: float = SILENCE_SECONDS) -> None:
+        self._silence_seconds = silence_seconds
+        # A client's connections belong to the event loop that opened them.
+        self._clients: WeakKeyDictionary[
+            asyncio.AbstractEventLoop, dict[tuple[str, str], openai.AsyncOpenAI]
+        ] = WeakKeyDictionary()
+
+    async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
+        def total() -> int:
+            counted = sum(vocabularies.count(entry.tokenizer, message.content) for message in messages)
+            return counted + TOKENS_PER_MESSAGE * len(messages) + TOKENS_OF_ANSWER_START
+
+        return await asyncio.to_thread(total)
+
+    async def count_text(self, entry: ModelEntry, text: str, /) -> int:
+        return await asyncio.to_thread(vocabularies.count, entry.tokenizer, text)
+
+    async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
+        base_url, api_key = await self.reach(call.entry)
+        sdk = await _sdk()
+        client = self._client(sdk, base_url, api_key)
+        opened = False
+        try:
+            response = await client.chat.completions.create(**self.arguments(call))
+            opened = True
+            async with response:
+                async for part in response:
+                    yield _chunk(part)
+        except sdk.APITimeoutError as error:
+            raise ProviderFailed(
+                "timed_out", f"{call.entry.name} was silent for too long.", retryable=True, billed=True
+            ) from error
+        except sdk.APIConnectionError as error:
+            if opened:
+                raise ProviderFailed(
+                    "cut_stream", f"{call.entry.name} broke off its answer.", retryable=True, billed=True
+                ) from error
+            raise ProviderFailed("unreachable", f"{base_url} cannot be reached.", retryable=True) from error
+        except sdk.APIStatusError as error:
+            raise status_failure(
+                error.status_code, error.message, error.code, error.response.headers
+            ) from error
+        except ValueError as error:
+            raise ProviderFailed(
+                "server_error",
+                f"{call.entry.name} sent a stream that is not JSON.",
+                retryable=True,
+                billed=True,
+            ) from error
+        except sdk.APIError as error:
+            # Sent inside of the stream, so without a status of its own.
+            raise ProviderFailed(
+                "server_error", f"{call.entry.name} reported: {error.message}", retryable=True, billed=True
+            ) from error
+
+    async def reach(self, entry: ModelEntry, /) -> tuple[str, str]:
+        """Return base URL and key. Raises ProviderFailed when there is none."""
+        if not settings.OPENAI_API_KEY:
+            raise ProviderFailed(
+                "not_signed_in", f"{entry.name} needs OPENAI_API_KEY in the environment.", retryable=False
+            )
+        return entry.base_url or settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY
+
+    def arguments(self, call: Call) -> dict[str, Any]:
+        """Return the arguments of the SDK's `create`."""
+        arguments: dict[str, Any] = {
+            "model": call.entry.name,
+            "messages": [{"role": each.role, "content": each.content} for each in call.messages],
+            # Compatible servers know this older name too, and all models of the catalog take it.
+            "max_tokens": call.max_output_tokens,
+            "temperature": call.temperature,
+            "stream": True,
+            "stream_options": {"include_usage": True},
+        }
+        if call.stop:
+            arguments["stop"] = list(call.stop)
+        if call.json_schema is not None:
+            arguments["response_format"] = _response_format(call.entry, call.json_schema)
+        return arguments
+
+    def _client(self, sdk: Any, base_url: str, api_key: str) -> "openai.AsyncOpenAI":
+        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        client = clients.get((base_url, api_key))
+        if client is None:
+            client = clients[base_url, api_key] = sdk.AsyncOpenAI(
+                api_key=api_key,
+                base_url=base_url or None,
+                max_retries=0,
+                timeout=sdk.Timeout(self._silence_seconds, connect=CONNECT_SECONDS),
+            )
+        return client
+
+
+def status_failure(status: int, message: str, code: str | None, headers: Mapping[str, str]) -> ProviderFailed:
+    """Return the failure that an HTTP status stands for, with the wait that Retry-After asks for."""
+    retry_after = retry_after_seconds(headers)
+    if status == 429 and code == "insufficient_quota":
+        return ProviderFailed("out_of_quota", message, retryable=False)
+    if status == 429:
+        return ProviderFailed("rate_limited", message, retryable=True, retry_after=retry_after)
+    if status in {408, 409}:
+        return ProviderFailed("timed_out", message, retryable=True, retry_after=retry_after)
+    if status >= 500:
+        return ProviderFailed("server_error", message, retryable=True, retry_after=retry_after)
+    if status in {401, 403}:
+        return ProviderFailed("not_signed_in", message, retryable=False)
+    if code in {"context_length_exceeded", "exceed_context_size_error"}:
+        return ProviderFailed("context_too_long", message, retryable=False)
+    return ProviderFailed("rejected", message, retryable=False)
+
+
+def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
+    """Return what Retry-After (RFC 9110, 10.2.3: seconds or a date) or retry-after-ms asks for."""
+    with suppress(KeyError, ValueError):
+        return max(0.0, float(headers["retry-after-ms"]) / 1000)
+    value = headers.get("retry-after")
+    if value is None:
+        return None
+    with suppress(ValueError):
+        return max(0.0, float(value))
+    with suppress(ValueError):
+        when = parsedate_to_datetime(value)
+        when = when if when.tzinfo else when.replace(tzinfo=UTC)
+        return max(0.0, (when - datetime.now(UTC)).total_seconds())
+    return None
+
+
+def _response_format(entry: ModelEntry, schema: Mapping[str, Any]) -> dict[str, Any]:
+    if entry.can("json_schema"):
+        return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema)}}
+    if entry.can("json_object"):
+        return {"type": "json_object"}
+    raise BadInput(f"Model {entry.name!r} cannot answer in JSON; choose another.", field="model")
+
+
+def _chunk(part: Any) -> Chunk:
+    usage = None
+    if part.usage is not None:
+        details = part.usage.prompt_tokens_details
+        usage = Usage(
+            prompt_tokens=part.usage.prompt_tokens,
+            completion_tokens=part.usage.completion_tokens,
+            cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
+        )
+    if not part.choices:
+        return Chunk(usage=usage)
+    choice = part.choices[0]
+    delta = choice.delta
+    return Chunk(text=(delta.content or "") if delta else "", finish_reason=choice.finish_reason, usage=usage)
+
+
+_importing = threading.Lock()
+
+
+async def _sdk() -> Any:
+    # The import takes about a second: not on the event loop.
+    def load() -> Any:
+        with _importing:
+            module = importlib.import_module("openai")
+            importlib.import_module("openai.resources.chat")
+            return module
+
+    return await asyncio.to_thread(load)
