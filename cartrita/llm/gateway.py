@@ -15,7 +15,7 @@ from cartrita.eventstore import in_database_thread
 from cartrita.llm import catalog, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
-from cartrita.llm.providers import Call, ChatMessage, ProviderFailed, Usage, provider
+from cartrita.llm.providers import PROVIDERS, Call, ChatMessage, ProviderFailed, Usage, provider
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts
 from governance.doors import NotPermitted, Permit
@@ -176,6 +176,12 @@ async def perform(
 async def count_tokens(entry: ModelEntry, messages: Sequence[ChatMessage]) -> int:
     """Return the tokens of a prompt for this model, the chat form's own included. Raises ProviderFailed."""
     return await provider(entry.provider).count_prompt(entry, messages)
+
+
+async def close_providers() -> None:
+    """Close the connections that the running event loop holds to providers; the next call opens new ones."""
+    for name in PROVIDERS:
+        await provider(name).close()
 
 
 class _Performance:

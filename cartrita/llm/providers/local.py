@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 from typing import Any
 
-import httpx
 from django.conf import settings
 
 from cartrita.llm.catalog import ModelEntry
@@ -20,11 +19,11 @@ class LocalProvider(OpenAIProvider):
 
     async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
         chat = [{"role": message.role, "content": message.content} for message in messages]
-        formed = await self._post("/apply-template", {"messages": chat})
+        formed = await self._post(entry, "/apply-template", {"messages": chat})
         return await self.count_text(entry, formed["prompt"])
 
-    async def count_text(self, _entry: ModelEntry, text: str, /) -> int:
-        counted = await self._post("/tokenize", {"content": text, "parse_special": True})
+    async def count_text(self, entry: ModelEntry, text: str, /) -> int:
+        counted = await self._post(entry, "/tokenize", {"content": text, "parse_special": True})
         return len(counted["tokens"])
 
     async def reach(self, _entry: ModelEntry, /) -> tuple[str, str]:
@@ -35,18 +34,16 @@ class LocalProvider(OpenAIProvider):
         # Without progress reports the server notices a closed connection only at the end of the prompt.
         return {**super().arguments(call), "extra_body": {"return_progress": True, "cache_prompt": True}}
 
-    async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        endpoint = await _endpoint()
-        headers = {"Authorization": f"Bearer {endpoint.key}"}
+    async def _post(self, entry: ModelEntry, path: str, body: dict[str, Any]) -> Any:
+        sdk, client = await self.client(entry)
+        # These routes of the server stand beside /v1.
+        url = str(client.base_url).removesuffix("/v1/") + path
         try:
-            async with httpx.AsyncClient(trust_env=False, timeout=COUNT_SECONDS) as client:
-                response = await client.post(endpoint.url + path, json=body, headers=headers)
-                response.raise_for_status()
-        except httpx.HTTPError as error:
+            return await client.post(url, body=body, cast_to=object, options={"timeout": COUNT_SECONDS})
+        except sdk.OpenAIError as error:
             raise ProviderFailed(
-                "unreachable", f"The local model's server does not count tokens: {error!r}.", retryable=True
+                "unreachable", f"The local model's server does not count tokens: {error}", retryable=True
             ) from error
-        return response.json()
 
 
 async def _endpoint() -> Endpoint:

@@ -51,9 +51,7 @@ class OpenAIProvider:
         return await asyncio.to_thread(vocabularies.count, entry.tokenizer, text)
 
     async def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
-        base_url, api_key = await self.reach(call.entry)
-        sdk = await _sdk()
-        client = self._client(sdk, base_url, api_key)
+        sdk, client = await self.client(call.entry)
         opened = False
         try:
             response = await client.chat.completions.create(**self.arguments(call))
@@ -61,20 +59,8 @@ class OpenAIProvider:
             async with response:
                 async for part in response:
                     yield _chunk(part)
-        except sdk.APITimeoutError as error:
-            raise ProviderFailed(
-                "timed_out", f"{call.entry.name} was silent for too long.", retryable=True, billed=True
-            ) from error
-        except sdk.APIConnectionError as error:
-            if opened:
-                raise ProviderFailed(
-                    "cut_stream", f"{call.entry.name} broke off its answer.", retryable=True, billed=True
-                ) from error
-            raise ProviderFailed("unreachable", f"{base_url} cannot be reached.", retryable=True) from error
-        except sdk.APIStatusError as error:
-            raise status_failure(
-                error.status_code, error.message, error.code, error.response.headers
-            ) from error
+        except sdk.OpenAIError as error:
+            raise _failure(sdk, error, call.entry.name, opened=opened) from error
         except ValueError as error:
             raise ProviderFailed(
                 "server_error",
@@ -82,11 +68,26 @@ class OpenAIProvider:
                 retryable=True,
                 billed=True,
             ) from error
-        except sdk.APIError as error:
-            # Sent inside of the stream, so without a status of its own.
-            raise ProviderFailed(
-                "server_error", f"{call.entry.name} reported: {error.message}", retryable=True, billed=True
-            ) from error
+
+    async def client(self, entry: ModelEntry) -> tuple[Any, "openai.AsyncOpenAI"]:
+        """Return the SDK and the running loop's client for this model's address. Raises ProviderFailed."""
+        base_url, api_key = await self.reach(entry)
+        sdk = await _sdk()
+        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        client = clients.get((base_url, api_key))
+        if client is None:
+            client = clients[base_url, api_key] = sdk.AsyncOpenAI(
+                api_key=api_key,
+                base_url=base_url or None,
+                max_retries=0,
+                timeout=sdk.Timeout(self._silence_seconds, connect=CONNECT_SECONDS),
+            )
+        return sdk, client
+
+    async def close(self) -> None:
+        """Close the running loop's connections."""
+        for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
+            await client.close()
 
     async def reach(self, entry: ModelEntry, /) -> tuple[str, str]:
         """Return base URL and key. Raises ProviderFailed when there is none."""
@@ -112,18 +113,6 @@ class OpenAIProvider:
         if call.json_schema is not None:
             arguments["response_format"] = _response_format(call.entry, call.json_schema)
         return arguments
-
-    def _client(self, sdk: Any, base_url: str, api_key: str) -> "openai.AsyncOpenAI":
-        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
-        client = clients.get((base_url, api_key))
-        if client is None:
-            client = clients[base_url, api_key] = sdk.AsyncOpenAI(
-                api_key=api_key,
-                base_url=base_url or None,
-                max_retries=0,
-                timeout=sdk.Timeout(self._silence_seconds, connect=CONNECT_SECONDS),
-            )
-        return client
 
 
 def status_failure(status: int, message: str, code: str | None, headers: Mapping[str, str]) -> ProviderFailed:
@@ -158,6 +147,21 @@ def retry_after_seconds(headers: Mapping[str, str]) -> float | None:
         when = when if when.tzinfo else when.replace(tzinfo=UTC)
         return max(0.0, (when - datetime.now(UTC)).total_seconds())
     return None
+
+
+def _failure(sdk: Any, error: Exception, name: str, *, opened: bool) -> ProviderFailed:
+    if isinstance(error, sdk.APITimeoutError):
+        return ProviderFailed("timed_out", f"{name} was silent for too long.", retryable=True, billed=True)
+    if isinstance(error, sdk.APIConnectionError):
+        if opened:
+            return ProviderFailed("cut_stream", f"{name} broke off its answer.", retryable=True, billed=True)
+        return ProviderFailed(
+            "unreachable", f"{name} cannot be reached: {error.__cause__!r}.", retryable=True
+        )
+    if isinstance(error, sdk.APIStatusError):
+        return status_failure(error.status_code, error.message, error.code, error.response.headers)
+    # An error inside of the stream has no status of its own.
+    return ProviderFailed("server_error", f"{name} reported: {error}", retryable=True, billed=opened)
 
 
 def _response_format(entry: ModelEntry, schema: Mapping[str, Any]) -> dict[str, Any]:
