@@ -1,8 +1,10 @@
 """Settings, all from the environment and safe by default. `make up` sets what an embedded start needs."""
 
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import environ
+from csp.constants import NONE, SELF
 
 env = environ.Env()
 
@@ -10,7 +12,13 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 HOME = Path(env.str("CARTRITA_HOME", default=str(BASE_DIR / ".cartrita"))).resolve()
 
 DEBUG = env.bool("CARTRITA_DEBUG", default=False)
+# Signs sessions and links. Empty: HOME/keys/secret.key, which the embedded start makes.
 SECRET_KEY = env.str("CARTRITA_SECRET_KEY", default="")
+_secret_file = HOME / "keys" / "secret.key"
+if not SECRET_KEY and _secret_file.exists():
+    SECRET_KEY = _secret_file.read_text(encoding="ascii").strip()
+# 32 bytes in base64 that wrap every sealing key; empty: HOME/keys/master.key. "new,old" while changing it.
+MASTER_KEY = env.str("CARTRITA_MASTER_KEY", default="")
 ALLOWED_HOSTS = env.list("CARTRITA_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
 INSTALLED_APPS = [
@@ -43,6 +51,18 @@ INSTALLED_APPS = [
     "cartrita.embedded",
 ]
 
+# Modules that define event types, so that every process can read every stored event.
+EVENT_MODULES = [
+    "cartrita.eventstore.erasure",
+    "governance.decision",
+    "cartrita.llm.events",
+    "cartrita.tools.events",
+    "retrieval.document",
+    "tasks_app.plan",
+    "tasks_app.run",
+    "sessions_app.session",
+]
+
 # Modules whose projections see events, in this order within one append.
 EVENT_SUBSCRIBERS = [
     "cartrita.accounts.projections",
@@ -54,6 +74,7 @@ EVENT_SUBSCRIBERS = [
 ]
 
 MIDDLEWARE = [
+    "cartrita.telemetry.trace_requests",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -86,23 +107,34 @@ TEMPLATES = [
 
 # DATABASE_URL is the restricted role that serves; DATABASE_OWNER_URL owns the tables (migrate, rebuild).
 # Both are set by the embedded start.
+_database = env.db_url("DATABASE_URL", default="postgres:///cartrita")
+_database_options = _database.pop("OPTIONS", {})
+# A socket folder can only be written as `?host=/folder` in a URL; Django and its dbshell want it as HOST.
+_socket_folder = _database_options.pop("host", "")
 DATABASES = {
     "default": {
-        **env.db_url("DATABASE_URL", default="postgres:///cartrita"),
+        **_database,
+        "HOST": _database.get("HOST") or _socket_folder,
         "CONN_MAX_AGE": None,
         "CONN_HEALTH_CHECKS": True,
+        # The event store's statements are prepared at the fifth use; 0: never, for poolers that cannot do it.
+        "OPTIONS": {
+            "prepare_threshold": env.int("CARTRITA_PREPARE_THRESHOLD", default=5) or None,
+            **_database_options,
+        },
     },
 }
-# A socket folder can only be written as `?host=/folder` in a URL; Django and its dbshell want it as HOST.
-DATABASES["default"]["HOST"] = DATABASES["default"].get("OPTIONS", {}).pop(
-    "host", DATABASES["default"].get("HOST", "")
-)
 DATABASE_OWNER_URL = env.str("DATABASE_OWNER_URL", default=env.str("DATABASE_URL", default=""))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 REDIS_URL = env.str("REDIS_URL", default="")
 CHANNEL_LAYERS = (
-    {"default": {"BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer", "CONFIG": {"hosts": [REDIS_URL]}}}
+    {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL]},
+        }
+    }
     if REDIS_URL
     else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 )
@@ -124,9 +156,71 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static_root"
+WHITENOISE_USE_FINDERS = True  # the embedded start serves files from where they are, without collectstatic
+WHITENOISE_AUTOREFRESH = DEBUG
 
-# Which model answers when a request names none: a catalog name; else an OpenAI tier where a key is set; else the
-# local model. SCRIPTED_MODEL is the path of a JSON script and lets tests select the model `scripted`.
+# Where people reach Cartrita. Only an address that says http switches off what https demands.
+PUBLIC_URL = env.str("CARTRITA_URL", default="")
+_https = not PUBLIC_URL.startswith("http://")
+CSRF_TRUSTED_ORIGINS = [PUBLIC_URL.rstrip("/")] if PUBLIC_URL else []
+if PUBLIC_URL and (_public_host := urlsplit(PUBLIC_URL).hostname) and _public_host not in ALLOWED_HOSTS:
+    ALLOWED_HOSTS.append(_public_host)
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
+SESSION_COOKIE_HTTPONLY = True
+SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
+SECURE_SSL_REDIRECT = _https
+# Load balancers ask for health over plain http.
+SECURE_REDIRECT_EXEMPT = [r"^health$", r"^healthz$", r"^readyz$"]
+SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _https else 0
+SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
+# A proxy that ends TLS says so in a header. Anyone could, hence only when told.
+if env.bool("CARTRITA_BEHIND_PROXY", default=False):
+    SECURE_PROXY_SSL_HEADER = ("HTTP_X_FORWARDED_PROTO", "https")
+SECURE_REFERRER_POLICY = "same-origin"
+SECURE_CROSS_ORIGIN_OPENER_POLICY = "same-origin"
+X_FRAME_OPTIONS = "DENY"
+CONTENT_SECURITY_POLICY = {
+    "DIRECTIVES": {
+        "default-src": [NONE],
+        "script-src": [SELF],
+        "style-src": [SELF],
+        "img-src": [SELF, "data:"],
+        "font-src": [SELF],
+        "connect-src": [SELF],
+        "form-action": [SELF],
+        "manifest-src": [SELF],
+        "base-uri": [NONE],
+        "frame-ancestors": [NONE],
+    },
+}
+
+# Beat's schedules are rows, editable in the admin.
+CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+CELERY_BROKER_URL = REDIS_URL or "memory://"
+CELERY_TASK_IGNORE_RESULT = True
+CELERY_TASK_DEFAULT_QUEUE = "maintenance"
+CELERY_TIMEZONE = TIME_ZONE
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+LOG_LEVEL = env.str("CARTRITA_LOG_LEVEL", default="INFO")
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"json": {"()": "cartrita.telemetry.JsonLines"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
+    "loggers": {
+        # Django's own handlers would print lines a second time, and mail without being asked.
+        "django": {"handlers": [], "level": LOG_LEVEL, "propagate": True},
+        # A client's libraries log whole requests, with what people wrote in them.
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+        "openai": {"level": "WARNING"},
+    },
+}
+
+# Which model answers when a request names none: a catalog name; else an OpenAI tier where a key is set; else
+# the local model. SCRIPTED_MODEL is the path of a JSON script and lets tests select the model `scripted`.
 OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
 OPENAI_BASE_URL = env.str("OPENAI_BASE_URL", default="")
 DEFAULT_MODEL = env.str("CARTRITA_DEFAULT_MODEL", default="")

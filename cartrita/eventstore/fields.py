@@ -8,7 +8,7 @@ SEALED_PREFIX = "sealed:1:"
 
 
 class SealedTextField(models.TextField):  # type: ignore[type-arg] # not generic at run time
-    """Text that stands in its row as the sealed token of an event, so that erasing the key erases it here too.
+    """Text that stands in its row as an event's sealed token, so that erasing the key erases it here too.
 
     Open it with `unseal` or `unseal_or_empty` and the key id that stands beside it. Refuses plain text.
     """

@@ -1,0 +1,100 @@
+"""The canonical JSON form (RFC 8785) in which events are stored and hashed."""
+
+from math import isfinite
+from typing import Any
+
+import orjson
+import rfc8785
+
+from cartrita.errors import BadInput
+
+MAX_DEPTH = 100
+_MAX_INTEGER = 2**53 - 1
+
+
+def canonical_json(value: Any, *, field: str = "") -> bytes:
+    """Return `value` (str, int, float, bool, None, lists, tuples, dicts with text keys) as RFC 8785 bytes.
+
+    `field` names the value in messages. Raises BadInput naming the place of a NUL, a lone surrogate, a number
+    that JSON cannot carry exactly, nesting above 100 levels, or something that is not JSON.
+    """
+    if _simple(value, 0):
+        try:
+            encoded = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+        except orjson.JSONEncodeError:
+            _refuse_wrong_parts(value, field, 0)
+            raise
+        # The escape may also be the literal text \u0000 with its backslash escaped: look at the value itself.
+        if rb"\u0000" in encoded:
+            _refuse_wrong_parts(value, field, 0)
+        return encoded
+    _refuse_wrong_parts(value, field, 0)
+    return rfc8785.dumps(value)
+
+
+def _simple(value: Any, depth: int) -> bool:
+    """Tell whether orjson's sorted form is the RFC 8785 form: no floats, ASCII keys, exact JSON types."""
+    kind = type(value)
+    if kind is str or kind is int or kind is bool or value is None:
+        return True
+    if depth >= MAX_DEPTH:
+        return False
+    if kind is dict:
+        return all(
+            type(key) is str and key.isascii() and _simple(item, depth + 1) for key, item in value.items()
+        )
+    if kind is list or kind is tuple:
+        return all(_simple(item, depth + 1) for item in value)
+    return False
+
+
+def _refuse_wrong_parts(value: Any, path: str, depth: int) -> None:
+    if isinstance(value, str):
+        _refuse_wrong_text(value, path)
+    elif value is None or isinstance(value, bool):
+        return
+    elif isinstance(value, int):
+        if abs(value) > _MAX_INTEGER:
+            raise BadInput(f"{_at(path)} is beyond ±(2^53 - 1): send it as text", field=path or None)
+    elif isinstance(value, float):
+        if not isfinite(value):
+            raise BadInput(
+                f"{_at(path)} is not a finite number: leave it out or send null", field=path or None
+            )
+    elif depth >= MAX_DEPTH:
+        raise BadInput(
+            f"{_at(path)} is nested deeper than {MAX_DEPTH} levels: flatten it", field=path or None
+        )
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if not isinstance(key, str):
+                raise BadInput(f"{_at(path)} has the key {key!r}: keys must be text", field=path or None)
+            _refuse_wrong_text(key, f"{path}.{key!a}" if path else f"{key!a}")
+            _refuse_wrong_parts(item, f"{path}.{key}" if path else key, depth + 1)
+    elif isinstance(value, list | tuple):
+        for index, item in enumerate(value):
+            _refuse_wrong_parts(item, f"{path}[{index}]", depth + 1)
+    else:
+        raise BadInput(
+            f"{_at(path)} is a {type(value).__name__}, which JSON does not know: "
+            "send text, a number, a list or an object",
+            field=path or None,
+        )
+
+
+def _refuse_wrong_text(text: str, path: str) -> None:
+    if "\0" in text:
+        raise BadInput(f"{_at(path)} contains a NUL character: remove it", field=path or None)
+    if not text.isascii():
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise BadInput(
+                f"{_at(path)} contains half of a character (a lone surrogate) at offset {error.start}: "
+                "send complete Unicode text",
+                field=path or None,
+            ) from None
+
+
+def _at(path: str) -> str:
+    return f"'{path}'" if path else "The value"

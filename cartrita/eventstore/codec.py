@@ -1,0 +1,285 @@
+"""Between events and rows: sealing, canonical bytes and limits on the way in, opening and upcasting back.
+
+Nothing here touches the database, so that the synchronous and the asyncio path share it.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, ClassVar
+from uuid import UUID
+
+import orjson
+from opentelemetry import trace
+from pydantic import ValidationError
+
+from cartrita.errors import BadInput, CartritaError, TooLarge
+from cartrita.eventstore import registry
+from cartrita.eventstore.canonical import canonical_json
+from cartrita.eventstore.fields import SEALED_PREFIX
+from cartrita.eventstore.ids import new_id
+from cartrita.eventstore.sealing import DataKeyCipher
+from cartrita.eventstore.types import Append, Event, RecordedEvent
+
+MAX_EVENT_BYTES = 64 * 1024
+
+# A stored row as `decode` takes it; the caller puts the position (or null) before it.
+COLUMNS = (
+    "stream_id",
+    "version",
+    "event_id",
+    "type",
+    "schema_version",
+    "recorded_at",
+    "workspace_id",
+    "session_id",
+    "causation_id",
+    "actor",
+    "trace_id",
+    "key_id",
+    "data",
+)
+KEY_COLUMN = 1 + COLUMNS.index("key_id")
+
+Row = tuple[Any, ...]
+Ciphers = Mapping[UUID, DataKeyCipher | None]
+
+
+class EventTooLarge(TooLarge):
+    """An event is above 64 KiB in its stored form."""
+
+    code: ClassVar[str] = "event_too_large"
+
+
+class EventUnreadable(CartritaError):
+    """A stored event does not fit its class: an upcaster is missing, or the row was altered."""
+
+    code: ClassVar[str] = "event_unreadable"
+    status: ClassVar[int] = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One event ready to be inserted."""
+
+    stream_id: UUID
+    version: int
+    event_id: UUID
+    type_name: str
+    schema_version: int
+    recorded_at: datetime
+    workspace_id: UUID
+    session_id: UUID | None
+    causation_id: UUID | None
+    actor: str
+    trace_id: str
+    key_id: UUID | None
+    data: bytes
+    event: Event
+    sealed: Mapping[str, str]
+
+    def row(self) -> Row:
+        """Return the values in the order of COLUMNS."""
+        return (
+            self.stream_id,
+            self.version,
+            self.event_id,
+            self.type_name,
+            self.schema_version,
+            self.recorded_at,
+            self.workspace_id,
+            self.session_id,
+            self.causation_id,
+            self.actor,
+            self.trace_id,
+            self.key_id,
+            self.data,
+        )
+
+    def recorded(self, position: int | None = None) -> RecordedEvent:
+        """Return the event as it will be read back."""
+        return RecordedEvent(
+            position=position,
+            stream_id=self.stream_id,
+            version=self.version,
+            event_id=self.event_id,
+            type_name=self.type_name,
+            schema_version=self.schema_version,
+            recorded_at=self.recorded_at,
+            workspace_id=self.workspace_id,
+            session_id=self.session_id,
+            causation_id=self.causation_id,
+            actor=self.actor,
+            trace_id=self.trace_id,
+            key_id=self.key_id,
+            event=self.event,
+            data=self.data,
+            sealed=self.sealed,
+        )
+
+
+def keys_needed(appends: Sequence[Append]) -> set[UUID]:
+    """Return the data keys that `encode` must be given for these appends.
+
+    Raises BadInput when an event has sealed fields and its context names no key.
+    """
+    needed: set[UUID] = set()
+    for append in appends:
+        key_id = append.context.key_id
+        for event in append.events:
+            if not registry.shape(type(event)).sealed:
+                continue
+            if key_id is None:
+                raise BadInput(
+                    f"{event.type_name} has sealed fields: give Context.key_id (made with create_data_key)",
+                    field="key_id",
+                )
+            needed.add(key_id)
+    return needed
+
+
+def encode(append: Append, *, recorded_at: datetime, ciphers: Ciphers) -> list[Encoded]:
+    """Return the rows of an append. `ciphers` holds an open cipher for each of `keys_needed`.
+
+    Raises BadInput (what JSON cannot carry, naming the field; wrong counts), EventTooLarge.
+    """
+    context = append.context
+    event_ids = append.event_ids
+    if event_ids is not None and len(event_ids) != len(append.events):
+        raise BadInput("event_ids must be as many as events", field="event_ids")
+    if append.expected_version < 0:
+        raise BadInput(
+            "expected_version counts from 0, for a stream that does not exist", field="expected_version"
+        )
+    if recorded_at.tzinfo is None:
+        raise BadInput("recorded_at must be an aware time", field="recorded_at")
+    if recorded_at.tzinfo is not UTC:
+        recorded_at = recorded_at.astimezone(UTC)
+    _refuse_bad_surroundings(context.actor, "actor")
+    trace_id = context.trace_id or current_trace_id()
+    _refuse_bad_surroundings(trace_id, "trace_id")
+    encoded = []
+    for index, event in enumerate(append.events):
+        if not event.type_name:
+            raise BadInput(f"{type(event).__name__} has no type_name: it is no event type of its own")
+        data, sealed = _encode_event(event, ciphers.get(context.key_id) if context.key_id else None)
+        encoded.append(
+            Encoded(
+                stream_id=append.stream_id,
+                version=append.expected_version + index + 1,
+                event_id=event_ids[index] if event_ids is not None else new_id(),
+                type_name=event.type_name,
+                schema_version=event.schema_version,
+                recorded_at=recorded_at,
+                workspace_id=context.workspace_id,
+                session_id=context.session_id,
+                causation_id=context.causation_id,
+                actor=context.actor,
+                trace_id=trace_id,
+                key_id=context.key_id,
+                data=data,
+                event=event,
+                sealed=sealed,
+            )
+        )
+    return encoded
+
+
+def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
+    """Return the event of (position, *COLUMNS).
+
+    `ciphers` maps the row's key id to its cipher; None or absence means that the key is destroyed. Raises
+    UnknownEventType, EventUnreadable, SealBroken.
+    """
+    position, stream_id, version, event_id, type_name, schema_version = row[:6]
+    recorded_at, workspace_id, session_id, causation_id, actor, trace_id, key_id, stored = row[6:14]
+    data = bytes(stored)
+    sealed: dict[str, str] = {}
+    erased = False
+    try:
+        if (
+            registry.is_current(type_name, schema_version)
+            and not (shape := registry.shape(registry.event_class(type_name))).sealed
+        ):
+            event = shape.cls.model_validate_json(data)
+        else:
+            cls, fields = registry.upcast(type_name, schema_version, orjson.loads(data))
+            cipher = ciphers.get(key_id) if key_id else None
+            event, sealed = _open_event(registry.shape(cls), fields, cipher)
+            erased = bool(sealed) and cipher is None
+    except (ValidationError, orjson.JSONDecodeError) as error:
+        raise EventUnreadable(
+            f"Event {version} of stream {stream_id} ({type_name}, version {schema_version}) does not fit its "
+            f"class: {error}",
+            stream_id=str(stream_id),
+            version=version,
+        ) from error
+    return RecordedEvent(
+        position=position,
+        stream_id=stream_id,
+        version=version,
+        event_id=event_id,
+        type_name=event.type_name,
+        schema_version=schema_version,
+        recorded_at=recorded_at if recorded_at.tzinfo is UTC else recorded_at.astimezone(UTC),
+        workspace_id=workspace_id,
+        session_id=session_id,
+        causation_id=causation_id,
+        actor=actor,
+        trace_id=trace_id,
+        key_id=key_id,
+        event=event,
+        data=data,
+        erased=erased,
+        sealed=sealed,
+    )
+
+
+def current_trace_id() -> str:
+    """Return the trace that this code runs in as 32 hex digits, or "" outside of one."""
+    span = trace.get_current_span().get_span_context()
+    return f"{span.trace_id:032x}" if span.is_valid else ""
+
+
+def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, dict[str, str]]:
+    fields = event.model_dump(mode="json")
+    sealed: dict[str, str] = {}
+    for name in registry.shape(type(event)).sealed:
+        if cipher is None:
+            raise BadInput(f"{event.type_name}.{name} is sealed and no open key was given", field="key_id")
+        sealed[name] = cipher.seal(canonical_json(fields[name], field=name).decode())
+        fields[name] = sealed[name]
+    data = canonical_json(fields)
+    if len(data) > MAX_EVENT_BYTES:
+        largest = max(fields, key=lambda name: len(orjson.dumps(fields[name])))
+        raise EventTooLarge(
+            f"{event.type_name} takes {len(data)} bytes, at most {MAX_EVENT_BYTES} are stored in an event: "
+            f"shorten '{largest}', or put it in a blob and record its hash",
+            field=largest,
+            bytes=len(data),
+            limit=MAX_EVENT_BYTES,
+        )
+    return data, sealed
+
+
+def _open_event(
+    shape: registry.Shape, fields: dict[str, Any], cipher: DataKeyCipher | None
+) -> tuple[Event, dict[str, str]]:
+    sealed: dict[str, str] = {}
+    for name in shape.sealed:
+        token = fields.get(name)
+        # A shape from before the field was sealed, or a field that an upcaster added, stands in clear.
+        if not isinstance(token, str) or not token.startswith(SEALED_PREFIX):
+            continue
+        sealed[name] = token
+        fields[name] = orjson.loads(cipher.unseal(token)) if cipher else shape.empty[name]
+    if cipher is not None or not sealed:
+        return shape.cls.model_validate(fields), sealed
+    loose = shape.lenient.model_validate(fields)
+    values = {name: getattr(loose, name) for name in shape.cls.model_fields}
+    return shape.cls.model_construct(**values), sealed
+
+
+def _refuse_bad_surroundings(text: str, field: str) -> None:
+    if "\0" in text or not text.isascii():
+        canonical_json(text, field=field)

@@ -1,0 +1,267 @@
+"""Append to streams and load them, on Django's connection."""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from itertools import pairwise
+from typing import Any, ClassVar, LiteralString
+from uuid import UUID
+
+import psycopg
+from django.db import connection, transaction
+from psycopg.types.numeric import Int2, Int4
+
+from cartrita.errors import Conflict
+from cartrita.eventstore import codec, projections, sealing
+from cartrita.eventstore.codec import KEY_COLUMN, Encoded, Row
+from cartrita.eventstore.types import Append, Event, RecordedEvent
+from cartrita.eventstore.wake import wake_sequencer
+
+
+class StreamMoved(Conflict):
+    """The stream is not at the version that the caller expected: load it again and decide again."""
+
+    code: ClassVar[str] = "stream_moved"
+
+    def __init__(self, *, stream_id: UUID, expected_version: int, actual_version: int) -> None:
+        super().__init__(
+            f"Stream {stream_id} is at version {actual_version}, not {expected_version}: "
+            "load it and decide again",
+            field="expected_version",
+            stream_id=str(stream_id),
+            expected_version=expected_version,
+            actual_version=actual_version,
+        )
+        self.stream_id = stream_id
+        self.expected_version = expected_version
+        self.actual_version = actual_version
+
+
+class EventIdReused(Conflict):
+    """An event id stands in the stream already, for another event."""
+
+    code: ClassVar[str] = "event_id_reused"
+
+
+def append(*appends: Append, recorded_at: datetime | None = None) -> list[RecordedEvent]:
+    """Store events, all or none, and run their inline projections; return them in the order given.
+
+    Joins the caller's transaction or makes one. A repeated append (the same event ids at the same versions)
+    returns what stands and changes nothing. Raises StreamMoved, EventIdReused, BadInput, EventTooLarge,
+    Erased. After StreamMoved the caller's transaction is usable, unless a part was written (it rolls back).
+    """
+    # Sorted, so that two writers that meet on several streams wait for one another in one direction only.
+    ordered = sorted(
+        (one for one in appends if one.events), key=lambda one: (one.stream_id.bytes, one.expected_version)
+    )
+    if not ordered:
+        return []
+    ciphers = {key_id: sealing.cipher(key_id) for key_id in codec.keys_needed(ordered)}
+    moment = recorded_at or datetime.now(UTC)
+    encoded = [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
+    has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
+    # One row is all or nothing by itself; several may meet a conflict after the first.
+    if connection.in_atomic_block or (len(encoded) == 1 and not has_inline):
+        recorded = _append(ordered, encoded, has_inline=has_inline)
+    else:
+        with transaction.atomic():
+            recorded = _append(ordered, encoded, has_inline=has_inline)
+    if len(appends) > 1:
+        given = {(one.stream_id, one.expected_version): place for place, one in enumerate(appends)}
+        bounds = [(one.stream_id, one.expected_version) for one in ordered for _ in one.events]
+        recorded = [
+            row for _, row in sorted(zip(bounds, recorded, strict=True), key=lambda pair: given[pair[0]])
+        ]
+    return recorded
+
+
+def load(stream_id: UUID, *, after_version: int = 0, up_to_version: int | None = None) -> list[RecordedEvent]:
+    """Return a stream's events in order, empty for a stream that does not exist; erased text is empty."""
+    last = MAX_VERSION if up_to_version is None else up_to_version
+    return read_rows(_LOAD, [stream_id, Int4(after_version), Int4(last)])
+
+
+def read_rows(statement: LiteralString, parameters: Sequence[Any]) -> list[RecordedEvent]:
+    """Return the events of a statement that selects (position, *COLUMNS)."""
+    rows = execute(statement, parameters).fetchall()
+    ciphers = sealing.ciphers({row[KEY_COLUMN] for row in rows if row[KEY_COLUMN] is not None})
+    return [codec.decode(row, ciphers) for row in rows]
+
+
+def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Row]:
+    """Run a statement on Django's connection with binary results, prepared when it recurs.
+
+    Django's own cursors interpolate on the client, where a bytea costs twice its size in hexadecimal text.
+    """
+    connection.validate_no_broken_transaction()
+    connection.ensure_connection()
+    with connection.wrap_database_errors:
+        cursor: psycopg.Cursor[Row] = psycopg.Cursor(connection.connection)
+        return cursor.execute(statement, parameters, binary=True)
+
+
+def insert_statement(encoded: Sequence[Encoded], *, has_inline: bool = False) -> LiteralString:
+    """Return the one statement that inserts these rows and returns (stream_id, version) of those it inserted.
+
+    A first event goes in by its primary key alone, a later one only where its predecessor stands; a row that
+    another writer was faster with is skipped. `has_inline` holds the projections' lock until the commit.
+    """
+    if len(encoded) > 1:
+        return _INSERT_MANY_INLINE if has_inline else _INSERT_MANY
+    if encoded[0].version > 1:
+        return _INSERT_NEXT_INLINE if has_inline else _INSERT_NEXT
+    return _INSERT_FIRST_INLINE if has_inline else _INSERT_FIRST
+
+
+def insert_parameters(encoded: Sequence[Encoded]) -> list[Any]:
+    """Return the parameters of `insert_statement`. Rows of one stream stand together, in order of version."""
+    if len(encoded) == 1:
+        values = list(encoded[0].row())
+        # A fixed integer type, or each width of version would be a prepared statement of its own.
+        values[1], values[4] = Int4(values[1]), Int2(values[4])
+        return values if encoded[0].version == 1 else [*values, values[0], Int4(encoded[0].version - 1)]
+    heads = [False, *(before.stream_id == after.stream_id for before, after in pairwise(encoded))]
+    columns = [list(column) for column in zip(*(row.row() for row in encoded), strict=True)]
+    return [*columns, heads]
+
+
+def find_gap(encoded: Sequence[Encoded]) -> Encoded | None:
+    """Return the first row that does not follow the one before it in its own stream, if there is one."""
+    for before, after in pairwise(encoded):
+        if before.stream_id == after.stream_id and after.version != before.version + 1:
+            return after
+    return None
+
+
+def says_the_same(stored: RecordedEvent, event: Event) -> bool:
+    """Tell whether a stored event is this one; what is erased is not compared."""
+    if not stored.erased:
+        return stored.event == event
+    return type(stored.event) is type(event) and all(
+        getattr(stored.event, name) == getattr(event, name)
+        for name in type(event).model_fields
+        if name not in stored.sealed
+    )
+
+
+def _append(
+    ordered: Sequence[Append], encoded: Sequence[Encoded], *, has_inline: bool
+) -> list[RecordedEvent]:
+    gap = find_gap(encoded)
+    if gap is not None:
+        raise StreamMoved(
+            stream_id=gap.stream_id,
+            expected_version=gap.version - 1,
+            actual_version=_version_of(gap.stream_id),
+        )
+    cursor = execute(insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded))
+    if cursor.rowcount == 0:
+        return _standing(ordered)
+    if cursor.rowcount != len(encoded):
+        raise _moved_after_part(encoded, cursor.fetchall())
+    recorded = [row.recorded() for row in encoded]
+    if has_inline:
+        try:
+            projections.run_inline(recorded)
+        except BaseException:
+            # Even a caller that catches this must not commit events without their rows.
+            transaction.set_rollback(True)
+            raise
+    if connection.in_atomic_block:
+        transaction.on_commit(wake_sequencer, robust=True)
+    else:
+        wake_sequencer()
+    return recorded
+
+
+def _moved_after_part(encoded: Sequence[Encoded], inserted: Sequence[Row]) -> StreamMoved:
+    """Return the conflict of an append of which only a part went in, after marking it for rollback."""
+    written = {(stream_id, version) for stream_id, version in inserted}
+    skipped = next(row for row in encoded if (row.stream_id, row.version) not in written)
+    own = [version for stream_id, version in written if stream_id == skipped.stream_id]
+    expected = next(row.version for row in encoded if row.stream_id == skipped.stream_id) - 1
+    moved = StreamMoved(
+        stream_id=skipped.stream_id,
+        expected_version=expected,
+        actual_version=_version_of(skipped.stream_id, without=own),
+    )
+    transaction.set_rollback(True)
+    return moved
+
+
+def _standing(ordered: Sequence[Append]) -> list[RecordedEvent]:
+    """Return what a repeated append wrote the first time. Raises StreamMoved, EventIdReused."""
+    standing: list[RecordedEvent] = []
+    for one in ordered:
+        last = one.expected_version + len(one.events)
+        stored = load(one.stream_id, after_version=one.expected_version, up_to_version=last)
+        if one.event_ids is None or [row.event_id for row in stored] != list(one.event_ids):
+            raise StreamMoved(
+                stream_id=one.stream_id,
+                expected_version=one.expected_version,
+                actual_version=_version_of(one.stream_id),
+            )
+        for event, row in zip(one.events, stored, strict=True):
+            if not says_the_same(row, event):
+                raise EventIdReused(
+                    f"Event id {row.event_id} stands at version {row.version} of stream {one.stream_id} with "
+                    "other content: a new event needs a new id",
+                    field="event_ids",
+                )
+        standing += stored
+    return standing
+
+
+def _version_of(stream_id: UUID, *, without: Sequence[int] = ()) -> int:
+    row = execute(_VERSION, [stream_id, list(without)]).fetchone()
+    return int(row[0]) if row else 0
+
+
+MAX_VERSION = 2**31 - 1
+
+_NAMES: LiteralString = (
+    "stream_id, version, event_id, type, schema_version, recorded_at, workspace_id, session_id, "
+    "causation_id, actor, trace_id, key_id, data"
+)
+# The order and types of codec.COLUMNS. Statements are put together from constants alone (hence noqa S608).
+_VALUES: LiteralString = (
+    "%b::uuid, %b::int4, %b::uuid, %b::text, %b::int2, %b::timestamptz, %b::uuid, %b::uuid, %b::uuid, "
+    "%b::text, %b::text, %b::uuid, %b::bytea"
+)
+_ARRAYS: LiteralString = (
+    "%b::uuid[], %b::int4[], %b::uuid[], %b::text[], %b::int2[], %b::timestamptz[], %b::uuid[], %b::uuid[], "
+    "%b::uuid[], %b::text[], %b::text[], %b::uuid[], %b::bytea[], %b::bool[]"
+)
+_PREDECESSOR: LiteralString = (
+    " where exists (select from event where stream_id = %b::uuid and version = %b::int4)"
+)
+_HEADS: LiteralString = (
+    " where new.follows or new.version = 1 or exists (select from event "
+    "where event.stream_id = new.stream_id and event.version = new.version - 1)"
+)
+_FASTER: LiteralString = " on conflict (stream_id, version) do nothing returning stream_id, version"
+# projections.INLINE_LOCK
+_HELD: LiteralString = "(select pg_advisory_xact_lock_shared(7161130726806416489)) held"
+
+_INSERT_FIRST: LiteralString = f"insert into event ({_NAMES}) values ({_VALUES}){_FASTER}"  # noqa: S608
+_INSERT_FIRST_INLINE: LiteralString = f"insert into event ({_NAMES}) select {_VALUES} from {_HELD}{_FASTER}"  # noqa: S608
+_INSERT_NEXT: LiteralString = f"insert into event ({_NAMES}) select {_VALUES}{_PREDECESSOR}{_FASTER}"
+_INSERT_NEXT_INLINE: LiteralString = (
+    f"insert into event ({_NAMES}) select {_VALUES} from {_HELD}{_PREDECESSOR}{_FASTER}"  # noqa: S608
+)
+_INSERT_MANY: LiteralString = (
+    f"insert into event ({_NAMES}) select {_NAMES} from unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
+    f"{_HEADS} order by stream_id, version{_FASTER}"
+)
+_INSERT_MANY_INLINE: LiteralString = (
+    f"insert into event ({_NAMES}) select {_NAMES} from {_HELD}, unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
+    f"{_HEADS} order by stream_id, version{_FASTER}"
+)
+_LOAD: LiteralString = (
+    "select log.position, event.* from (select " + _NAMES + " from event) event "  # noqa: S608
+    "left join log using (stream_id, version) "
+    "where event.stream_id = %b and event.version > %b and event.version <= %b order by event.version"
+)
+_VERSION: LiteralString = (
+    "select version from event where stream_id = %b and version <> all(%b::int4[]) "
+    "order by version desc limit 1"
+)
