@@ -1,4 +1,5 @@
-"""Foreseen failures: each says what is wrong, with a stable code, and becomes a clear answer at every edge."""
+"""Foreseen failures: each says what is wrong, with a stable code, and becomes a clear answer at every
+edge."""
 
 from typing import Any, ClassVar
 

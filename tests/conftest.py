@@ -4,20 +4,21 @@
     A PostgreSQL database of its own for the test: all migrations applied, real commits, about 50 ms. Django's
     connection (every thread's) goes to it as the role that serves; `DATABASE_URL` and `DATABASE_OWNER_URL`
     in the environment and in settings say where it is, so that programs which the test starts find it too.
-    `database.url`, `.owner_url`, `.superuser_url`, `.name`; `with database.as_owner():` lets Django connect as
-    the owner (for `migrate`, `rebuild_projections`). Dropped afterwards. Each process-wide asyncio pool must be
-    closed by the test (`await close_async()`), Django's connections of all threads are closed for you.
+    `database.url`, `.owner_url`, `.superuser_url`, `.name`; `with database.as_owner():` lets Django connect
+    as the owner (for `migrate`, `rebuild_projections`). Dropped afterwards. Each process-wide asyncio pool
+    must be closed by the test (`await close_async()`), Django's connections of all threads are closed for
+    you.
 `new_database`
     A function that makes further ones: `other = new_database()`. Django is not pointed at them.
 `postgres_server`
-    The one server of the session (`cartrita.embedded.postgres.Postgres`), shared by all workers; fsync is off. A
-    test that stops or kills a server starts its own: `use_postgres(tmp_path)`.
+    The one server of the session (`cartrita.embedded.postgres.Postgres`), shared by all workers; fsync is
+    off. A test that stops or kills a server starts its own: `use_postgres(tmp_path)`.
 `home`
     `settings.HOME` of this process: a temporary folder, private to the worker. Master key, secret key: set in
     tests/settings.py, so sealing works without a fixture. `models/` in it is shared by all sessions.
 
-pytest-django's `db`, `transactional_db`, `live_server`, `admin_client` and the `django_db` mark are refused: they
-would make another database, without our roles and without commits. `client`, `rf`, `settings` work.
+pytest-django's `db`, `transactional_db`, `live_server`, `admin_client` and the `django_db` mark are refused:
+they would make another database, without our roles and without commits. `client`, `rf`, `settings` work.
 Sockets other than loopback and Unix ones are blocked. Warnings are errors.
 """
 

