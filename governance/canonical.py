@@ -12,14 +12,14 @@ MAX_VALUES = 50_000
 SAFE_INTEGER = 2**53 - 1
 
 
-def canonical(value: Any, field: str) -> Any:
+def canonical(value: Any, field: str, *, most_values: int = MAX_VALUES) -> Any:
     """Return `value` as plain JSON whose RFC 8785 form reads back as an equal value of equal types.
 
     RFC 8785 writes 1.0 as `1`, so integral floats become integers here, before anything is decided on them.
     Depth and number of values are bounded because the rule engine crashes on very deep input. Raises
     BadInput, naming the JSON path under `field`.
     """
-    left = [MAX_VALUES]
+    left = [most_values]
     return _canonical(value, field, MAX_DEPTH, left)
 
 
@@ -31,7 +31,7 @@ def fingerprint(value: Any) -> str:
 def _canonical(value: Any, path: str, depth: int, left: list[int]) -> Any:
     left[0] -= 1
     if left[0] < 0:
-        raise BadInput(f"{path} is beyond {MAX_VALUES} values; send fewer.", field=path)
+        raise BadInput(f"{path} goes beyond the allowed number of values; send fewer.", field=path)
     kind = type(value)
     if kind is str:
         return _text(value, path)

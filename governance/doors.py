@@ -47,7 +47,7 @@ class Permit:
         if request.hash != self.request_hash:
             act = request.tool or request.model or request.subject_kind
             raise NotPermitted(
-                f"Decision {self.decision_id} is about another request than this one to {act}; decide it anew.",
+                f"Decision {self.decision_id} is about another request than this {act}; decide it anew.",
                 decision_id=str(self.decision_id),
             )
 
