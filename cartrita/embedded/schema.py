@@ -79,9 +79,13 @@ def check_up_to_date() -> None:
 @contextlib.contextmanager
 def migration_lock() -> Iterator[None]:
     """Hold the advisory lock of migrations on a connection of its own (a migration may close Django's)."""
-    with psycopg.connect(settings.DATABASE_OWNER_URL, autocommit=True) as connection:
-        connection.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
+    connection = connections["default"].copy()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [MIGRATION_LOCK])
         yield
+    finally:
+        connection.close()
 
 
 @contextlib.contextmanager
