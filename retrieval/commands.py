@@ -50,7 +50,8 @@ def create_collection(
 ) -> UUID:
     """Make a collection and return its id; one that exists stays as it is.
 
-    `language` names a PostgreSQL text search configuration. Raises BadInput for an unknown language or empty name.
+    `language` names a PostgreSQL text search configuration. Raises BadInput for an unknown language or empty
+    name.
     """
     if not name.strip():
         raise BadInput("Name the collection.", field="name")
@@ -79,10 +80,10 @@ def receive_document(
 ) -> UUID:
     """Keep a file for ingestion and return its document's id.
 
-    The same content with the same labels in the same collection is kept once: the first document's id is returned.
-    Without `collection_id` it goes to the session's attachments, or to the workspace's own collection.
-    `media_type` is what the sender claims; it is checked against the bytes.
-    Raises DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection.
+    The same content with the same labels in the same collection is kept once: the first document's id is
+    returned. Without `collection_id` it goes to the session's attachments, or to the workspace's own
+    collection. `media_type` is what the sender claims; it is checked against the bytes. Raises
+    DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection.
     """
     if not content.strip():
         raise DocumentEmpty("The document is empty: choose another file.", field="content")
@@ -213,6 +214,6 @@ def _check_language(language: str) -> None:
         cursor.execute("SELECT 1 FROM pg_ts_config WHERE cfgname = %s", [language])
         if cursor.fetchone() is None:
             raise BadInput(
-                f"PostgreSQL has no text search configuration {language!r}; use for instance 'english' or 'simple'.",
+                f"PostgreSQL has no text search configuration {language!r}; try 'english' or 'simple'.",
                 field="language",
             )

@@ -1,8 +1,9 @@
 """Vectors from all-MiniLM-L6-v2, made on this machine: int8 ONNX built once from the published weights.
 
-The network (BERT, 6 layers of 12 heads, mean pooling, unit length) is written down here as an ONNX graph, filled from
-the safetensors file of an installed package, and quantised dynamically to int8. No torch, no download.
-Sources: Devlin et al. 2018 (BERT); Reimers and Gurevych 2019 (mean pooling); Wang et al. 2020 (MiniLM).
+The network (BERT, 6 layers of 12 heads, mean pooling, unit length) is written down here as an ONNX graph,
+filled from the safetensors file of an installed package, and quantised dynamically to int8. No torch, no
+download. Sources: Devlin et al. 2018 (BERT); Reimers and Gurevych 2019 (mean pooling); Wang et al. 2020
+(MiniLM).
 """
 
 import hashlib
@@ -48,7 +49,9 @@ class EmbeddingUnavailable(Unavailable):
 
 
 class Encoder:
-    """Texts to unit vectors; safe to call from several threads, which release the interpreter while it computes."""
+    """Texts to unit vectors; safe to call from several threads, which release the interpreter while it
+    computes.
+    """
 
     def __init__(self, network: Path, tokenizer: Path, *, threads: int = 0) -> None:
         import onnxruntime
@@ -136,7 +139,7 @@ def network_file(home: Path, weights: Path) -> Path:
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     if digest != WEIGHTS_SHA256:
         raise EmbeddingUnavailable(
-            f"The embedding weights have SHA-256 {digest}, expected {WEIGHTS_SHA256}: install the package again."
+            f"The embedding weights have SHA-256 {digest}, not {WEIGHTS_SHA256}: install it again."
         )
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix="building-") as folder:
@@ -153,7 +156,7 @@ def _quantise(source: Path, target: Path) -> None:
 
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    # The quantiser advises on the root logger to pre-process graphs that come from exporters; this one does not.
+    # The quantiser advises on the root logger to pre-process graphs of exporters; this is none.
     root = logging.getLogger()
     level = root.level
     root.setLevel(logging.ERROR)
@@ -185,7 +188,10 @@ def _write_network(weights: Path, target: Path) -> None:
                 helper.make_tensor_value_info("attention_mask", TensorProto.INT64, ["batch", "length"]),
             ],
             [helper.make_tensor_value_info("vectors", TensorProto.FLOAT, ["batch", DIMENSION])],
-            [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in graph.constants.items()],
+            [
+                numpy_helper.from_array(np.ascontiguousarray(value), name)
+                for name, value in graph.constants.items()
+            ],
         ),
         opset_imports=[helper.make_opsetid("", _OPSET)],
         ir_version=10,
@@ -216,7 +222,9 @@ class _Graph:
         return self._norm("embeddings.LayerNorm", self._apply("Add", words, places))
 
     def attention_bias(self) -> str:
-        """Return 0 where a token stands and a very low number where padding stands, shape (batch, 1, 1, length)."""
+        """Return 0 where a token stands and a very low number where padding stands, shape (batch, 1, 1,
+        length).
+        """
         mask = self._apply("Cast", "attention_mask", to=1)
         wide = self._apply("Unsqueeze", mask, self._constant("axes12", np.array([1, 2], dtype=np.int64)))
         absent = self._apply("Sub", self._constant("one_f", np.float32(1)), wide)

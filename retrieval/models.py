@@ -1,7 +1,7 @@
 """Read models (collections, documents, metrics) and the index (chunks, vectors, postings, statistics).
 
-The index is made from blobs and events by `manage.py reindex`, not by a projection: chunk and vector rows are the
-result of long computations that no event carries. Only lexemes and vectors stand in clear.
+The index is made from blobs and events by `manage.py reindex`, not by a projection: chunk and vector rows
+are the result of long computations that no event carries. Only lexemes and vectors stand in clear.
 """
 
 from typing import ClassVar
@@ -81,9 +81,13 @@ class Chunk(models.Model):
     page = models.IntegerField(null=True)
     heading = SealedTextField()
     text = SealedTextField()
+    lexemes = models.IntegerField()
 
     class Meta:
         db_table = "retrieval_chunks"
+        indexes: ClassVar = [
+            models.Index(fields=["collection_id"], include=["lexemes"], name="chunk_of_collection")
+        ]
 
 
 class Vector(models.Model):

@@ -20,7 +20,8 @@ MAX_PASSAGE = 20_000
 class DocumentDetail:
     """A document as its readers see it. `status` is received, chunked, ready, failed or removed.
 
-    `embedded` counts the chunks that have vectors; `characters`, `pages` and `chunks` are None until it was read.
+    `embedded` counts the chunks that have vectors; `characters`, `pages` and `chunks` are None until it was
+    read.
     """
 
     id: UUID
@@ -45,7 +46,9 @@ class DocumentDetail:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Passage:
-    """A part of a document's parsed text, with what stands before and after it and its page (from 1, PDF only)."""
+    """A part of a document's parsed text, with what stands before and after it and its page (from 1, PDF
+    only).
+    """
 
     document_id: UUID
     title: str
@@ -60,7 +63,8 @@ class Passage:
 def document(
     document_id: UUID, *, workspace_id: UUID | None = None, session_id: UUID | None = None
 ) -> DocumentDetail:
-    """Return a document. With `workspace_id`, only one of that workspace, and of no other session than `session_id`.
+    """Return a document. With `workspace_id`, only one of that workspace, and of no other session than
+    `session_id`.
 
     Raises DocumentNotFound, also for a removed one.
     """
@@ -84,7 +88,9 @@ def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[
 def parsed_text(
     document_id: UUID, *, workspace_id: UUID | None = None, session_id: UUID | None = None
 ) -> str:
-    """Return the whole parsed text of a document. Raises DocumentNotFound, BadInput while it is not read yet."""
+    """Return the whole parsed text of a document. Raises DocumentNotFound, BadInput while it is not read
+    yet.
+    """
     text, _pages = _parsed(_row(document_id, workspace_id=workspace_id, session_id=session_id))
     return text
 

@@ -1,0 +1,333 @@
+"""Reads, divides and embeds documents that were received. Every stage ends in a commit, so a killed
+process resumes.
+"""
+
+import asyncio
+import json
+import logging
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from uuid import UUID
+
+from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
+from django.db.models import BooleanField
+from django.db.models.expressions import RawSQL
+
+from cartrita.errors import Unavailable
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Event,
+    append,
+    get_blob,
+    in_database_thread,
+    load,
+    put_blob,
+    unseal,
+)
+from cartrita.eventstore.sealing import Erased
+from retrieval import document as documents
+from retrieval import index, models
+from retrieval.chunking import VERSION as CHUNKER
+from retrieval.chunking import divide
+from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
+from retrieval.embedding import DIMENSION, MODEL, RECIPE, encoder
+from retrieval.parsing.process import Reader
+from retrieval.parsing.structure import Parsed, ParseError, parsed_from
+
+logger = logging.getLogger(__name__)
+
+READ_BATCH = 50
+EMBED_BATCH = 32
+EMBED_DOCUMENTS = 200
+POLL_SECONDS = 1.0
+ERASED_SECONDS = 60.0
+
+_waiting: set[threading.Event] = set()
+_waiting_lock = threading.Lock()
+
+
+def wake() -> None:
+    """Let the ingest services of this process look for work now; called when a document is committed."""
+    with _waiting_lock:
+        for work in _waiting:
+            work.set()
+
+
+async def run_ingest() -> None:
+    """Ingest documents as they arrive until cancelled; the work is done in a thread of its own."""
+    stopping, work = threading.Event(), threading.Event()
+    executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ingest")
+    serving = asyncio.get_running_loop().run_in_executor(executor, _serve, stopping, work)
+    with _waiting_lock:
+        _waiting.add(work)
+    try:
+        await asyncio.shield(serving)
+    finally:
+        with _waiting_lock:
+            _waiting.discard(work)
+        stopping.set()
+        work.set()
+        # The unit at hand is finished first: some hundred milliseconds, or one document's parsing.
+        await asyncio.wait([serving])
+        executor.shutdown(wait=False)
+
+
+async def wait_ready(document_ids: Sequence[UUID], timeout: float) -> dict[UUID, str]:  # noqa: ASYNC109
+    """Wait up to `timeout` seconds until every document is ready, failed or removed; return their
+    statuses then.
+    """
+    deadline = asyncio.get_running_loop().time() + timeout
+    while True:
+        statuses = await in_database_thread(_statuses, list(document_ids))
+        done = all(status in ("ready", "failed", "removed") for status in statuses.values())
+        left = deadline - asyncio.get_running_loop().time()
+        if done or left <= 0:
+            return statuses
+        await asyncio.sleep(min(0.05, left))
+
+
+def process_pending(stopping: threading.Event | None = None) -> int:
+    """Ingest until nothing is pending (or `stopping` is set); return how many stages of documents were
+    finished.
+
+    Several processes may do so at once; each document is held by one of them.
+    """
+    stop = stopping or threading.Event()
+    finished = 0
+    with Reader() as reader:
+        while not stop.is_set():
+            advanced = _read_some(reader, stop) + _embed_some()
+            if not advanced:
+                break
+            finished += advanced
+    return finished
+
+
+def reindex(document_ids: Sequence[UUID] | None = None) -> int:
+    """Make the index of documents anew from their kept text (all documents without ids); return how many.
+
+    The same text gives the same passages, postings and vectors. Searches find a document by its words while
+    its vectors are computed.
+    """
+    rows = models.Document.objects.filter(status__in=["chunked", "ready"])
+    if document_ids is not None:
+        rows = rows.filter(id__in=document_ids)
+    done = 0
+    for document_id in rows.order_by("created_at", "id").values_list("id", flat=True):
+        with _held(document_id) as held:
+            row = models.Document.objects.get(id=document_id)
+            if not held or row.status not in ("chunked", "ready"):
+                continue
+            parsed = parsed_from(json.loads(get_blob(row.text_blob, key_id=row.key_id)))
+            with transaction.atomic():
+                _write_index(row, parsed)
+            index.refresh_statistics([row.collection_id])
+            while _embed([document_id]):
+                pass
+            done += 1
+    return done
+
+
+def remove_erased() -> int:
+    """Remove documents whose key was destroyed with its subject's; return how many.
+
+    Searches never show them in the meantime; this takes their words and vectors out of the index too.
+    """
+    gone = models.Document.objects.exclude(status="removed").filter(
+        RawSQL(_KEY_DESTROYED, (), BooleanField())
+    )
+    rows = list(gone[:1000])
+    for row in rows:
+        _remove_erased(row)
+    return len(rows)
+
+
+_KEY_DESTROYED = """
+    EXISTS (SELECT FROM data_key WHERE data_key.key_id = retrieval_documents.key_id AND erased_at IS NOT NULL)
+"""
+
+
+def _remove_erased(row: models.Document) -> None:
+    with transaction.atomic():
+        state = documents.fold(recorded.event for recorded in load(row.id))
+        context = Context(workspace_id=row.workspace_id, session_id=row.session_id, actor="system")
+        append(Append(row.id, state.version, [DocumentRemoved(erased=True)], context))
+        index.drop_document(row.id)
+    index.refresh_statistics([row.collection_id])
+
+
+def _serve(stopping: threading.Event, work: threading.Event) -> None:
+    erased_checked_at = 0.0
+    try:
+        while not stopping.is_set():
+            work.clear()
+            close_old_connections()
+            try:
+                process_pending(stopping)
+                if time.monotonic() > erased_checked_at + ERASED_SECONDS:
+                    remove_erased()
+                    erased_checked_at = time.monotonic()
+            except (DatabaseError, InterfaceError, Unavailable):
+                logger.exception("ingestion waits: the database or the embedding model does not answer")
+                stopping.wait(POLL_SECONDS)
+            work.wait(POLL_SECONDS)
+    finally:
+        connection.close()
+
+
+def _read_some(reader: Reader, stop: threading.Event) -> int:
+    """Read up to a batch of received documents; return how many were."""
+    pending = models.Document.objects.filter(status="received").order_by("created_at", "id")
+    advanced = 0
+    collections: set[UUID] = set()
+    for document_id in pending.values_list("id", flat=True)[:READ_BATCH]:
+        if stop.is_set():
+            break
+        with _held(document_id) as held:
+            row = models.Document.objects.get(id=document_id)
+            if not held or row.status != "received":
+                continue
+            _read(row, reader)
+            collections.add(row.collection_id)
+            advanced += 1
+    if collections:
+        index.refresh_statistics(collections)
+    return advanced
+
+
+def _read(row: models.Document, reader: Reader) -> None:
+    try:
+        parsed = reader.read(get_blob(row.blob, key_id=row.key_id), row.media_type)
+    except ParseError as error:
+        _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
+        return
+    except Erased:
+        _remove_erased(row)
+        return
+    try:
+        with transaction.atomic():
+            text_blob = put_blob(json.dumps(parsed.as_dict()).encode(), key_id=row.key_id)
+            chunks = _write_index(row, parsed)
+            chunked = DocumentChunked(
+                parser=parsed.parser,
+                chunker=CHUNKER,
+                text_blob=text_blob,
+                characters=len(parsed.text),
+                pages=len(parsed.pages) or None,
+                chunks=chunks,
+            )
+            _record(row, chunked)
+    except (DatabaseError, InterfaceError, Unavailable, documents.DocumentNotOpen):
+        # Not the document's fault: it stays pending, or it was removed meanwhile.
+        raise
+    except Exception:
+        logger.exception("dividing document %s failed", row.id)
+        message = "Dividing the document failed by a fault of this program; its log says more."
+        _record(row, DocumentFailed(stage="chunk", code="ingest_fault", message=message))
+
+
+def _write_index(row: models.Document, parsed: Parsed) -> int:
+    language = models.Collection.objects.values_list("language", flat=True).get(id=row.collection_id)
+    chunks = divide(parsed)
+    index.write_document(
+        row,
+        title=unseal(row.key_id, row.title),
+        text=parsed.text,
+        chunks=chunks,
+        version=CHUNKER,
+        language=language,
+    )
+    return len(chunks)
+
+
+def _embed_some() -> int:
+    """Embed a batch of chunks; return how many chunks or documents that advanced."""
+    pending = models.Document.objects.filter(status="chunked").order_by("created_at", "id")
+    ids = list(pending.values_list("id", flat=True)[:EMBED_DOCUMENTS])
+    held = [document_id for document_id in ids if _try_hold(document_id)]
+    try:
+        if not held:
+            return 0
+        advanced = _embed(held)
+        rows = models.Document.objects.filter(id__in=held, status="chunked").order_by("created_at", "id")
+        for row in rows.filter(RawSQL(_COMPLETE, (), BooleanField())):
+            _record(
+                row, DocumentEmbedded(model=f"{MODEL}-{RECIPE}", dimension=DIMENSION, chunks=row.chunks or 0)
+            )
+            advanced += 1
+        return advanced
+    finally:
+        for document_id in held:
+            _let_go(document_id)
+
+
+_COMPLETE = (
+    "NOT EXISTS (SELECT FROM retrieval_chunks c LEFT JOIN retrieval_vectors v ON v.chunk_number = c.number"
+    " WHERE c.document_id = retrieval_documents.id AND v.chunk_number IS NULL)"
+)
+
+
+def _embed(document_ids: Sequence[UUID]) -> int:
+    try:
+        waiting = index.without_vector(document_ids, limit=EMBED_BATCH)
+    except Erased:
+        return remove_erased()
+    if waiting:
+        index.write_vectors(
+            [chunk.number for chunk in waiting], encoder().encode([chunk.text for chunk in waiting])
+        )
+    return len(waiting)
+
+
+def _record(row: models.Document, event: Event) -> None:
+    """Append an event to a document's stream when its state still asks for it."""
+    state = documents.fold(recorded.event for recorded in load(row.id))
+    match event:
+        case DocumentChunked():
+            events = documents.divide(state, event)
+        case DocumentEmbedded():
+            events = documents.embed(state, event)
+        case DocumentFailed():
+            events = documents.fail(state, event)
+        case _:
+            events = [event]
+    if events:
+        context = Context(
+            workspace_id=row.workspace_id, session_id=row.session_id, actor="system", key_id=row.key_id
+        )
+        append(Append(row.id, state.version, events, context))
+
+
+def _statuses(document_ids: list[UUID]) -> dict[UUID, str]:
+    found = dict(models.Document.objects.filter(id__in=document_ids).values_list("id", "status"))
+    return {document_id: found.get(document_id, "removed") for document_id in document_ids}
+
+
+@contextmanager
+def _held(document_id: UUID) -> Iterator[bool]:
+    """Hold a document for this connection; False when another process holds it. A dying process lets go."""
+    held = _try_hold(document_id)
+    try:
+        yield held
+    finally:
+        if held:
+            _let_go(document_id)
+
+
+def _try_hold(document_id: UUID) -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_try_advisory_lock(hashtextextended(%s, 0))", [f"retrieval:ingest:{document_id}"]
+        )
+        return bool(cursor.fetchone()[0])
+
+
+def _let_go(document_id: UUID) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT pg_advisory_unlock(hashtextextended(%s, 0))", [f"retrieval:ingest:{document_id}"]
+        )

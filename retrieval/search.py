@@ -1,0 +1,303 @@
+"""Hybrid search: BM25 over postings and vectors, joined by a convex combination. One statement a question.
+
+Sources: Robertson and Zaragoza 2009 (BM25); Bruch, Gai and Ingber 2023 (convex combination of lexical and
+dense scores).
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+from django.db import connection
+from numpy.typing import NDArray
+
+from cartrita.errors import BadInput
+from cartrita.eventstore.sealing import ciphers
+from retrieval import models
+from retrieval.chunking import VERSION as CHUNKER
+from retrieval.chunking import count_tokens
+from retrieval.document import RetrievalPerformed, ScoredPassage
+from retrieval.embedding import MODEL, RECIPE, encoder
+from retrieval.index import as_literal
+from retrieval.projections import encode_vector
+from retrieval.questions import question_parts
+
+PIPELINE = f"hybrid-1/{MODEL}-{RECIPE}/{CHUNKER}"
+DENSE_WEIGHT = 0.4
+DEPTH = 100
+MAX_K = 100
+MAX_QUERY = 4000
+
+_SEARCH = """
+WITH scope AS MATERIALIZED (
+    SELECT id, language::regconfig AS language FROM retrieval_collections WHERE id = any(%(collections)s)
+), size AS MATERIALIZED (
+    SELECT greatest(sum(chunks), 1)::float8 AS n,
+        greatest(sum(lexemes)::float8 / greatest(sum(chunks), 1), 1) AS average
+    FROM retrieval_statistics WHERE collection_id = any(%(collections)s)
+), query AS MATERIALIZED (
+    SELECT scope.id AS collection_id, lexeme AS term, cardinality(positions)::float8 AS weight
+    FROM scope, unnest(to_tsvector(scope.language, %(query)s))
+), matched AS MATERIALIZED (
+    SELECT p.chunk_number, p.term, q.weight, p.frequency, p.length
+    FROM query q JOIN retrieval_postings p USING (collection_id, term)
+), rarity AS MATERIALIZED (
+    SELECT term, ln(1 + (greatest(n, count(*)) - count(*) + 0.5) / (count(*) + 0.5)) AS idf
+    FROM matched, size GROUP BY term, n
+), scored AS MATERIALIZED (
+    SELECT m.chunk_number, sum(
+        m.weight * r.idf * m.frequency * (%(k1)s + 1)
+        / (m.frequency + %(k1)s * (1 - %(b)s + %(b)s * m.length / size.average))
+    ) AS lexical
+    FROM matched m JOIN rarity r USING (term), size GROUP BY m.chunk_number
+), permitted AS (
+    SELECT id FROM retrieval_documents
+    WHERE collection_id = any(%(collections)s) AND status IN ('chunked', 'ready')
+        AND (%(documents)s::uuid[] IS NULL OR id = any(%(documents)s))
+        AND NOT labels && %(without)s::varchar[]
+), words AS (
+    SELECT s.chunk_number FROM scored s JOIN retrieval_chunks c ON c.number = s.chunk_number
+    WHERE c.document_id IN (SELECT id FROM permitted)
+    ORDER BY s.lexical DESC, s.chunk_number LIMIT %(depth)s
+), meaning AS (
+    SELECT v.chunk_number FROM retrieval_vectors v
+    WHERE v.collection_id = any(%(collections)s) AND v.document_id IN (SELECT id FROM permitted)
+    ORDER BY v.embedding <#> %(vector)s::halfvec, v.chunk_number LIMIT %(depth)s
+)
+SELECT number, s.lexical, -(v.embedding <#> %(vector)s::halfvec) AS dense
+FROM (SELECT chunk_number AS number FROM words UNION SELECT chunk_number FROM meaning) candidates
+LEFT JOIN scored s ON s.chunk_number = number LEFT JOIN retrieval_vectors v ON v.chunk_number = number
+"""
+_K1 = 1.2
+_B = 0.75
+
+_HITS = """
+SELECT c.number, c.id, c.document_id, d.key_id, d.title, c.heading, c.text, c."start", c."end", c.page,
+    d.labels
+FROM retrieval_chunks c JOIN retrieval_documents d ON d.id = c.document_id
+WHERE c.number = any(%s) AND d.status IN ('chunked', 'ready')
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hit:
+    """A passage found: characters `start` to `end` of the document's parsed text.
+
+    `score` (0 to 1) ranks; `lexical` is BM25 and `dense` the cosine, None where the leg has nothing to say.
+    """
+
+    chunk_id: UUID
+    document_id: UUID
+    title: str
+    heading: str
+    start: int
+    end: int
+    text: str
+    page: int | None
+    score: float
+    lexical: float | None
+    dense: float | None
+    labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Retrieval:
+    """What a search gave. `candidate_labels` are the labels of the documents found; timings are
+    milliseconds.
+    """
+
+    query: str
+    k: int
+    hits: tuple[Hit, ...]
+    timings: Mapping[str, float]
+    candidate_labels: frozenset[str]
+    vector: NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    number: int
+    lexical: float | None
+    dense: float | None
+    score: float
+
+
+def search(
+    query: str,
+    *,
+    workspace_id: UUID,
+    session_id: UUID | None = None,
+    document_ids: Sequence[UUID] | None = None,
+    collection_ids: Sequence[UUID] | None = None,
+    without_labels: Sequence[str] = (),
+    k: int = 10,
+) -> Retrieval:
+    """Return the `k` best passages among the workspace's documents and the session's attachments.
+
+    `document_ids` and `collection_ids` narrow that; documents with one of `without_labels` take no part. A
+    question of several parts is searched by each part as well. Raises BadInput for an empty or overlong
+    query or k out of range.
+    """
+    _check(query, k)
+    started = time.perf_counter()
+    texts = [query, *question_parts(query)]
+    vectors = encoder().encode(texts)
+    embedded = time.perf_counter()
+    reach = {
+        "collections": _collections(workspace_id, session_id, collection_ids),
+        "documents": None if document_ids is None else list(document_ids),
+        "without": list(without_labels),
+    }
+    best: dict[int, _Candidate] = {}
+    for text, vector in zip(texts, vectors, strict=True):
+        for candidate in _candidates(text, vector, reach, max(DEPTH, 3 * k)):
+            known = best.get(candidate.number)
+            if known is None or candidate.score > known.score:
+                best[candidate.number] = candidate
+    ranked = sorted(best.values(), key=lambda candidate: (-candidate.score, candidate.number))
+    found = time.perf_counter()
+    hits = _hits(ranked[:k])
+    ended = time.perf_counter()
+    return Retrieval(
+        query=query,
+        k=k,
+        hits=tuple(hits),
+        timings={
+            "embed": (embedded - started) * 1000,
+            "rank": (found - embedded) * 1000,
+            "open": (ended - found) * 1000,
+            "total": (ended - started) * 1000,
+        },
+        candidate_labels=frozenset(label for hit in hits for label in hit.labels),
+        vector=vectors[0],
+    )
+
+
+def performed_event(
+    retrieval: Retrieval,
+    *,
+    retrieval_id: UUID,
+    used: Sequence[Hit] | None = None,
+    context_tokens_after: int | None = None,
+) -> RetrievalPerformed:
+    """Return the event that records a search. `used` are the passages that were passed on (all when None).
+
+    `context_tokens_after` is the size of what was made of them, their own size when None.
+    """
+    passed = retrieval.hits if used is None else tuple(used)
+    before = sum(count_tokens(hit.text) for hit in retrieval.hits)
+    after = (
+        sum(count_tokens(hit.text) for hit in passed)
+        if context_tokens_after is None
+        else context_tokens_after
+    )
+    return RetrievalPerformed(
+        retrieval_id=retrieval_id,
+        query_text=retrieval.query,
+        query_embedding=encode_vector(retrieval.vector),
+        k_initial=retrieval.k,
+        retrieval_latency_ms=round(retrieval.timings["total"], 3),
+        timings_ms={name: round(value, 3) for name, value in retrieval.timings.items()},
+        context_tokens_before=before,
+        context_tokens_after=after,
+        compression_ratio=round(after / before, 6) if before else None,
+        documents_retrieved=tuple(dict.fromkeys(hit.document_id for hit in retrieval.hits)),
+        documents_used=tuple(dict.fromkeys(hit.document_id for hit in passed)),
+        pipeline=PIPELINE,
+        passages=tuple(
+            ScoredPassage(
+                chunk_id=hit.chunk_id,
+                document_id=hit.document_id,
+                lexical=None if hit.lexical is None else round(hit.lexical, 6),
+                dense=None if hit.dense is None else round(hit.dense, 6),
+                score=round(hit.score, 6),
+            )
+            for hit in retrieval.hits
+        ),
+        labels=tuple(sorted(retrieval.candidate_labels)),
+    )
+
+
+def _check(query: str, k: int) -> None:
+    if not query.strip():
+        raise BadInput("The query is empty: say what to look for.", field="query")
+    if len(query) > MAX_QUERY:
+        raise BadInput(f"The query has more than {MAX_QUERY} characters: shorten it.", field="query")
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in query):
+        raise BadInput("The query holds NUL or broken characters: remove them.", field="query")
+    if not 1 <= k <= MAX_K:
+        raise BadInput(f"k must lie within 1 and {MAX_K}.", field="k")
+
+
+def _collections(
+    workspace_id: UUID, session_id: UUID | None, collection_ids: Sequence[UUID] | None
+) -> list[UUID]:
+    owned = models.Collection.objects.filter(workspace_id=workspace_id)
+    reach = owned.filter(session_id=None) | owned.filter(session_id=session_id) if session_id else None
+    rows = (reach if reach is not None else owned.filter(session_id=None)).values_list("id", "name")
+    if collection_ids is not None:
+        return [id_ for id_, _name in rows if id_ in collection_ids]
+    # A collection that an evaluation made stays out of everybody's way.
+    return [id_ for id_, name in rows if not name.startswith(EVALUATION)]
+
+
+EVALUATION = "evaluation:"
+
+
+def _candidates(
+    text: str, vector: NDArray[np.float32], reach: Mapping[str, Any], depth: int
+) -> list[_Candidate]:
+    values = {"query": text, "vector": as_literal(vector), "depth": depth, "k1": _K1, "b": _B}
+    with connection.cursor() as cursor:
+        cursor.execute(_SEARCH, {**reach, **values})
+        return fuse(cursor.fetchall())
+
+
+def fuse(rows: Sequence[tuple[int, float | None, float | None]]) -> list[_Candidate]:
+    """Return candidates with their joint score: BM25 by its maximum, cosine by its range, dense weight
+    0.4.
+    """
+    highest = max((lexical for _n, lexical, _d in rows if lexical), default=0.0)
+    cosines = [dense for _n, _l, dense in rows if dense is not None]
+    low, high = min(cosines, default=0.0), max(cosines, default=0.0)
+    candidates = []
+    for number, lexical, dense in rows:
+        words = (lexical or 0.0) / highest if highest else 0.0
+        meaning = (dense - low) / (high - low) if dense is not None and high > low else 0.0
+        score = DENSE_WEIGHT * meaning + (1 - DENSE_WEIGHT) * words
+        candidates.append(_Candidate(number, lexical, dense, score))
+    return candidates
+
+
+def _hits(ranked: Sequence[_Candidate]) -> list[Hit]:
+    with connection.cursor() as cursor:
+        cursor.execute(_HITS, [[candidate.number for candidate in ranked]])
+        rows: dict[int, tuple[Any, ...]] = {row[0]: row for row in cursor.fetchall()}
+    keys = ciphers({row[3] for row in rows.values()})
+    hits = []
+    for candidate in ranked:
+        row = rows.get(candidate.number)
+        # A document removed or erased in the meantime is not shown.
+        key = keys.get(row[3]) if row is not None else None
+        if row is None or key is None:
+            continue
+        hits.append(
+            Hit(
+                chunk_id=row[1],
+                document_id=row[2],
+                title=key.unseal(row[4]),
+                heading=key.unseal(row[5]),
+                text=key.unseal(row[6]),
+                start=row[7],
+                end=row[8],
+                page=row[9],
+                labels=tuple(row[10]),
+                score=candidate.score,
+                lexical=candidate.lexical,
+                dense=candidate.dense,
+            )
+        )
+    return hits
