@@ -10,11 +10,24 @@ from cartrita.eventstore.ids import derived_id, new_id
 from cartrita.eventstore.types import Append, Context, Event, RecordedEvent, Sealed
 
 if TYPE_CHECKING:
+    from cartrita.eventstore.aio import async_pool as async_pool
+    from cartrita.eventstore.aio import close_async as close_async
+    from cartrita.eventstore.aio import in_database_thread as in_database_thread
     from cartrita.eventstore.canonical import canonical_json as canonical_json
     from cartrita.eventstore.codec import EventTooLarge as EventTooLarge
     from cartrita.eventstore.fields import SealedTextField as SealedTextField
+    from cartrita.eventstore.listen import follow as follow
+    from cartrita.eventstore.log import LogNotContiguous as LogNotContiguous
+    from cartrita.eventstore.log import ahead as ahead
+    from cartrita.eventstore.log import aload as aload
+    from cartrita.eventstore.log import aread_feed as aread_feed
+    from cartrita.eventstore.log import aread_log as aread_log
+    from cartrita.eventstore.log import head as head
+    from cartrita.eventstore.log import read_log as read_log
     from cartrita.eventstore.projections import following as following
     from cartrita.eventstore.projections import inline as inline
+    from cartrita.eventstore.recorder import Recorder as Recorder
+    from cartrita.eventstore.recorder import recorder as recorder
     from cartrita.eventstore.registry import all_event_classes as all_event_classes
     from cartrita.eventstore.registry import event_class as event_class
     from cartrita.eventstore.registry import upcaster as upcaster
@@ -24,30 +37,47 @@ if TYPE_CHECKING:
     from cartrita.eventstore.sealing import seal as seal
     from cartrita.eventstore.sealing import unseal as unseal
     from cartrita.eventstore.sealing import unseal_or_empty as unseal_or_empty
+    from cartrita.eventstore.sequencer import Sequencer as Sequencer
     from cartrita.eventstore.store import EventIdReused as EventIdReused
     from cartrita.eventstore.store import StreamMoved as StreamMoved
     from cartrita.eventstore.store import append as append
     from cartrita.eventstore.store import load as load
+    from cartrita.eventstore.wake import wake_sequencer as wake_sequencer
 
 _HOME_OF = {
+    "Erased": "sealing",
     "EventIdReused": "store",
     "EventTooLarge": "codec",
-    "Erased": "sealing",
+    "LogNotContiguous": "log",
+    "Recorder": "recorder",
     "SealedTextField": "fields",
+    "Sequencer": "sequencer",
     "StreamMoved": "store",
+    "ahead": "log",
     "all_event_classes": "registry",
+    "aload": "log",
     "append": "store",
+    "aread_feed": "log",
+    "aread_log": "log",
+    "async_pool": "aio",
     "canonical_json": "canonical",
+    "close_async": "aio",
     "create_data_key": "sealing",
     "erase_key": "sealing",
     "event_class": "registry",
+    "follow": "listen",
     "following": "projections",
+    "head": "log",
+    "in_database_thread": "aio",
     "inline": "projections",
     "load": "store",
+    "read_log": "log",
+    "recorder": "recorder",
     "seal": "sealing",
     "unseal": "sealing",
     "unseal_or_empty": "sealing",
     "upcaster": "registry",
+    "wake_sequencer": "wake",
 }
 
 __all__ = ["Append", "Context", "Event", "RecordedEvent", "Sealed", "derived_id", "new_id"]

@@ -27,7 +27,11 @@ _DJANGO_ONLY = frozenset({"cursor_factory", "context", "prepare_threshold", "ser
 def connection_parameters() -> dict[str, Any]:
     """Return how psycopg reaches the database that Django uses now (a test's database in a test)."""
     parameters = connections["default"].get_connection_params()
-    return {name: value for name, value in parameters.items() if name not in _DJANGO_ONLY}
+    options = f"{parameters.get('options', '')} -c TimeZone=UTC".strip()
+    return {
+        **{name: value for name, value in parameters.items() if name not in _DJANGO_ONLY},
+        "options": options,
+    }
 
 
 async def connect(application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
@@ -50,7 +54,10 @@ class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
         )
         self._was_opened = False
 
-    async def getconn(self, timeout: float | None = None) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+    async def getconn(
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109 - as the pool has it
+    ) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         if not self._was_opened:
             self._was_opened = True
             await self.open()

@@ -1,0 +1,380 @@
+"""Recording from asyncio: the appends of many tasks in one statement and one commit.
+
+While one batch is being committed the next one gathers, so that whoever waits shares the cost of a commit.
+Each `record()` is all or nothing for itself: a conflict or a bad row in one fails that caller alone.
+"""
+
+import asyncio
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg import errors
+from psycopg_pool import PoolTimeout
+
+from cartrita.errors import BadInput, Unavailable
+from cartrita.eventstore import codec, log, projections
+from cartrita.eventstore.aio import async_pool, close_with_loop, connect
+from cartrita.eventstore.codec import Encoded
+from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
+from cartrita.eventstore.store import EventIdReused, StreamMoved, find_gap, says_the_same
+from cartrita.eventstore.types import Append, RecordedEvent
+from cartrita.eventstore.wake import wake_sequencer
+
+logger = logging.getLogger(__name__)
+
+BATCH_EVENTS = 1_000
+BATCH_BYTES = 4 * 1024 * 1024
+# A batch must not wait for another writer's open transaction: who is held up is written alone.
+BATCH_LOCK_TIMEOUT = "100ms"
+ALONE_LOCK_TIMEOUT = "5s"
+RACES = 3
+# For how long a recording is tried again while the database is away.
+AWAY_SECONDS = 30.0
+
+# One statement probes the heads and inserts the rows of the calls whose streams have not moved. A writer that
+# commits in between violates the primary key and fails it: sent again, it sees the new head.
+_INSERT = f"""
+    with moved as materialized (
+        select call, stream_id, actual from (
+            select call, stream_id, expected, coalesce((
+                select version from event where event.stream_id = wanted.stream_id
+                order by version desc limit 1
+            ), 0) as actual
+            from unnest(%b::int4[], %b::uuid[], %b::int4[]) as wanted (call, stream_id, expected)
+        ) as probed where actual <> expected
+    ), inserted as (
+        insert into event ({", ".join(codec.COLUMNS)})
+        select {", ".join(codec.COLUMNS)} from unnest(
+            %b::int4[], %b::uuid[], %b::int4[], %b::uuid[], %b::text[], %b::int2[], %b::timestamptz[],
+            %b::uuid[], %b::uuid[], %b::uuid[], %b::text[], %b::text[], %b::uuid[], %b::bytea[]
+        ) with ordinality as new (call, {", ".join(codec.COLUMNS)}, place)
+        where call <> all (array(select call from moved)) order by place
+    )
+    select call, stream_id, actual from moved
+"""  # noqa: S608 - a constant list of columns
+
+
+@dataclass(slots=True, eq=False)
+class _Call:
+    """One `record()` that waits for its outcome."""
+
+    appends: Sequence[Append]
+    rows: Sequence[Encoded]
+    streams: frozenset[UUID]
+    bytes: int
+    outcome: "asyncio.Future[list[RecordedEvent]]"
+
+    def succeed(self, recorded: list[RecordedEvent]) -> None:
+        if not self.outcome.done():
+            self.outcome.set_result(recorded)
+
+    def fail(self, error: BaseException) -> None:
+        if not self.outcome.done():
+            self.outcome.set_exception(error)
+
+
+class Recorder:
+    """Group commit for one event loop. Get it with `recorder()`."""
+
+    def __init__(self) -> None:
+        self._waiting: deque[_Call] = deque()
+        self._wanted = asyncio.Event()
+        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        self._alone: set[asyncio.Task[None]] = set()
+        self._closed = False
+        self._task = asyncio.create_task(self._run(), name="cartrita recorder")
+
+    async def record(self, *appends: Append) -> list[RecordedEvent]:
+        """Store events, all or none, once they are committed; return them in stream-id order.
+
+        A repeated call (the same event ids at the same versions) returns what stands. Who is cancelled while
+        waiting does not know whether the events were stored: repeat the call with the same event ids. Raises
+        StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable, BadInput (also for types with an inline
+        projection: `append` those).
+        """
+        if self._closed:
+            raise Unavailable("The recorder of this event loop is closed")
+        ordered = sorted(
+            (one for one in appends if one.events),
+            key=lambda one: (one.stream_id.bytes, one.expected_version),
+        )
+        if not ordered:
+            return []
+        for one in ordered:
+            _refuse_inline(one)
+        rows = await _encode(ordered)
+        gap = find_gap(rows)
+        if gap is not None:
+            raise await _moved(gap.stream_id, gap.version - 1)
+        call = _Call(
+            appends=ordered,
+            rows=rows,
+            streams=frozenset(one.stream_id for one in ordered),
+            bytes=sum(len(row.data) for row in rows),
+            outcome=asyncio.get_running_loop().create_future(),
+        )
+        self._waiting.append(call)
+        self._wanted.set()
+        return await call.outcome
+
+    async def close(self) -> None:
+        """Write what waits, then stop."""
+        self._closed = True
+        self._wanted.set()
+        await self._task
+        while self._alone:
+            await asyncio.gather(*self._alone)
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _run(self) -> None:
+        while True:
+            await self._wanted.wait()
+            batch = self._take()
+            if not batch:
+                if self._closed:
+                    return
+                self._wanted.clear()
+                continue
+            try:
+                await self._write(batch)
+            except Exception as error:
+                logger.exception("The recorder failed a batch of %d calls", len(batch))
+                for call in batch:
+                    call.fail(error)
+
+    def _take(self) -> list[_Call]:
+        """Return the calls of the next batch: no stream twice, so that each call stands or falls alone."""
+        batch: list[_Call] = []
+        later: list[_Call] = []
+        streams: set[UUID] = set()
+        events = size = 0
+        while self._waiting:
+            call = self._waiting.popleft()
+            if call.outcome.done():  # its waiter was cancelled before anything was written
+                continue
+            if streams.isdisjoint(call.streams):
+                if batch and (events + len(call.rows) > BATCH_EVENTS or size + call.bytes > BATCH_BYTES):
+                    later.append(call)
+                    break
+                batch.append(call)
+                events += len(call.rows)
+                size += call.bytes
+            else:
+                later.append(call)
+            streams |= call.streams
+        self._waiting.extendleft(reversed(later))
+        return batch
+
+    async def _write(self, batch: list[_Call]) -> None:
+        started = time.monotonic()
+        races = failures = 0
+        while True:
+            try:
+                connection = await self._connected()
+                moved = await _insert(connection, batch)
+            except errors.UniqueViolation:
+                races += 1
+                if races >= RACES:
+                    self._write_each_alone(batch)
+                    return
+            except (errors.AdminShutdown, errors.CrashShutdown, errors.CannotConnectNow) as error:
+                failures += 1
+                await self._wait_for_database(error, started, failures)
+            except psycopg.OperationalError as error:
+                if self._connection is not None and not self._connection.broken:
+                    self._write_each_alone(
+                        batch
+                    )  # a lock timeout, a deadlock, a full disk: one call's affair
+                    return
+                failures += 1
+                await self._wait_for_database(error, started, failures)
+            except psycopg.Error:
+                self._write_each_alone(batch)
+                return
+            else:
+                break
+        if len(moved) < len(batch):
+            wake_sequencer()
+        for number, call in enumerate(batch):
+            if number in moved:
+                self._spawn(_settle_moved(call))
+            else:
+                call.succeed([row.recorded() for row in call.rows])
+
+    async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._connection = await connect("cartrita recorder")
+            await self._connection.execute(f"set lock_timeout = '{BATCH_LOCK_TIMEOUT}'")
+        return self._connection
+
+    async def _wait_for_database(self, error: psycopg.Error, started: float, failures: int) -> None:
+        """Wait before the next try. Sending a batch again is safe: what was committed is found standing."""
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+        if time.monotonic() - started > AWAY_SECONDS:
+            raise Unavailable("The database is away: nothing can be recorded now") from error
+        logger.warning("The recorder lost the database and connects again: %s", error)
+        await asyncio.sleep(random.uniform(0.5, 1) * min(2.0, 0.05 * 2 ** min(failures, 10)))
+
+    def _write_each_alone(self, batch: list[_Call]) -> None:
+        for call in batch:
+            self._spawn(_write_alone(call))
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._alone.add(task)
+        task.add_done_callback(self._alone.discard)
+
+
+_recorders: WeakKeyDictionary[asyncio.AbstractEventLoop, Recorder] = WeakKeyDictionary()
+
+
+def recorder() -> Recorder:
+    """Return the running loop's recorder, started at its first use; `close_async` ends it."""
+    loop = asyncio.get_running_loop()
+    found = _recorders.get(loop)
+    if found is None:
+        found = _recorders[loop] = Recorder()
+
+        async def close() -> None:
+            ended = _recorders.pop(loop, None)
+            if ended is not None:
+                await ended.close()
+
+        close_with_loop(close)
+    return found
+
+
+def _refuse_inline(one: Append) -> None:
+    for event in one.events:
+        if projections.inline_of(type(event)):
+            raise BadInput(
+                f"{event.type_name} has an inline projection: store it with append()", field="events"
+            )
+
+
+async def _encode(ordered: Sequence[Append]) -> list[Encoded]:
+    keys = codec.keys_needed(ordered)
+    ciphers: dict[UUID, DataKeyCipher | None] = await log.aciphers(keys) if keys else {}
+    for key_id in keys:
+        if key_id not in ciphers:
+            raise UnknownKey(f"No data key {key_id} exists: make it with create_data_key first")
+        if ciphers[key_id] is None:
+            raise Erased("Nothing can be sealed under this key: it is destroyed")
+    moment = datetime.now(UTC)
+    return [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
+
+
+async def _insert(
+    connection: psycopg.AsyncConnection[tuple[Any, ...]], batch: Sequence[_Call]
+) -> dict[int, tuple[UUID, int]]:
+    """Insert the rows of the calls whose streams are where they expect them; return the others by number."""
+    wanted = [
+        (number, one.stream_id, one.expected_version)
+        for number, call in enumerate(batch)
+        for one in first_of_each_stream(call.appends)
+    ]
+    # Rows go in by stream, as those of all writers do, so that no two wait for one another.
+    rows = sorted(
+        ((number, *row.row()) for number, call in enumerate(batch) for row in call.rows),
+        key=lambda row: (row[1].bytes, row[2]),
+    )
+    cursor = await connection.execute(
+        _INSERT,
+        [*map(list, zip(*wanted, strict=True)), *map(list, zip(*rows, strict=True))],
+        prepare=True,
+        binary=True,
+    )
+    return {number: (stream_id, actual) for number, stream_id, actual in await cursor.fetchall()}
+
+
+def first_of_each_stream(ordered: Sequence[Append]) -> list[Append]:
+    """Return the first append of each stream; those after it continue it (`find_gap`)."""
+    return [
+        one
+        for before, one in zip((None, *ordered), ordered, strict=False)
+        if before is None or before.stream_id != one.stream_id
+    ]
+
+
+async def _write_alone(call: _Call) -> None:
+    """Write one call in a transaction of its own and settle it, whatever happens."""
+    started = time.monotonic()
+    while not call.outcome.done():
+        try:
+            async with async_pool().connection() as connection, connection.transaction():
+                await connection.execute(f"set local lock_timeout = '{ALONE_LOCK_TIMEOUT}'")
+                moved = await _insert(connection, [call])
+        except errors.UniqueViolation:
+            continue  # the writer that was faster has committed: the next probe sees it
+        except errors.LockNotAvailable as error:
+            unavailable = Unavailable("Another writer holds this stream in an open transaction: try again")
+            unavailable.__cause__ = error
+            call.fail(unavailable)
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            bad = BadInput(f"The database refused the event: {error}", field="events")
+            bad.__cause__ = error
+            call.fail(bad)
+        except (psycopg.OperationalError, PoolTimeout) as error:
+            if time.monotonic() - started > AWAY_SECONDS:
+                call.fail(error)
+            await asyncio.sleep(random.uniform(0.1, 0.5))
+        except Exception as error:  # noqa: BLE001 - handed to the caller
+            call.fail(error)
+        else:
+            if moved:
+                await _settle_moved(call)
+            else:
+                wake_sequencer()
+                call.succeed([row.recorded() for row in call.rows])
+
+
+async def _settle_moved(call: _Call) -> None:
+    """Answer a call that was stored before with what stands, another one with StreamMoved."""
+    try:
+        call.succeed(await _standing(call.appends))
+    except Exception as error:  # noqa: BLE001 - handed to the caller
+        call.fail(error)
+
+
+async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
+    standing: list[RecordedEvent] = []
+    for one in appends:
+        stored = await log.aload(
+            one.stream_id,
+            after_version=one.expected_version,
+            up_to_version=one.expected_version + len(one.events),
+        )
+        if one.event_ids is None or [row.event_id for row in stored] != list(one.event_ids):
+            raise await _moved(one.stream_id, one.expected_version)
+        for event, row in zip(one.events, stored, strict=True):
+            if not says_the_same(row, event):
+                raise EventIdReused(
+                    f"Event id {row.event_id} stands at version {row.version} of stream {one.stream_id} with "
+                    "other content: a new event needs a new id",
+                    field="event_ids",
+                )
+        standing += stored
+    return standing
+
+
+async def _moved(stream_id: UUID, expected_version: int) -> StreamMoved:
+    async with async_pool().connection() as connection:
+        cursor = await connection.execute(
+            "select coalesce(max(version), 0) from event where stream_id = %s", [stream_id]
+        )
+        row = await cursor.fetchone()
+    return StreamMoved(
+        stream_id=stream_id, expected_version=expected_version, actual_version=row[0] if row else 0
+    )
