@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from cartrita.eventstore.log import read_log as read_log
     from cartrita.eventstore.projections import following as following
     from cartrita.eventstore.projections import inline as inline
-    from cartrita.eventstore.recorder import Recorder as Recorder
-    from cartrita.eventstore.recorder import recorder as recorder
+    from cartrita.eventstore.recording import Recorder as Recorder
+    from cartrita.eventstore.recording import recorder as recorder
     from cartrita.eventstore.registry import all_event_classes as all_event_classes
     from cartrita.eventstore.registry import event_class as event_class
     from cartrita.eventstore.registry import upcaster as upcaster
@@ -49,7 +49,7 @@ _HOME_OF = {
     "EventIdReused": "store",
     "EventTooLarge": "codec",
     "LogNotContiguous": "log",
-    "Recorder": "recorder",
+    "Recorder": "recording",
     "SealedTextField": "fields",
     "Sequencer": "sequencer",
     "StreamMoved": "store",
@@ -72,7 +72,7 @@ _HOME_OF = {
     "inline": "projections",
     "load": "store",
     "read_log": "log",
-    "recorder": "recorder",
+    "recorder": "recording",
     "seal": "sealing",
     "unseal": "sealing",
     "unseal_or_empty": "sealing",

@@ -98,8 +98,8 @@ class Recorder:
 
         A repeated call (the same event ids at the same versions) returns what stands. Who is cancelled while
         waiting does not know whether the events were stored: repeat the call with the same event ids. Raises
-        StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable, BadInput (also for types with an inline
-        projection: `append` those).
+        StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable and BadInput; the last also for types with
+        an inline projection, which `append` stores.
         """
         if self._closed:
             raise Unavailable("The recorder of this event loop is closed")
