@@ -6,6 +6,8 @@ from urllib.parse import urlsplit
 import environ
 from csp.constants import NONE, SELF
 
+from cartrita import __version__
+
 env = environ.Env()
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -54,6 +56,7 @@ INSTALLED_APPS = [
 # Modules that define event types, so that every process can read every stored event.
 EVENT_MODULES = [
     "cartrita.eventstore.erasure",
+    "cartrita.accounts.sign_in",
     "governance.decision",
     "cartrita.llm.events",
     "cartrita.tools.events",
@@ -75,6 +78,7 @@ EVENT_SUBSCRIBERS = [
 
 MIDDLEWARE = [
     "cartrita.telemetry.trace_requests",
+    "cartrita.http.problems.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
@@ -148,6 +152,35 @@ AUTH_PASSWORD_VALIDATORS = [
 LOGIN_URL = "sign-in"
 LOGIN_REDIRECT_URL = "chat"
 LOGOUT_REDIRECT_URL = "sign-in"
+
+REST_FRAMEWORK = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [
+        "cartrita.accounts.authentication.TokenAuthentication",
+        "cartrita.accounts.authentication.BrowserAuthentication",
+    ],
+    "DEFAULT_PERMISSION_CLASSES": ["cartrita.accounts.permissions.MayCall"],
+    "DEFAULT_PARSER_CLASSES": ["cartrita.http.parsers.StrictJSONParser"],
+    "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
+    "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "EXCEPTION_HANDLER": "cartrita.http.problems.answer_rest_error",
+    "URL_FORMAT_OVERRIDE": None,
+}
+SPECTACULAR_SETTINGS = {
+    "TITLE": "Cartrita",
+    "DESCRIPTION": "Sessions, documents, plans and decisions of governed LLM agents.",
+    "VERSION": __version__,
+    "SERVE_INCLUDE_SCHEMA": False,
+    "SERVE_PERMISSIONS": ["rest_framework.permissions.AllowAny"],
+    "SERVE_AUTHENTICATION": [],
+    "SCHEMA_PATH_PREFIX": r"/api/v2",
+    "COMPONENT_SPLIT_REQUEST": True,
+    "SWAGGER_UI_DIST": "SIDECAR",
+    "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
+    "POSTPROCESSING_HOOKS": [
+        "drf_spectacular.hooks.postprocess_schema_enums",
+        "cartrita.http.openapi.describe_problems",
+    ],
+}
 
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"

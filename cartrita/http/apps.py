@@ -5,3 +5,10 @@ class HttpApp(AppConfig):
     name = "cartrita.http"
     label = "http"
     verbose_name = "HTTP"
+
+    def ready(self) -> None:
+        """Register the parts that every installation has."""
+        from cartrita.http import health
+
+        health.register_component("database", health.check_database)
+        health.register_component("redis", health.check_redis)

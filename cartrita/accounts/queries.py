@@ -1,0 +1,124 @@
+"""Who somebody is and what they may do."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from cartrita.accounts.api_token import SCOPES
+from cartrita.accounts.models import ApiToken, Membership, User
+from cartrita.accounts.secrets import TOKEN_PREFIX, secret_hash
+from cartrita.errors import NotAllowed
+from cartrita.eventstore import unseal_or_empty
+
+# What a person in a browser may do; acting as others and importing belong to programs.
+BROWSER_SCOPES: frozenset[str] = SCOPES - {"act_as", "import"}
+
+
+class NoWorkspace(NotAllowed):
+    """The person belongs to no workspace."""
+
+    code = "no_workspace"
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedBy:
+    """Who opened a socket with a ticket, in which workspace, and by which API token (None: a browser)."""
+
+    user: User
+    workspace_id: UUID
+    token_id: UUID | None
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: a person, in one workspace, with roles there; `scopes` bound what this way of asking allows.
+
+    `actor` is what events call the caller: `user:<uuid>`, or `token:<uuid>` for a program.
+    """
+
+    user_id: UUID
+    workspace_id: UUID
+    roles: frozenset[str]
+    scopes: frozenset[str]
+    actor: str
+    token_id: UUID | None = None
+
+
+def roles_of(user_id: UUID, workspace_id: UUID) -> frozenset[str]:
+    """Return a person's roles in a workspace; none for somebody who does not belong to it."""
+    found = Membership.objects.filter(user_id=user_id, workspace_id=workspace_id).values_list(
+        "roles", flat=True
+    )
+    return frozenset(found[0]) if found else frozenset()
+
+
+def workspace_of(user: User) -> UUID:
+    """Return the workspace in which a person acts: the one joined first. Raises NoWorkspace."""
+    joined = (
+        Membership.objects.filter(user_id=user.pk)
+        .order_by("since", "id")
+        .values_list("workspace_id", flat=True)
+    )
+    workspace_id = joined.first()
+    if workspace_id is None:
+        raise NoWorkspace("You belong to no workspace; ask an administrator to add you.")
+    return workspace_id
+
+
+def caller_of_user(user: User) -> Caller:
+    """Return a signed-in person as a caller. Raises NoWorkspace."""
+    workspace_id = workspace_of(user)
+    return Caller(
+        user_id=user.pk,
+        workspace_id=workspace_id,
+        roles=roles_of(user.pk, workspace_id),
+        scopes=BROWSER_SCOPES,
+        actor=f"user:{user.pk}",
+    )
+
+
+def caller_of_secret(secret: str, *, now: datetime) -> tuple[User, Caller] | None:
+    """Return whom a token's secret names; None where token or membership is unknown or has ended."""
+    if not secret.startswith(TOKEN_PREFIX):
+        return None
+    row = ApiToken.objects.filter(secret_sha256=secret_hash(secret)).first()
+    return _caller_of_row(row, now)
+
+
+def account_of_token(token_id: UUID, *, now: datetime) -> tuple[User, Caller] | None:
+    """Return whom a token's id names, None as in `caller_of_secret`."""
+    return _caller_of_row(ApiToken.objects.filter(id=token_id).first(), now)
+
+
+def tokens_of(user_id: UUID, workspace_id: UUID) -> list[dict[str, Any]]:
+    """Return a person's tokens in a workspace, newest first, without secrets."""
+    rows = ApiToken.objects.filter(user_id=user_id, workspace_id=workspace_id).order_by("-created_at", "-id")
+    return [
+        {
+            "id": row.id,
+            "name": unseal_or_empty(row.key_id, row.name),
+            "scopes": row.scopes,
+            "created_at": row.created_at,
+            "expires_at": row.expires_at,
+            "revoked_at": row.revoked_at,
+        }
+        for row in rows
+    ]
+
+
+def _caller_of_row(row: ApiToken | None, now: datetime) -> tuple[User, Caller] | None:
+    if row is None or row.revoked_at is not None or row.expires_at <= now:
+        return None
+    user = User.objects.filter(id=row.user_id, is_active=True).first()
+    roles = roles_of(row.user_id, row.workspace_id)
+    if user is None or not roles:
+        return None
+    return user, Caller(
+        user_id=user.pk,
+        workspace_id=row.workspace_id,
+        roles=roles,
+        scopes=frozenset(row.scopes),
+        actor=f"token:{row.id}",
+        token_id=row.id,
+    )

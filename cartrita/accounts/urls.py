@@ -1,0 +1,14 @@
+"""Signing in and out; tokens and tickets."""
+
+from django.urls import path
+
+from cartrita.accounts import api, views
+
+urlpatterns = [
+    path("sign-in", views.SignIn.as_view(), name="sign-in"),
+    path("sign-in/link/<str:secret>", views.sign_in_by_link, name="sign-in-link"),
+    path("sign-out", views.sign_out, name="sign-out"),
+    path("api/v2/tokens", api.Tokens.as_view(), name="tokens"),
+    path("api/v2/tokens/<uuid:token_id>", api.TokenDetail.as_view(), name="token"),
+    path("api/v2/tickets", api.Tickets.as_view(), name="tickets"),
+]

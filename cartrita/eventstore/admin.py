@@ -1,0 +1,134 @@
+"""The event browser, the base of all read-only pages, and the titles of the console."""
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, ClassVar
+from uuid import UUID
+
+from django.contrib import admin
+from django.db.models import Q, QuerySet
+from django.http import HttpRequest
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext_lazy as _
+
+from cartrita.eventstore.models import OrderedEvent
+from cartrita.eventstore.registry import all_event_classes
+
+if TYPE_CHECKING:
+    _ModelAdmin = admin.ModelAdmin[Any]
+else:
+    # ModelAdmin takes no type argument at run time.
+    _ModelAdmin = admin.ModelAdmin
+
+admin.site.site_header = _("Cartrita governance console")
+admin.site.site_title = _("Cartrita")
+admin.site.index_title = _("What happened, who may do what")
+
+
+class ReadOnlyAdmin(_ModelAdmin):
+    """A page on rows that only events change: looking needs the view permission, changing is for nobody."""
+
+    actions = None
+    list_per_page = 50
+    show_full_result_count = False
+
+    def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False
+
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False
+
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
+        """Refuse."""
+        del request, obj
+        return False
+
+
+def as_uuid(text: str) -> UUID | None:
+    """Return the UUID that a search term is, None for any other text."""
+    try:
+        return UUID(text.strip())
+    except ValueError:
+        return None
+
+
+def pretty_json(value: Any) -> SafeString:
+    """Show JSON on several lines, escaped."""
+    return format_html("<pre>{}</pre>", json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True))
+
+
+class TypeFilter(admin.SimpleListFilter):
+    """The known event types; asking the table for its distinct types would read all of it."""
+
+    title = _("type")
+    parameter_name = "type"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Sequence[tuple[str, str]]:
+        """Return the types."""
+        del request, model_admin
+        return [(cls.type_name, cls.type_name) for cls in all_event_classes()]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
+        """Keep the events of the chosen type."""
+        del request
+        chosen = self.value()
+        return queryset.filter(type=chosen) if chosen else queryset
+
+
+@admin.register(OrderedEvent)
+class OrderedEventAdmin(ReadOnlyAdmin):
+    """Every event in log order. Personal text stays sealed here."""
+
+    list_display = ("position", "recorded_at", "type", "stream_id", "version", "session_id", "actor")
+    list_filter = (TypeFilter,)
+    ordering = ("-position",)
+    search_fields = ("stream_id",)
+    search_help_text = _("A stream, session, event or workspace id, a trace id, or an actor")
+    fields: ClassVar = [
+        "position",
+        "type",
+        "schema_version",
+        "recorded_at",
+        "stream_id",
+        "version",
+        "event_id",
+        "workspace_id",
+        "session_id",
+        "causation_id",
+        "actor",
+        "trace_id",
+        "key_id",
+        "content",
+        "leaf_hash",
+    ]
+    readonly_fields = fields
+
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Any], search_term: str
+    ) -> tuple[QuerySet[Any], bool]:
+        """Find events by the ids around them."""
+        del request
+        term = search_term.strip()
+        if not term:
+            return queryset, False
+        uuid = as_uuid(term)
+        found = Q(actor=term)
+        if uuid is not None:
+            found = Q(stream_id=uuid) | Q(session_id=uuid) | Q(event_id=uuid) | Q(workspace_id=uuid)
+            found |= Q(trace_id=uuid.hex)
+        return queryset.filter(found), False
+
+    @admin.display(description=_("data"))
+    def content(self, row: OrderedEvent) -> SafeString:
+        """Show the stored JSON; sealed fields stay tokens."""
+        return pretty_json(row.data)
+
+    @admin.display(description=_("leaf hash"))
+    def leaf_hash(self, row: OrderedEvent) -> str:
+        """Show the leaf of the Merkle tree in hexadecimal."""
+        return bytes(row.leaf).hex()

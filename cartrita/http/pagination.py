@@ -1,0 +1,82 @@
+"""Lists in pages that neither skip nor repeat a row when rows are added meanwhile (keyset pagination)."""
+
+import base64
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from django.core.exceptions import ValidationError
+from django.db.models import Model, Q, QuerySet
+from pydantic import TypeAdapter
+from rest_framework.request import Request
+
+from cartrita.errors import BadInput
+
+DEFAULT_LIMIT = 50
+LARGEST_LIMIT = 200
+
+Row = TypeVar("Row", bound=Model)
+_Texts = TypeAdapter(list[str])
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Some rows, and where the next ones begin (None: there are no more)."""
+
+    items: list[Any]
+    next_cursor: str | None
+
+
+def page_of(
+    rows: QuerySet[Row], *, order: Sequence[str], cursor: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page:
+    """Return the page of `rows` after `cursor`.
+
+    `order` names fields that together are unique, all ascending or all descending (with "-"). Raises BadInput
+    for a cursor that this list did not give.
+    """
+    names = [name.removeprefix("-") for name in order]
+    descending = order[0].startswith("-")
+    if cursor:
+        values = _values(rows.model, names, cursor)
+        rows = rows.filter(_beyond(names, values, "lt" if descending else "gt"))
+    found: list[Any] = list(rows.order_by(*order)[: limit + 1])
+    more = len(found) > limit
+    items = found[:limit]
+    return Page(items, _cursor(items[-1], names) if more else None)
+
+
+def page_parameters(request: Request) -> tuple[str | None, int]:
+    """Return `cursor` and `limit` of a request. Raises BadInput naming the parameter."""
+    limit = request.query_params.get("limit", str(DEFAULT_LIMIT))
+    if not (limit.isascii() and limit.isdigit() and len(limit) < 6 and 1 <= int(limit) <= LARGEST_LIMIT):
+        raise BadInput(f"A page holds 1 to {LARGEST_LIMIT} entries.", field="limit")
+    return request.query_params.get("cursor"), int(limit)
+
+
+def _beyond(names: Sequence[str], values: Sequence[Any], comparison: str) -> Q:
+    """Compare rows with a tuple of values, first name first."""
+    condition = Q()
+    for index, name in enumerate(names):
+        equal = dict(zip(names[:index], values, strict=False))
+        condition |= Q(**equal, **{f"{name}__{comparison}": values[index]})
+    return condition
+
+
+def _cursor(row: Any, names: Sequence[str]) -> str:
+    values = [str(getattr(row, name)) for name in names]
+    return base64.urlsafe_b64encode(json.dumps(values).encode()).decode().rstrip("=")
+
+
+def _values(model: type[Model], names: Sequence[str], cursor: str) -> list[Any]:
+    try:
+        decoded = base64.b64decode(cursor + "=" * (-len(cursor) % 4), altchars=b"-_", validate=True)
+        texts = _Texts.validate_json(decoded)
+        fields: list[Any] = [model._meta.get_field(name) for name in names]  # noqa: SLF001 # public in Django
+        values = [field.to_python(text) for field, text in zip(fields, texts, strict=True)]
+    except (ValueError, ValidationError, OverflowError):
+        values = []
+    if not values or None in values:
+        raise BadInput("This cursor is of no page of this list; start without one.", field="cursor")
+    return values
