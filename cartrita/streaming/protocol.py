@@ -140,11 +140,13 @@ ClientFrame = Hello | Sub | Unsub | Ack | Cmd | Fill | Pong
 _client_frame: TypeAdapter[ClientFrame] = TypeAdapter(Annotated[ClientFrame, Field(discriminator="t")])
 
 
-def parse(text: str) -> ClientFrame:
-    """Return the client frame in `text`.
+def parse(text: str | None) -> ClientFrame:
+    """Return the client frame in a message's text (None: the message was binary).
 
-    Raises MalformedFrame naming the field, FrameTooLarge above 64 KiB.
+    Raises MalformedFrame, which names the field, and FrameTooLarge above 64 KiB.
     """
+    if text is None:
+        raise MalformedFrame("Frames are text messages; this one was binary.")
     if len(text) > FRAME_BYTES or len(text.encode("utf-8", "surrogatepass")) > FRAME_BYTES:
         raise FrameTooLarge(f"A frame holds at most {FRAME_BYTES} bytes; send large content over REST.")
     try:
