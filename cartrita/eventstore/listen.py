@@ -6,6 +6,7 @@ import random
 import time
 from collections import deque
 from collections.abc import AsyncIterator
+from contextvars import Context
 from itertools import islice
 from typing import Any
 from uuid import UUID
@@ -39,7 +40,7 @@ class Listener:
         self._start = 0
         self._head: int | None = None
         self._moved = asyncio.Event()
-        self._task = asyncio.create_task(self._run(), name="cartrita log listener")
+        self._task = asyncio.create_task(self._run(), name="cartrita log listener", context=Context())
 
     async def close(self) -> None:
         self._task.cancel()

@@ -9,7 +9,8 @@ import logging
 import random
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
+from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -37,6 +38,8 @@ BATCH_BYTES = 4 * 1024 * 1024
 BATCH_LOCK_TIMEOUT = "100ms"
 ALONE_LOCK_TIMEOUT = "5s"
 RACES = 3
+# Of the pool's connections, the others stay for readers.
+WRITERS_ALONE = 2
 # For how long a recording is tried again while the database is away.
 AWAY_SECONDS = 30.0
 
@@ -91,15 +94,18 @@ class Recorder:
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
         self._alone: set[asyncio.Task[None]] = set()
         self._closed = False
-        self._task = asyncio.create_task(self._run(), name="cartrita recorder")
+        self._one_by_one = asyncio.Semaphore(WRITERS_ALONE)
+        # A context of its own: the first caller's trace and asgiref state are not the recorder's.
+        self._task = asyncio.create_task(self._run(), name="cartrita recorder", context=Context())
 
     async def record(self, *appends: Append) -> list[RecordedEvent]:
         """Store events, all or none, once they are committed; return them in stream-id order.
 
         A repeated call (the same event ids at the same versions) returns what stands. Who is cancelled while
-        waiting does not know whether the events were stored: repeat the call with the same event ids. Raises
-        StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable and BadInput; the last also for types with
-        an inline projection, which `append` stores.
+        waiting does not know whether the events were stored: repeat the call with the same event ids.
+
+        Raises StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable and BadInput; the last also for
+        types with an inline projection, which `append` stores.
         """
         if self._closed:
             raise Unavailable("The recorder of this event loop is closed")
@@ -215,6 +221,9 @@ class Recorder:
         if self._connection is None or self._connection.closed:
             self._connection = await connect("cartrita recorder")
             await self._connection.execute(f"set lock_timeout = '{BATCH_LOCK_TIMEOUT}'")
+            # Its one statement has one good plan, by the primary key, however small the table was at first.
+            await self._connection.execute("set plan_cache_mode = force_generic_plan")
+            await self._connection.execute("set enable_seqscan = off")
         return self._connection
 
     async def _wait_for_database(self, error: psycopg.Error, started: float, failures: int) -> None:
@@ -229,9 +238,9 @@ class Recorder:
 
     def _write_each_alone(self, batch: list[_Call]) -> None:
         for call in batch:
-            self._spawn(_write_alone(call))
+            self._spawn(_write_alone(call, self._one_by_one))
 
-    def _spawn(self, work: Any) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(work)
         self._alone.add(task)
         task.add_done_callback(self._alone.discard)
@@ -308,12 +317,12 @@ def first_of_each_stream(ordered: Sequence[Append]) -> list[Append]:
     ]
 
 
-async def _write_alone(call: _Call) -> None:
+async def _write_alone(call: _Call, turn: asyncio.Semaphore) -> None:
     """Write one call in a transaction of its own and settle it, whatever happens."""
     started = time.monotonic()
     while not call.outcome.done():
         try:
-            async with async_pool().connection() as connection, connection.transaction():
+            async with turn, async_pool().connection() as connection, connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{ALONE_LOCK_TIMEOUT}'")
                 moved = await _insert(connection, [call])
         except errors.UniqueViolation:
@@ -328,7 +337,10 @@ async def _write_alone(call: _Call) -> None:
             call.fail(bad)
         except (psycopg.OperationalError, PoolTimeout) as error:
             if time.monotonic() - started > AWAY_SECONDS:
-                call.fail(error)
+                away = Unavailable("The database is away: nothing can be recorded now")
+                away.__cause__ = error
+                call.fail(away)
+                return
             await asyncio.sleep(random.uniform(0.1, 0.5))
         except Exception as error:  # noqa: BLE001 - handed to the caller
             call.fail(error)
