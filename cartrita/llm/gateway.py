@@ -11,11 +11,11 @@ from opentelemetry.trace import Span, Status, StatusCode
 
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
-from cartrita.eventstore import in_database_thread
+from cartrita.eventstore.aio import in_database_thread
 from cartrita.llm import catalog, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
-from cartrita.llm.providers import PROVIDERS, Call, ChatMessage, ProviderFailed, Usage, provider
+from cartrita.llm.providers import Call, ChatMessage, ProviderFailed, Usage, provider
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts
 from governance.doors import NotPermitted, Permit
@@ -178,12 +178,6 @@ async def count_tokens(entry: ModelEntry, messages: Sequence[ChatMessage]) -> in
     return await provider(entry.provider).count_prompt(entry, messages)
 
 
-async def close_providers() -> None:
-    """Close the connections that the running event loop holds to providers; the next call opens new ones."""
-    for name in PROVIDERS:
-        await provider(name).close()
-
-
 class _Performance:
     """One call on its way: what was said and used so far."""
 
@@ -278,7 +272,7 @@ class _Performance:
 
         def pause(state: tenacity.RetryCallState) -> float:
             usual = tenacity.wait_exponential_jitter(
-                self._retry.first_pause, self._retry.longest_pause, jitter=self._retry.jitter
+                multiplier=self._retry.first_pause, max=self._retry.longest_pause, jitter=self._retry.jitter
             )(state)
             return max(usual, _wish(state.outcome.exception() if state.outcome else None))
 

@@ -8,8 +8,6 @@ from typing import Any, ClassVar, Protocol
 from cartrita.errors import CartritaError
 from cartrita.llm.catalog import ModelEntry
 
-PROVIDERS = ("openai", "local", "scripted")
-
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
@@ -87,10 +85,6 @@ class Provider(Protocol):
 
     def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer as it comes; closing the generator stops the model. Raises ProviderFailed."""
-        ...
-
-    async def close(self) -> None:
-        """Close what the running event loop holds open."""
         ...
 
 

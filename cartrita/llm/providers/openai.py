@@ -13,6 +13,7 @@ from weakref import WeakKeyDictionary
 from django.conf import settings
 
 from cartrita.errors import BadInput
+from cartrita.eventstore.aio import close_with_loop
 from cartrita.llm import vocabularies
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.providers import Call, ChatMessage, Chunk, ProviderFailed, Usage
@@ -73,7 +74,11 @@ class OpenAIProvider:
         """Return the SDK and the running loop's client for this model's address. Raises ProviderFailed."""
         base_url, api_key = await self.reach(entry)
         sdk = await _sdk()
-        clients = self._clients.setdefault(asyncio.get_running_loop(), {})
+        loop = asyncio.get_running_loop()
+        clients = self._clients.get(loop)
+        if clients is None:
+            clients = self._clients[loop] = {}
+            close_with_loop(self._close)
         client = clients.get((base_url, api_key))
         if client is None:
             client = clients[base_url, api_key] = sdk.AsyncOpenAI(
@@ -84,8 +89,7 @@ class OpenAIProvider:
             )
         return sdk, client
 
-    async def close(self) -> None:
-        """Close the running loop's connections."""
+    async def _close(self) -> None:
         for client in self._clients.pop(asyncio.get_running_loop(), {}).values():
             await client.close()
 

@@ -68,9 +68,6 @@ class ScriptedProvider:
             usage=usage if answer.get("usage", True) else None,
         )
 
-    async def close(self) -> None:
-        return
-
     def _answer(self, path: str, script: dict[str, Any], call: Call) -> dict[str, Any]:
         prompt = "\n".join(message.content for message in call.messages)
         for number, answer in enumerate(script["answers"]):

@@ -1,0 +1,97 @@
+"""The catalog's rows, and the arithmetic of prices."""
+
+from datetime import UTC, datetime
+from fractions import Fraction
+
+import pytest
+from django.test import Client
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cartrita.accounts.models import User
+from cartrita.llm import catalog
+from cartrita.llm.catalog import ModelPrice, UnknownModel
+from cartrita.llm.models import Model, Price
+from tests.databases import Database
+
+tokens = st.integers(min_value=0, max_value=10_000_000)
+prices = st.integers(min_value=0, max_value=10**9)
+
+
+def price(input_price: int, output_price: int, cached_price: int | None = None) -> ModelPrice:
+    cached = input_price if cached_price is None else cached_price
+    return ModelPrice(datetime(2025, 1, 1, tzinfo=UTC), "USD", input_price, cached, output_price)
+
+
+class TestCost:
+    @given(prices, prices, tokens, tokens)
+    def test_is_the_exact_price_rounded_up(self, per_in: int, per_out: int, n_in: int, n_out: int) -> None:
+        cost = price(per_in, per_out).cost(prompt_tokens=n_in, completion_tokens=n_out)
+        exact = Fraction(per_in * n_in, 10**6) + Fraction(per_out * n_out, 10**6)
+        assert exact <= cost < exact + 1
+
+    @given(prices, prices, tokens, tokens, st.data())
+    def test_of_cached_tokens_lies_between_the_two_prices(
+        self, one: int, other: int, n_in: int, n_out: int, data: st.DataObject
+    ) -> None:
+        cheap, dear = sorted((one, other))
+        cached = data.draw(st.integers(0, n_in))
+        cost = price(dear, 1, cheap).cost(prompt_tokens=n_in, completion_tokens=n_out, cached_tokens=cached)
+        least = price(cheap, 1).cost(prompt_tokens=n_in, completion_tokens=n_out)
+        most = price(dear, 1).cost(prompt_tokens=n_in, completion_tokens=n_out)
+        assert least <= cost <= most
+
+    def test_of_a_thousand_tokens_of_gpt_4o_is_a_cent_and_a_quarter(self) -> None:
+        cost = price(2_500_000, 10_000_000).cost(prompt_tokens=1000, completion_tokens=1000)
+        assert cost == 12_500
+
+
+class TestModels:
+    def test_are_the_three_tiers_and_the_local_model(self, database: Database) -> None:
+        found = {
+            entry.name: (entry.tier, entry.price.input_price, entry.price.output_price, entry.context_limit)
+            for entry in catalog.models()
+        }
+        assert found == {
+            "gpt-4o": ("premium", 2_500_000, 10_000_000, 128_000),
+            "gpt-4o-mini": ("standard", 150_000, 600_000, 128_000),
+            "gpt-3.5-turbo": ("fallback", 500_000, 1_500_000, 16_385),
+            "SmolLM2-135M-Instruct": ("local", 0, 0, 2_048),
+        }
+
+    def test_do_not_trust_the_local_one_with_answers(self, database: Database) -> None:
+        assert not catalog.model("SmolLM2-135M-Instruct").can("answers")
+        assert catalog.model("gpt-4o").can("answers")
+
+    def test_cost_what_was_valid_at_the_time(self, database: Database) -> None:
+        row = Model.objects.get(name="gpt-4o")
+        later = datetime(2026, 1, 1, tzinfo=UTC)
+        with database.as_owner():
+            Price.objects.create(
+                id=row.id,
+                model=row,
+                valid_from=later,
+                currency="EUR",
+                input_price=1,
+                cached_price=1,
+                output_price=1,
+            )
+        before = catalog.model("gpt-4o", at=datetime(2025, 12, 31, 23, 59, tzinfo=UTC))
+        assert (before.price.currency, before.price.input_price) == ("USD", 2_500_000)
+        assert catalog.model("gpt-4o", at=later).price.currency == "EUR"
+
+    def test_did_not_exist_before_their_first_price(self, database: Database) -> None:
+        with pytest.raises(UnknownModel):
+            catalog.model("gpt-4o", at=datetime(2020, 1, 1, tzinfo=UTC))
+
+
+class TestCatalogInTheAdmin:
+    def test_can_be_read_and_not_changed(self, database: Database, client: Client) -> None:
+        person = User.objects.create(email="root@example.org", is_staff=True, is_superuser=True)
+        client.force_login(person)
+        row = Model.objects.get(name="gpt-4o")
+        assert client.get("/admin/llm/model/").status_code == 200
+        assert "2500000" in client.get(f"/admin/llm/model/{row.id}/change/").content.decode()
+        assert client.post(f"/admin/llm/model/{row.id}/change/", {"name": "mine"}).status_code == 403
+        assert client.post(f"/admin/llm/model/{row.id}/delete/").status_code == 403
+        assert client.get("/admin/llm/model/add/").status_code == 403
