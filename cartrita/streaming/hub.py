@@ -22,7 +22,7 @@ import psycopg
 
 from cartrita.eventstore.aio import close_with_loop, connect
 from cartrita.eventstore.listen import follow
-from cartrita.eventstore.log import ahead, aread_feed, aread_log
+from cartrita.eventstore.log import ahead, aread_log
 from cartrita.eventstore.types import RecordedEvent
 from cartrita.eventstore.wake import Bell, wait_for_ring
 from cartrita.streaming import deltas
@@ -190,9 +190,9 @@ class Channel:
 
     async def read(self, after: int, limit: int) -> list[RecordedEvent]:
         """Read the log's part of this channel, shown or not."""
-        if self.session_id is not None:
-            return [recorded for _, recorded in await aread_feed(after, limit, session_id=self.session_id)]
-        return await aread_log(after=after, limit=limit, workspace_id=self.workspace_id)
+        return await aread_log(
+            after=after, limit=limit, session_id=self.session_id, workspace_id=self.workspace_id
+        )
 
 
 class Subscription:

@@ -386,6 +386,7 @@ export class Stream extends EventTarget {
       this.#bye = effect.frame;
     } else {
       if (effect.do === "welcome") this.#welcomed();
+      else this.#tries = 0;
       this.dispatchEvent(new CustomEvent(effect.do, { detail: effect }));
     }
   }
