@@ -13,8 +13,13 @@ if TYPE_CHECKING:
     from cartrita.eventstore.aio import async_pool as async_pool
     from cartrita.eventstore.aio import close_async as close_async
     from cartrita.eventstore.aio import in_database_thread as in_database_thread
+    from cartrita.eventstore.blobs import get_blob as get_blob
+    from cartrita.eventstore.blobs import put_blob as put_blob
     from cartrita.eventstore.canonical import canonical_json as canonical_json
+    from cartrita.eventstore.catch_up import run_following as run_following
     from cartrita.eventstore.codec import EventTooLarge as EventTooLarge
+    from cartrita.eventstore.erasure import erase_key as erase_key
+    from cartrita.eventstore.erasure import erase_subject as erase_subject
     from cartrita.eventstore.fields import SealedTextField as SealedTextField
     from cartrita.eventstore.listen import follow as follow
     from cartrita.eventstore.log import LogNotContiguous as LogNotContiguous
@@ -33,7 +38,6 @@ if TYPE_CHECKING:
     from cartrita.eventstore.registry import upcaster as upcaster
     from cartrita.eventstore.sealing import Erased as Erased
     from cartrita.eventstore.sealing import create_data_key as create_data_key
-    from cartrita.eventstore.sealing import erase_key as erase_key
     from cartrita.eventstore.sealing import seal as seal
     from cartrita.eventstore.sealing import unseal as unseal
     from cartrita.eventstore.sealing import unseal_or_empty as unseal_or_empty
@@ -63,16 +67,20 @@ _HOME_OF = {
     "canonical_json": "canonical",
     "close_async": "aio",
     "create_data_key": "sealing",
-    "erase_key": "sealing",
+    "erase_key": "erasure",
+    "erase_subject": "erasure",
     "event_class": "registry",
     "follow": "listen",
     "following": "projections",
+    "get_blob": "blobs",
     "head": "log",
     "in_database_thread": "aio",
     "inline": "projections",
     "load": "store",
+    "put_blob": "blobs",
     "read_log": "log",
     "recorder": "recording",
+    "run_following": "catch_up",
     "seal": "sealing",
     "unseal": "sealing",
     "unseal_or_empty": "sealing",

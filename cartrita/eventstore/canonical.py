@@ -1,5 +1,6 @@
 """The canonical JSON form (RFC 8785) in which events are stored and hashed."""
 
+from datetime import UTC, datetime
 from math import isfinite
 from typing import Any
 
@@ -30,6 +31,16 @@ def canonical_json(value: Any, *, field: str = "") -> bytes:
         return encoded
     _refuse_wrong_parts(value, field, 0)
     return rfc8785.dumps(value)
+
+
+def rfc3339(moment: datetime) -> str:
+    """Return an aware time as RFC 3339 in UTC with microseconds, such as 2026-01-31T09:00:00.000000Z.
+
+    Raises ValueError for a time without a zone.
+    """
+    if moment.tzinfo is None:
+        raise ValueError(f"the time {moment.isoformat()} has no zone: give an aware datetime")
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _simple(value: Any, depth: int) -> bool:

@@ -12,6 +12,7 @@ from uuid import UUID
 import orjson
 from opentelemetry import trace
 from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 
 from cartrita.errors import BadInput, CartritaError, TooLarge
 from cartrita.eventstore import registry
@@ -242,7 +243,10 @@ def current_trace_id() -> str:
 
 
 def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, dict[str, str]]:
-    fields = event.model_dump(mode="json")
+    try:
+        fields = event.model_dump(mode="json")
+    except PydanticSerializationError as error:
+        raise BadInput(f"{event.type_name} cannot be stored: {error}") from error
     sealed: dict[str, str] = {}
     for name in registry.shape(type(event)).sealed:
         if cipher is None:

@@ -11,5 +11,5 @@ def new_id() -> UUID:
 
 
 def derived_id(parent: UUID, name: str) -> UUID:
-    """Return the id that `name` always has under `parent`, so that a repeated act meets its own first trace."""
+    """Return the id that `name` always has under `parent`: a repeated act meets its own first trace."""
     return uuid5(parent, name)

@@ -1,10 +1,12 @@
 """Leaf v1: the hash under which an event stands in the Merkle tree (RFC 6962 domain separation)."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from hashlib import sha256
 from uuid import UUID
 
 import orjson
+
+from cartrita.eventstore.canonical import rfc3339
 
 LEAF_FORMAT = "cartrita.leaf.v1"
 
@@ -47,8 +49,3 @@ def leaf_v1(
         ]
     )
     return sha256(b"\x00" + head[:-1] + b"," + data + b"]").digest()
-
-
-def rfc3339(moment: datetime) -> str:
-    """Return an aware time as RFC 3339 in UTC with microseconds, such as 2026-01-31T09:00:00.000000Z."""
-    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

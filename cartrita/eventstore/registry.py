@@ -2,7 +2,7 @@
 
 import re
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -110,6 +110,14 @@ def upcast(type_name: str, version: int, stored: dict[str, Any]) -> tuple[type[E
             "register the missing upcaster"
         )
     return cls, stored
+
+
+def stored_names(classes: Iterable[type[Event]]) -> list[str]:
+    """Return the type names under which events of these classes may stand in the store."""
+    names = {cls.type_name for cls in classes}
+    while earlier := {old for (old, _), step in _upcasters.items() if step.to_type in names} - names:
+        names |= earlier
+    return sorted(names)
 
 
 def is_current(type_name: str, version: int) -> bool:

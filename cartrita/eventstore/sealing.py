@@ -161,7 +161,7 @@ def cipher(key_id: UUID) -> DataKeyCipher:
     """Return the cipher of a data key. Raises UnknownKey, Erased."""
     found = ciphers([key_id])
     if key_id not in found:
-        raise UnknownKey(f"No data key {key_id} exists: make it with create_data_key first")
+        raise _unknown(key_id)
     opened = found[key_id]
     if opened is None:
         raise Erased("This text was erased: its key is destroyed")
@@ -213,25 +213,33 @@ def ciphers(key_ids: Iterable[UUID]) -> dict[UUID, DataKeyCipher | None]:
     return found
 
 
-def erase_key(key_id: UUID) -> None:
-    """Destroy one data key: what it sealed is unreadable from then on, in tables and in backups of them.
+def destroy_data_key(key_id: UUID) -> int:
+    """Destroy one data key; return 1, or 0 where there was nothing (left) to destroy.
 
-    Raises UnknownKey. Joins the caller's transaction.
+    Joins the caller's transaction. `erasure.erase_key` also records it.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
-            "update data_key set wrapped = null, erased_at = coalesce(erased_at, now()) where key_id = %s",
+            "update data_key set wrapped = null, erased_at = now() where key_id = %s and erased_at is null",
             [key_id],
         )
-        if cursor.rowcount == 0:
-            raise UnknownKey(f"No data key {key_id} exists")
-        _announce([key_id])
+        destroyed = int(cursor.rowcount)
+        if destroyed:
+            _announce([key_id])
+    return destroyed
+
+
+def require_key(key_id: UUID) -> None:
+    """Raise UnknownKey where no data key, not even an erased one, has this id."""
+    if key_id not in ciphers([key_id]):
+        raise _unknown(key_id)
 
 
 def destroy_subject_keys(subject_id: UUID) -> int:
     """Destroy a subject's key and all data keys under it; return how many data keys that were.
 
     A subject that never had a key is marked, so that it never gets one. Joins the caller's transaction.
+    `erasure.erase_subject` also records it.
     """
     with transaction.atomic(), connection.cursor() as cursor:
         cursor.execute(
@@ -298,6 +306,10 @@ class _Entry:
 _cache: OrderedDict[UUID, _Entry] = OrderedDict()
 _lock = threading.Lock()
 _generation = 0
+
+
+def _unknown(key_id: UUID) -> UnknownKey:
+    return UnknownKey(f"No data key {key_id} exists: make it with create_data_key first")
 
 
 def _remember(key_id: UUID, opened: DataKeyCipher | None, generation: int) -> None:

@@ -13,6 +13,7 @@ from psycopg.types.numeric import Int2, Int4
 from cartrita.errors import Conflict
 from cartrita.eventstore import codec, projections, sealing
 from cartrita.eventstore.codec import KEY_COLUMN, Encoded, Row
+from cartrita.eventstore.rows import COLUMNS
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 
@@ -257,9 +258,8 @@ _INSERT_MANY_INLINE: LiteralString = (
     f"{_HEADS} order by stream_id, version{_FASTER}"
 )
 _LOAD: LiteralString = (
-    "select log.position, event.* from (select " + _NAMES + " from event) event "  # noqa: S608
-    "left join log using (stream_id, version) "
-    "where event.stream_id = %b and event.version > %b and event.version <= %b order by event.version"
+    "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608
+    "where stream_id = %b and version > %b and version <= %b order by version"
 )
 _VERSION: LiteralString = (
     "select version from event where stream_id = %b and version <> all(%b::int4[]) "

@@ -8,6 +8,8 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
+from cartrita.eventstore.canonical import rfc3339
+
 T = TypeVar("T")
 
 
@@ -21,11 +23,12 @@ Sealed = Annotated[T, SealedMarker()]
 class Event(BaseModel):
     """A fact. One frozen subclass per event type, beside its aggregate; the class is the stored schema.
 
-    `type_name` is fixed text `<app>.<ClassName>`, unique in the project; `schema_version` counts stored shapes.
-    Fields are JSON-compatible; money is integer micro-units beside a currency; times are aware UTC datetimes.
+    `type_name` is fixed text `<app>.<ClassName>`, unique in the project; `schema_version` counts stored
+    shapes. Fields are JSON-compatible; money is integer micro-units beside a currency; times are aware UTC
+    datetimes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", json_encoders={datetime: rfc3339})
 
     type_name: ClassVar[str] = ""
     schema_version: ClassVar[int] = 1
@@ -35,9 +38,9 @@ class Event(BaseModel):
 class Context:
     """What surrounds the events of one append.
 
-    `actor` is `user:<uuid>`, `token:<uuid>`, `agent:<name>` or `system`. `key_id` names the data key that seals
-    personal fields; it may be None only for events without such fields. `trace_id` is 32 hex digits, the current
-    trace where empty.
+    `actor` is `user:<uuid>`, `token:<uuid>`, `agent:<name>` or `system`. `key_id` names the data key that
+    seals personal fields; it may be None only for events without such fields. `trace_id` is 32 hex digits,
+    the current trace where empty.
     """
 
     workspace_id: UUID
@@ -52,8 +55,8 @@ class Context:
 class Append:
     """Events to add to one stream that is expected to be at `expected_version` (0: it does not exist yet).
 
-    Versions start at 1. `event_ids` are as many as events; without them each event gets a new id and a repeated
-    append is a conflict, not a success.
+    Versions start at 1. `event_ids` are as many as events; without them each event gets a new id and a
+    repeated append is a conflict, not a success.
     """
 
     stream_id: UUID
@@ -67,9 +70,9 @@ class Append:
 class RecordedEvent:
     """An event as it stands in the store.
 
-    `position` is None until the sequencer has ordered it. `sealed` maps each sealed field to the token as stored
-    (read models copy that token, never the plain text). `erased` is True when the key is destroyed: sealed
-    fields of `event` are then empty values of their types. `data` is the exact stored canonical JSON.
+    `position` is None until the sequencer has ordered it. `sealed` maps each sealed field to the token as
+    stored (read models copy that token, never the plain text). `erased` is True when the key is destroyed:
+    sealed fields of `event` are then empty values of their types. `data` is the exact stored canonical JSON.
     """
 
     position: int | None

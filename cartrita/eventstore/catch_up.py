@@ -1,0 +1,78 @@
+"""Bring following projections up to the log: batch and checkpoint in one transaction each."""
+
+from typing import LiteralString
+
+from django.db import transaction
+
+from cartrita.eventstore import registry
+from cartrita.eventstore.projections import Following, all_following
+from cartrita.eventstore.rows import COLUMNS
+from cartrita.eventstore.store import execute, read_rows
+from cartrita.eventstore.types import RecordedEvent
+
+BATCH = 500
+
+
+def run_following(*, up_to: int | None = None) -> int:
+    """Bring every following projection up to the log's head (or to `up_to`); return that position.
+
+    What one projection raises is raised after the others have run.
+    """
+    target = log_head() if up_to is None else up_to
+    failure: Exception | None = None
+    for projection in all_following():
+        try:
+            while advance(projection, up_to=target):
+                pass
+        except Exception as error:  # noqa: BLE001 # the others run first, then it is raised
+            failure = failure or error
+    if failure is not None:
+        raise failure
+    return target
+
+
+def advance(projection: Following, *, up_to: int) -> bool:
+    """Run one batch of a projection and move its checkpoint; tell whether more is left before `up_to`."""
+    with transaction.atomic():
+        position = lock_checkpoint(projection.name)
+        if position >= up_to:
+            return False
+        batch = read_following(projection, after=position, up_to=up_to)
+        if batch:
+            projection.function(batch)
+        complete = len(batch) < BATCH
+        reached = up_to if complete else (batch[-1].position or up_to)
+        move_checkpoint(projection.name, reached)
+    return not complete
+
+
+def read_following(projection: Following, *, after: int, up_to: int) -> list[RecordedEvent]:
+    """Return the next batch of the events that a projection follows, in log order."""
+    return read_rows(_READ, [after, up_to, registry.stored_names(projection.event_classes), BATCH])
+
+
+def log_head() -> int:
+    """Return the last position of the log, 0 when it is empty."""
+    row = execute("select position from log order by position desc limit 1").fetchone()
+    return int(row[0]) if row else 0
+
+
+def lock_checkpoint(name: str) -> int:
+    """Return a projection's checkpoint and hold it to the end of the transaction."""
+    execute(
+        "insert into projection_checkpoint (name, position) values (%b, 0) on conflict do nothing", [name]
+    )
+    row = execute("select position from projection_checkpoint where name = %b for update", [name]).fetchone()
+    return int(row[0]) if row else 0
+
+
+def move_checkpoint(name: str, position: int) -> None:
+    """Set a projection's checkpoint, which this transaction holds."""
+    execute("update projection_checkpoint set position = %b where name = %b", [position, name])
+
+
+_READ: LiteralString = (
+    "select log.position, " + COLUMNS + " from log join event using (stream_id, version) "  # noqa: S608
+    "where log.position > %b::bigint and log.position <= %b::bigint and event.type = any(%b::text[]) "
+    "order by log.position limit %b::int8"
+)
