@@ -1,14 +1,17 @@
 """Who may call a REST view."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rest_framework.permissions import SAFE_METHODS, BasePermission
 from rest_framework.request import Request
-from rest_framework.views import APIView
 
 from cartrita.accounts.authentication import caller
 from cartrita.errors import NotAllowed
+
+if TYPE_CHECKING:
+    # DRF imports its default permissions while it defines APIView.
+    from rest_framework.views import APIView
 
 
 class ScopeMissing(NotAllowed):
@@ -30,7 +33,7 @@ class MayCall(BasePermission):
     Raises NotSignedIn, NoWorkspace, ScopeMissing, RoleMissing.
     """
 
-    def has_permission(self, request: Request, view: APIView) -> bool:
+    def has_permission(self, request: Request, view: "APIView") -> bool:
         """Tell yes, or raise what says why not."""
         method = request.method or "GET"
         scopes: Mapping[str, str] = getattr(view, "scopes", {})
@@ -40,7 +43,7 @@ class MayCall(BasePermission):
             require_role(request, roles)
         return True
 
-    def has_object_permission(self, request: Request, view: APIView, obj: Any) -> bool:
+    def has_object_permission(self, request: Request, view: "APIView", obj: Any) -> bool:
         """Leave objects to the queries: they know only what belongs to the caller's workspace."""
         del request, view, obj
         return True

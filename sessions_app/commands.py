@@ -1,0 +1,265 @@
+"""What people, programs and runs may ask of a session: load, decide, append."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Event,
+    RecordedEvent,
+    StreamMoved,
+    append,
+    create_data_key,
+    derived_id,
+    erase_key,
+    load,
+    new_id,
+)
+from sessions_app import session as sessions
+from sessions_app.activity import last_sign, last_signs
+from sessions_app.models import ChatSession
+from sessions_app.session import MessagePosted, ReplyOutcome, ReplyPosted, Session, SessionNotFound
+
+TRIES = 5
+EXPIRED_AT_ONCE = 200
+
+Decide = Callable[[Session], list[Event]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Loaded:
+    session: Session
+    version: int
+    workspace_id: UUID
+    key_id: UUID | None
+
+
+def create_session(
+    *,
+    user_id: UUID,
+    workspace_id: UUID,
+    actor: str,
+    kind: str = "chat",
+    metadata: Mapping[str, Any] | None = None,
+    session_id: UUID | None = None,
+) -> UUID:
+    """Open a session with a data key of its own; nothing when this person opened it before.
+
+    Raises BadInput, SessionNotFound where the id is somebody else's, SessionIsErased.
+    """
+    session_id = session_id or new_id()
+    with transaction.atomic():
+        loaded = _load(session_id)
+        events = sessions.create(loaded.session, user_id=user_id, kind=kind, metadata=metadata or {})
+        if events:
+            context = Context(
+                workspace_id=workspace_id,
+                session_id=session_id,
+                actor=actor,
+                key_id=create_data_key(subject_id=user_id, scope="session", key_id=_key_of(session_id)),
+            )
+            append(Append(session_id, 0, events, context, [derived_id(session_id, "created")]))
+    return session_id
+
+
+def post_message(
+    *,
+    session_id: UUID,
+    message_id: UUID,
+    content: str,
+    actor: str,
+    role: str = "user",
+    parent: UUID | None = None,
+    attachments: Sequence[UUID] = (),
+    metadata: Mapping[str, Any] | None = None,
+    expected_version: int | None = None,
+    reopen: bool = False,
+    now: datetime | None = None,
+) -> list[RecordedEvent]:
+    """Add a message and return what was recorded: nothing when it was added before under its id.
+
+    `reopen` is for the owner in the web, whose message opens an expired session again. Raises
+    SessionNotFound, SessionIsErased, SessionHasExpired, MessageIdReused, MessageTooLarge, BadInput, and
+    StreamMoved when the session is not at `expected_version`.
+    """
+    moment = now or timezone.now()
+    active_at = last_sign(session_id, now=moment)
+
+    def decide(session: Session) -> list[Event]:
+        return sessions.post_message(
+            session,
+            message_id=message_id,
+            role=role,
+            content=content,
+            parent=parent,
+            author=actor,
+            now=moment,
+            attachments=attachments,
+            metadata=metadata,
+            active_at=active_at,
+            reopen=reopen,
+        )
+
+    return _change(session_id, decide, actor=actor, expected_version=expected_version)
+
+
+def post_reply(
+    *,
+    session_id: UUID,
+    message_id: UUID,
+    parent: UUID,
+    plan_id: UUID,
+    run_id: UUID,
+    content: str,
+    model: str,
+    actor: str,
+    citations: Sequence[Mapping[str, Any]] = (),
+    outcome: ReplyOutcome = "answered",
+    causation_id: UUID | None = None,
+) -> list[RecordedEvent]:
+    """Add the answer to a message and return what was recorded: nothing when it was added before.
+
+    Raises SessionNotFound, SessionIsErased, MessageNotFound, MessageIdReused.
+    """
+
+    def decide(session: Session) -> list[Event]:
+        return sessions.post_reply(
+            session,
+            message_id=message_id,
+            parent=parent,
+            plan_id=plan_id,
+            run_id=run_id,
+            content=content,
+            model=model,
+            citations=citations,
+            outcome=outcome,
+        )
+
+    return _change(session_id, decide, actor=actor, causation_id=causation_id)
+
+
+def cancel_turn(
+    *, session_id: UUID, actor: str, message_id: UUID | None = None, expected_version: int | None = None
+) -> list[RecordedEvent]:
+    """Ask to stop the answer to a message (None: the newest unanswered one); nothing when none is awaited.
+
+    Raises SessionNotFound, SessionIsErased, MessageNotFound, StreamMoved.
+    """
+
+    def decide(session: Session) -> list[Event]:
+        return sessions.cancel_turn(session, message_id=message_id)
+
+    return _change(session_id, decide, actor=actor, expected_version=expected_version)
+
+
+def reopen_session(*, session_id: UUID, actor: str) -> list[RecordedEvent]:
+    """Open an expired session again; nothing when it is open. Raises SessionNotFound, SessionIsErased."""
+    return _change(session_id, sessions.reopen, actor=actor)
+
+
+def expire_idle_sessions(*, now: datetime, limit: int = EXPIRED_AT_ONCE) -> list[UUID]:
+    """Expire the sessions that were idle for an hour, the longest idle first; return their ids."""
+    idle = ChatSession.objects.filter(status="active", last_activity_at__lte=now - sessions.IDLE_LIFETIME)
+    expired: list[UUID] = []
+    ids = idle.order_by("last_activity_at", "id").values_list("id", flat=True).iterator(chunk_size=limit)
+    for some in _batches(list(ids), limit):
+        signs = last_signs(some, now=now)
+        for session_id in some:
+            active_at = signs.get(session_id)
+
+            def decide(session: Session, active_at: datetime | None = active_at) -> list[Event]:
+                return sessions.expire(session, now=now, active_at=active_at)
+
+            if _change(session_id, decide, actor="system"):
+                expired.append(session_id)
+        if len(expired) >= limit:
+            break
+    return expired
+
+
+def erase_session(*, session_id: UUID, actor: str) -> list[RecordedEvent]:
+    """Destroy the session's key and record it; nothing when it was erased before. Raises SessionNotFound."""
+    with transaction.atomic():
+        recorded = _change(session_id, sessions.erase, actor=actor)
+        if recorded:
+            erase_key(_key_of(session_id))
+    return recorded
+
+
+def _change(
+    session_id: UUID,
+    decide: Decide,
+    *,
+    actor: str,
+    expected_version: int | None = None,
+    causation_id: UUID | None = None,
+) -> list[RecordedEvent]:
+    """Decide on the session as it is and append; decide anew when somebody else was quicker."""
+    for attempt in range(1, TRIES + 1):
+        loaded = _load(session_id)
+        events = decide(loaded.session)
+        if not events:
+            return []
+        if expected_version is not None and loaded.version != expected_version:
+            raise StreamMoved(
+                stream_id=session_id, expected_version=expected_version, actual_version=loaded.version
+            )
+        context = Context(
+            workspace_id=loaded.workspace_id,
+            session_id=session_id,
+            causation_id=causation_id,
+            actor=actor,
+            key_id=loaded.key_id,
+        )
+        wanted = Append(session_id, loaded.version, events, context, _event_ids(session_id, loaded, events))
+        try:
+            # A savepoint, so that a conflict leaves the caller's transaction usable.
+            with transaction.atomic():
+                return append(wanted)
+        except StreamMoved:
+            if attempt == TRIES:
+                raise
+    raise AssertionError("unreachable")
+
+
+def _load(session_id: UUID) -> _Loaded:
+    history = load(session_id)
+    if history and not history[0].type_name.startswith("sessions_app."):
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    return _Loaded(
+        session=sessions.fold((recorded.event, recorded.recorded_at) for recorded in history),
+        version=len(history),
+        workspace_id=history[0].workspace_id if history else UUID(int=0),
+        key_id=history[0].key_id if history else None,
+    )
+
+
+def _key_of(session_id: UUID) -> UUID:
+    """Return the id of a session's data key."""
+    return derived_id(session_id, "key")
+
+
+def _event_ids(session_id: UUID, loaded: _Loaded, events: Sequence[Event]) -> list[UUID]:
+    """Name a message's event by the message, any other by its place: a repeated append is recognised."""
+    return [
+        message_event_id(session_id, event.message_id)
+        if isinstance(event, MessagePosted | ReplyPosted)
+        else derived_id(session_id, f"{event.type_name}:{loaded.version + offset}")
+        for offset, event in enumerate(events, start=1)
+    ]
+
+
+def message_event_id(session_id: UUID, message_id: UUID) -> UUID:
+    """Return the id of the event that posts a message."""
+    return derived_id(session_id, f"message:{message_id}")
+
+
+def _batches(ids: list[UUID], size: int) -> list[list[UUID]]:
+    return [ids[start : start + size] for start in range(0, len(ids), size)]

@@ -1,0 +1,170 @@
+"""What sessions hold and who may see it. Answers are plain dicts with text opened; erased text is empty."""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from django.utils import timezone
+
+from cartrita.accounts.queries import Caller
+from cartrita.eventstore import unseal_or_empty
+from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
+from sessions_app.activity import has_open_socket, last_signs
+from sessions_app.models import ChatSession, Message
+from sessions_app.session import IDLE_LIFETIME, SessionHasExpired, SessionIsErased, SessionNotFound
+
+# Who may read sessions of others in their workspace.
+READERS: frozenset[str] = frozenset({"admin", "auditor"})
+TITLE_LENGTH = 80
+
+
+def session(session_id: UUID) -> dict[str, Any]:
+    """Return a session. Raises SessionNotFound, SessionIsErased."""
+    return _sessions([_row(session_id)])[0]
+
+
+def visible_session(session_id: UUID, caller: Caller, *, own: bool = False) -> dict[str, Any]:
+    """Return a session that the caller may read: an own one, or in the same workspace as admin or auditor.
+
+    `own` leaves only the first. Raises SessionNotFound for every other one, SessionIsErased.
+    """
+    row = ChatSession.objects.filter(id=session_id, workspace_id=caller.workspace_id).first()
+    if row is None or not (row.user_id == caller.user_id or (not own and caller.roles & READERS)):
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    return _sessions([_unless_erased(row)])[0]
+
+
+def open_session(session_id: UUID, caller: Caller, *, own: bool = False, now: datetime) -> dict[str, Any]:
+    """Return a session that the caller may read and that has not expired.
+
+    Raises as `visible_session`, and SessionHasExpired after an hour without activity, recorded or not yet.
+    """
+    found = visible_session(session_id, caller, own=own)
+    if found["status"] == "expired" or now >= found["expires_at"]:
+        raise SessionHasExpired(
+            "This session expired after an hour without activity; open a new one, or go on in the web.",
+            field="session_id",
+        )
+    return found
+
+
+def may_read(session_id: UUID, user_id: UUID, *, roles_by_workspace: dict[UUID, frozenset[str]]) -> bool:
+    """Tell whether a person with these memberships may read a session that has not expired."""
+    row = ChatSession.objects.filter(id=session_id, status="active").first()
+    if row is None:
+        return False
+    roles = roles_by_workspace.get(row.workspace_id, frozenset())
+    return bool(roles) and (row.user_id == user_id or bool(roles & READERS))
+
+
+def sessions_of(
+    user_id: UUID, workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page:
+    """Return a person's sessions in a workspace, newest first, without the erased ones."""
+    rows = ChatSession.objects.filter(user_id=user_id, workspace_id=workspace_id).exclude(status="erased")
+    page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
+    return Page(_sessions(page.items), page.next_cursor)
+
+
+def messages(session_id: UUID) -> list[dict[str, Any]]:
+    """Return all messages of a session in order, none for an unknown session."""
+    return [_message(row) for row in Message.objects.filter(session_id=session_id).order_by("version")]
+
+
+def messages_page(session_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return a page of a session's messages in order."""
+    rows = Message.objects.filter(session_id=session_id)
+    page = page_of(rows, order=("version",), cursor=cursor, limit=limit)
+    return Page([_message(row) for row in page.items], page.next_cursor)
+
+
+def message(session_id: UUID, message_id: UUID) -> dict[str, Any] | None:
+    """Return one message of a session, None where there is none."""
+    row = Message.objects.filter(session_id=session_id, message_id=message_id).first()
+    return _message(row) if row else None
+
+
+def key_of(session_id: UUID) -> UUID:
+    """Return the data key of a session. Raises SessionNotFound, SessionIsErased."""
+    return _row(session_id).key_id
+
+
+def has_web_socket(session_id: UUID, *, now: datetime) -> bool:
+    """Tell whether a socket shows the session (seen within the last two minutes)."""
+    return has_open_socket(session_id, now=now)
+
+
+def open_session_count() -> int:
+    """Return how many sessions are open."""
+    return ChatSession.objects.filter(status="active").count()
+
+
+def _row(session_id: UUID) -> ChatSession:
+    row = ChatSession.objects.filter(id=session_id).first()
+    if row is None:
+        raise SessionNotFound("No session with this id exists.", field="session_id")
+    return _unless_erased(row)
+
+
+def _unless_erased(row: ChatSession) -> ChatSession:
+    if row.status == "erased":
+        raise SessionIsErased("This session was erased; open a new one.", field="session_id")
+    return row
+
+
+def _sessions(rows: Sequence[ChatSession]) -> list[dict[str, Any]]:
+    signs = last_signs([row.id for row in rows], now=timezone.now())
+    return [_session(row, signs.get(row.id, row.last_activity_at)) for row in rows]
+
+
+def _session(row: ChatSession, active_at: datetime) -> dict[str, Any]:
+    opening = _opened(row.key_id, row.opening) or ""
+    last_activity_at = max(active_at, row.last_activity_at)
+    return {
+        "id": row.id,
+        "workspace_id": row.workspace_id,
+        "user_id": row.user_id,
+        "kind": row.kind,
+        "status": row.status,
+        "title": _title(opening),
+        "metadata": _opened(row.key_id, row.metadata) or {},
+        "message_count": row.message_count,
+        "version": row.version,
+        "created_at": row.created_at,
+        "last_activity_at": last_activity_at,
+        "expires_at": last_activity_at + IDLE_LIFETIME,
+    }
+
+
+def _message(row: Message) -> dict[str, Any]:
+    return {
+        "message_id": row.message_id,
+        "session_id": row.session_id,
+        "version": row.version,
+        "parent": row.parent_id,
+        "role": row.role,
+        "author": row.author,
+        "content": _opened(row.key_id, row.content) or "",
+        "metadata": _opened(row.key_id, row.metadata) or {},
+        "attachments": row.attachments,
+        "citations": _opened(row.key_id, row.citations) or [],
+        "plan_id": row.plan_id,
+        "run_id": row.run_id,
+        "model": row.model,
+        "outcome": row.outcome,
+        "cancel_requested_at": row.cancel_requested_at,
+        "created_at": row.created_at,
+    }
+
+
+def _opened(key_id: UUID, token: str) -> Any:
+    """Return the JSON value of a sealed field, None where there is none or it was erased."""
+    text = unseal_or_empty(key_id, token)
+    return json.loads(text) if text else None
+
+
+def _title(opening: str) -> str:
+    line = " ".join(opening.split())
+    return line if len(line) <= TITLE_LENGTH else line[: TITLE_LENGTH - 1].rstrip() + "…"
