@@ -1,5 +1,6 @@
 """Settings, all from the environment and safe by default. `make up` sets what an embedded start needs."""
 
+import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -189,6 +190,7 @@ USE_TZ = True
 
 STATIC_URL = "/static/"
 STATIC_ROOT = BASE_DIR / "static_root"
+warnings.filterwarnings("ignore", "No directory at", UserWarning)  # whitenoise, before collectstatic
 WHITENOISE_USE_FINDERS = True  # the embedded start serves files from where they are, without collectstatic
 WHITENOISE_AUTOREFRESH = DEBUG
 

@@ -17,7 +17,8 @@ from typing import Final, cast
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
 from opentelemetry import trace
-from opentelemetry.trace import Tracer
+from opentelemetry.context import Context
+from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Tracer
 
 # Span names (OpenTelemetry GenAI: "{operation} {model or agent or tool}"; the caller appends that part).
 SPAN_REQUEST: Final = "request"
@@ -103,6 +104,17 @@ def current_trace_id() -> str:
     if context.is_valid:
         return f"{context.trace_id:032x}"
     return secrets.token_hex(16)
+
+
+def continued(trace_id: str) -> Context:
+    """Return the context of a trace that began elsewhere, in which further spans belong to it."""
+    parent = SpanContext(
+        trace_id=int(trace_id, 16),
+        span_id=secrets.randbits(64) or 1,
+        is_remote=True,
+        trace_flags=TraceFlags(TraceFlags.SAMPLED),
+    )
+    return trace.set_span_in_context(NonRecordingSpan(parent))
 
 
 def trace_requests(get_response: Callable[[HttpRequest], HttpResponseBase]) -> Callable[..., object]:

@@ -27,6 +27,10 @@ def run_command_line(argv: list[str]) -> None:
     command = argv[1] if len(argv) > 1 else ""
     server = None
     try:
+        if command == "up":
+            from cartrita.embedded import supervisor
+
+            sys.exit(supervisor.run())
         environment.provide_secrets()
         if command not in WITHOUT_DATABASE:
             server = environment.provide_database()

@@ -29,9 +29,7 @@ PROGRAMS = {"chromium": "chromium", "redis-server": "redis-server"}
 def main() -> int:
     """Install what the first argument names; returns the exit code."""
     if sys.version_info < (3, 11):  # noqa: UP036 - this is where an older one is turned away
-        say(
-            f"Cartrita needs Python 3.11 or newer, this is {platform.python_version()}: set PYTHON=… for make."
-        )
+        say(f"Cartrita needs Python 3.11 or newer, not {platform.python_version()}: set PYTHON=… for make.")
         return 1
     if sys.argv[1:] == ["system"]:
         return install_programs()

@@ -81,6 +81,13 @@ class Postgres:
         """Return a URL that libpq and Django's settings both understand."""
         return f"postgresql://{role}@/{database}?host={quote(str(self.sockets), safe='')}"
 
+    @property
+    def lock(self) -> int:
+        """The descriptor that counts as this use: a child that inherits it keeps the server running too."""
+        if self._users_lock is None:
+            raise ValueError("this use of the server has been released")
+        return self._users_lock
+
     def release(self) -> None:
         """Stop using the server; the last user's release stops it (in the background)."""
         if self._users_lock is not None:

@@ -1,0 +1,54 @@
+"""The beat process: django-celery-beat's schedules, their tasks applied here, without broker or worker.
+
+python -m cartrita.embedded.beat
+"""
+
+import logging
+import os
+import signal
+import sys
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
+
+logger = logging.getLogger(__name__)
+
+
+def main() -> int:
+    """Run what is due until SIGTERM; returns the exit code."""
+    from cartrita.embedded.children import follow_supervisor, name_process, report, terminate_self
+
+    name_process("cartrita-beat")
+    follow_supervisor(terminate_self)
+    import django
+
+    from cartrita import telemetry
+
+    django.setup()
+    telemetry.set_up("beat")
+
+    from celery.beat import Service
+    from django.db import close_old_connections
+    from django_celery_beat.schedulers import DatabaseScheduler
+
+    from cartrita.celery import app
+
+    class Scheduler(DatabaseScheduler):  # type: ignore[misc] # the library has no types
+        """The database's schedule, read through a connection that survives a restart of the database."""
+
+        def tick(self, *args: object, **kwargs: object) -> object:
+            """Apply what is due; returns the seconds until the next."""
+            close_old_connections()
+            return super().tick(*args, **kwargs)
+
+    # Each task runs in this process and in turn; a failing one is logged and does not end the schedule.
+    app.conf.update(task_always_eager=True, task_eager_propagates=False)
+    service = Service(app, scheduler_cls=Scheduler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: service.stop())
+    report()
+    service.start()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

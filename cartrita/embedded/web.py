@@ -1,0 +1,115 @@
+"""The web process: daphne with sequencer, orchestrator, ingestion and hub in its loop.
+
+    python -m cartrita.embedded.web --fd N      # an open listening socket
+
+Brings the schema and the starter content up to date first.
+"""
+
+import argparse
+import asyncio
+import gc
+import logging
+import os
+import signal
+import sys
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
+
+logger = logging.getLogger(__name__)
+
+# The collector's pauses, not the work, set the slowest answers; measured with 10,000 connections.
+GC_THRESHOLDS = (50_000, 20, 1_000)
+
+
+def main() -> int:
+    """Serve until SIGTERM or SIGINT; returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m cartrita.embedded.web")
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--sign-in-links", action="store_true", help="report fresh links to the supervisor")
+    options = parser.parse_args()
+
+    from cartrita.embedded.children import follow_supervisor, name_process, report, terminate_self
+
+    name_process("cartrita-web")
+    follow_supervisor(terminate_self)
+    # The first import of daphne installs its reactor; before everything that might want another one.
+    from daphne.server import Server
+
+    from cartrita import asgi
+    from cartrita.embedded import starter
+    from cartrita.embedded.schema import bring_up_to_date
+
+    bring_up_to_date()
+    starter.provide()
+    links = starter.sign_in_links() if options.sign_in_links else []
+    failures: list[BaseException] = []
+
+    def ready() -> None:
+        loop = asyncio.get_event_loop()
+        task = loop.create_task(_start(), name="start")
+        task.add_done_callback(started)
+
+    async def _start() -> None:
+        await asgi.start()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLDS)
+        report(links=links)
+
+    def started(task: "asyncio.Task[None]") -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("The services did not start.", exc_info=error)
+            failures.append(error)
+            _stop_reactor()
+
+    # `fd` wants a socket that daphne adopts; signals are ours, because sockets and services end in order.
+    server = Server(
+        asgi.application,
+        endpoints=[f"fd:fileno={options.fd}"],
+        signal_handlers=False,
+        ready_callable=ready,
+        server_name="",
+        http_timeout=None,
+        websocket_timeout=-1,
+        verbosity=0,
+    )
+    _stop_on_signals()
+    server.run()
+    return 1 if failures else 0
+
+
+def _stop_on_signals() -> None:
+    from twisted.internet import reactor
+
+    stopping: list[asyncio.Task[None]] = []
+
+    def stop(number: int) -> None:
+        if stopping:
+            return
+        logger.info("Stopping on signal %d.", number)
+        stopping.append(loop.create_task(_stop(), name="stop"))
+
+    loop = reactor._asyncioEventloop  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public name
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop, number)
+
+
+async def _stop() -> None:
+    from cartrita import asgi
+
+    try:
+        await asgi.stop()
+    except Exception:
+        logger.exception("The services did not stop in order.")
+    finally:
+        _stop_reactor()
+
+
+def _stop_reactor() -> None:
+    from twisted.internet import reactor
+
+    reactor.stop()  # type: ignore[attr-defined]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
