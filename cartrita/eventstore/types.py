@@ -6,7 +6,8 @@ from datetime import datetime
 from typing import Annotated, Any, ClassVar, TypeVar
 from uuid import UUID
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
 
 from cartrita.eventstore.canonical import rfc3339
 
@@ -20,6 +21,21 @@ class SealedMarker:
 Sealed = Annotated[T, SealedMarker()]
 
 
+def _make_times_canonical(part: Any) -> None:
+    if isinstance(part, dict):
+        if part.get("type") == "datetime":
+            part["tz_constraint"] = "aware"
+            part["serialization"] = core_schema.plain_serializer_function_ser_schema(
+                rfc3339, return_schema=core_schema.str_schema(), when_used="json"
+            )
+            return
+        for inner in part.values():
+            _make_times_canonical(inner)
+    elif isinstance(part, list | tuple):
+        for inner in part:
+            _make_times_canonical(inner)
+
+
 class Event(BaseModel):
     """A fact. One frozen subclass per event type, beside its aggregate; the class is the stored schema.
 
@@ -28,10 +44,17 @@ class Event(BaseModel):
     datetimes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", json_encoders={datetime: rfc3339})
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
     type_name: ClassVar[str] = ""
     schema_version: ClassVar[int] = 1
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Refuse times without a zone, and write all in the one canonical form."""
+        schema = handler(source)
+        _make_times_canonical(schema)
+        return schema
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
