@@ -43,6 +43,13 @@ export function wanted(state, channel, after = null) {
   return next.connected ? subscribeTo(next, channel) : [next, []];
 }
 
+/** Try once more to follow a channel, after the pause that `later` asked for. */
+export function again(state, channel) {
+  const copy = state.channels[channel];
+  if (copy === undefined || copy.live || !state.connected) return [state, []];
+  return subscribeTo(state, channel);
+}
+
 /** Follow a channel no longer. */
 export function unwanted(state, channel) {
   if (!Object.hasOwn(state.channels, channel)) return [state, []];
@@ -113,12 +120,13 @@ function takeSubbed(state, frame) {
 }
 
 function takeAnswer(state, frame) {
-  for (const [name, copy] of Object.entries(state.channels)) {
-    if (copy.subId === frame.id && !frame.ok) {
-      return [withoutChannel(state, name), [{ do: "ended", ch: name, error: frame.error }]];
-    }
+  const name = Object.keys(state.channels).find((channel) => state.channels[channel].subId === frame.id);
+  if (name === undefined || frame.ok) return [state, [{ do: "answer", frame }]];
+  const { error } = frame;
+  if (error.status === 429 || error.status >= 500) {
+    return [state, [{ do: "later", ch: name, pause_ms: error.retry_ms ?? 1000 }]];
   }
-  return [state, [{ do: "answer", frame }]];
+  return [withoutChannel(state, name), [{ do: "ended", ch: name, error }]];
 }
 
 function takeHeartbeat(state, frame) {
@@ -382,6 +390,8 @@ export class Stream extends EventTarget {
       this.#send(effect.frame);
     } else if (effect.do === "answer") {
       this.#settle(effect.frame);
+    } else if (effect.do === "later") {
+      setTimeout(() => this.#do(again(this.#state, effect.ch)), effect.pause_ms);
     } else if (effect.do === "bye") {
       this.#bye = effect.frame;
     } else {

@@ -1,0 +1,125 @@
+"""How an answer is made of passages: extracted verbatim, or asked of a model and checked afterwards."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cartrita.eventstore import in_database_thread
+from cartrita.llm import gateway
+from cartrita.llm.catalog import ModelEntry
+from cartrita.llm.providers import ChatMessage
+from cartrita.orchestrator.agents import Agent
+from retrieval.answers import Citation, check_support, extract_answer
+from retrieval.document import RetrievalPerformed
+from retrieval.search import Hit, hits_of
+
+# The name that stands where a model's name would, for answers in the documents' own words.
+EXTRACTIVE = "extractive"
+
+# Passages given to a model. Each has about 200 tokens.
+MODEL_PASSAGES = 6
+# A small model on a small machine reads about 200 tokens a second before it says anything.
+LOCAL_PROMPT_TOKENS = 600
+
+_CITED = re.compile(r"\[(\d{1,2})\]")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """An answer and where it stands. `supported` is None where no passages were given."""
+
+    text: str
+    citations: list[dict[str, Any]]
+    supported: bool | None
+
+    @property
+    def pieces(self) -> list[str]:
+        """Return the text in the pieces in which it is shown: its lines."""
+        return self.text.splitlines(keepends=True)
+
+
+async def extract(question: str, search: RetrievalPerformed) -> Answer:
+    """Answer in the documents' own words."""
+    hits = await in_database_thread(hits_of, search)
+    found = await in_database_thread(extract_answer, question, hits)
+    return Answer(found.text, [_citation(each) for each in found.citations], found.supported)
+
+
+async def check(text: str, search: RetrievalPerformed | None) -> Answer:
+    """Find the passages that a model's answer cites and whether they support it."""
+    if search is None:
+        return Answer(text, [], None)
+    hits = (await in_database_thread(hits_of, search))[:MODEL_PASSAGES]
+    numbers = dict.fromkeys(int(number) for number in _CITED.findall(text))
+    cited = [hits[number - 1] for number in numbers if 1 <= number <= len(hits)]
+    if not cited:
+        return Answer(text, [], None)
+    unsupported = check_support(text, [hit.text for hit in cited])
+    return Answer(text, [_passage(hit) for hit in cited], supported=not unsupported)
+
+
+async def prompt(
+    who: Agent,
+    model: ModelEntry,
+    history: Sequence[ChatMessage],
+    question: str,
+    search: RetrievalPerformed | None,
+) -> tuple[ChatMessage, ...]:
+    """Return the messages for the model, with as much of the conversation as fits.
+
+    Passages go into the question's message, marked as quoted. The oldest messages are left out first.
+    """
+    hits: Sequence[Hit] = ()
+    if search is not None and model.can("answers"):
+        hits = (await in_database_thread(hits_of, search))[:MODEL_PASSAGES]
+    system = ChatMessage("system", who.instructions)
+    asked = ChatMessage("user", _with_passages(question, hits))
+    room = model.context_limit - who.max_output_tokens
+    if model.tier == "local":
+        room = min(room, LOCAL_PROMPT_TOKENS)
+    kept = list(history)
+    while kept and await gateway.count_tokens(model, [system, *kept, asked]) > room:
+        del kept[0]
+    return (system, *kept, asked)
+
+
+def _with_passages(question: str, hits: Sequence[Hit]) -> str:
+    if not hits:
+        return question
+    quoted = "\n".join(
+        f'<passage number="{number}" document="{_attribute(hit.title)}">\n{_quoted(hit.text)}\n</passage>'
+        for number, hit in enumerate(hits, 1)
+    )
+    return f"{quoted}\n\n{question}"
+
+
+def _quoted(text: str) -> str:
+    """Keep a passage from ending its own quotation."""
+    return text.replace("</passage", "<\\/passage")
+
+
+def _attribute(text: str) -> str:
+    return text.replace('"', "'").replace("\n", " ")
+
+
+def _citation(citation: Citation) -> dict[str, Any]:
+    return {
+        "document": str(citation.document_id),
+        "title": citation.title,
+        "start": citation.start,
+        "end": citation.end,
+        "page": citation.page,
+        "text": citation.text,
+    }
+
+
+def _passage(hit: Hit) -> dict[str, Any]:
+    return {
+        "document": str(hit.document_id),
+        "title": hit.title,
+        "start": hit.start,
+        "end": hit.end,
+        "page": hit.page,
+        "text": hit.text,
+    }

@@ -1,0 +1,129 @@
+"""What a turn works on: the message, what was said before it, and in whose name."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from cartrita.eventstore import Context, RecordedEvent
+from cartrita.llm.providers import ChatMessage
+from sessions_app.session import (
+    MessagePosted,
+    ReplyPosted,
+    SessionCreated,
+    SessionErased,
+    TurnCancelRequested,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """One message to answer.
+
+    `history` is the branch of the conversation above it, oldest first; `attachments` are those of the whole
+    branch.
+    """
+
+    workspace_id: UUID
+    session_id: UUID
+    user_id: UUID
+    key_id: UUID
+    message_id: UUID
+    question: str
+    attachments: tuple[UUID, ...]
+    metadata: Mapping[str, Any]
+    history: tuple[ChatMessage, ...]
+    cancel_requested: bool
+    causation_id: UUID
+    trace_id: str
+
+    def context(self, *, actor: str) -> Context:
+        """Return what surrounds the events that are recorded for this turn."""
+        return Context(
+            workspace_id=self.workspace_id,
+            session_id=self.session_id,
+            causation_id=self.causation_id,
+            actor=actor,
+            trace_id=self.trace_id,
+            key_id=self.key_id,
+        )
+
+
+def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assignment | None:
+    """Return the work that a session's events hold for a message.
+
+    None where the message is answered, erased or unknown.
+    """
+    user_id: UUID | None = None
+    said: dict[UUID, tuple[str, str, UUID | None]] = {}
+    attachments: dict[UUID, tuple[UUID, ...]] = {}
+    asked: RecordedEvent | None = None
+    cancel_requested = False
+    for recorded in events:
+        match recorded.event:
+            case SessionCreated(user_id=owner):
+                user_id = owner
+            case SessionErased():
+                return None
+            case MessagePosted() as message:
+                said[message.message_id] = (message.role, message.content, message.parent)
+                attachments[message.message_id] = message.attachments
+                if message.message_id == message_id:
+                    asked = recorded
+            case ReplyPosted() as reply:
+                if reply.parent == message_id:
+                    return None
+                said[reply.message_id] = ("assistant", reply.content, reply.parent)
+            case TurnCancelRequested() as cancel:
+                cancel_requested = cancel_requested or cancel.message_id == message_id
+    if asked is None or user_id is None or asked.key_id is None:
+        return None
+    posted = asked.event
+    if not isinstance(posted, MessagePosted) or posted.role != "user":
+        return None
+    branch = _branch(said, posted.parent)
+    return Assignment(
+        workspace_id=asked.workspace_id,
+        session_id=asked.stream_id,
+        user_id=user_id,
+        key_id=asked.key_id,
+        message_id=message_id,
+        question=posted.content,
+        attachments=tuple(
+            document
+            for message in [*(identifier for identifier, _, _ in branch), message_id]
+            for document in attachments.get(message, ())
+        ),
+        metadata=posted.metadata,
+        history=tuple(ChatMessage(role=role, content=content) for _, role, content in branch),
+        cancel_requested=cancel_requested,
+        causation_id=asked.event_id,
+        trace_id=asked.trace_id,
+    )
+
+
+def open_messages(events: Sequence[RecordedEvent]) -> list[UUID]:
+    """Return the messages of people that have no reply yet, oldest first; none of an erased session."""
+    waiting: dict[UUID, None] = {}
+    for recorded in events:
+        match recorded.event:
+            case MessagePosted(role="user", message_id=message_id):
+                waiting[message_id] = None
+            case ReplyPosted(parent=message_id):
+                waiting.pop(message_id, None)
+            case SessionErased():
+                return []
+    return list(waiting)
+
+
+def _branch(
+    said: Mapping[UUID, tuple[str, str, UUID | None]], newest: UUID | None
+) -> list[tuple[UUID, str, str]]:
+    """Return the messages from the beginning of the conversation down to `newest`."""
+    branch: list[tuple[UUID, str, str]] = []
+    while newest is not None and newest in said:
+        role, content, parent = said[newest]
+        branch.append((newest, role, content))
+        newest = parent
+    branch.reverse()
+    return branch

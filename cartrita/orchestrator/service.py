@@ -1,0 +1,220 @@
+"""The orchestrator as a service, and the set of services that every server process runs in its event loop."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from uuid import UUID
+
+import psycopg
+from django.db import DatabaseError, InterfaceError
+
+from cartrita import telemetry
+from cartrita.errors import Conflict
+from cartrita.eventstore import (
+    Sequencer,
+    ahead,
+    aload,
+    close_async,
+    follow,
+    in_database_thread,
+    run_projector,
+)
+from cartrita.orchestrator.assignment import open_messages, read_assignment
+from cartrita.orchestrator.claims import Claims
+from cartrita.orchestrator.execution import Execution
+from retrieval.ingest import run_ingest
+from sessions_app.queries import sessions_with_open_turns
+from sessions_app.session import MessagePosted, TurnCancelRequested
+
+logger = logging.getLogger(__name__)
+
+HEARTBEAT_SECONDS = 2.0
+SWEEP_SECONDS = 1.0
+SESSIONS_AT_ONCE = 16
+# So often is a message tried by one process before its turn ends as failed.
+TRIES = 5
+_DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError, InterfaceError)
+
+
+class Orchestrator:
+    """Brings open turns to their replies, session by session.
+
+    Several processes may run one on the same log. With `only_session` it looks at no other session.
+    """
+
+    def __init__(self, *, only_session: UUID | None = None) -> None:
+        self._only_session = only_session
+        self._claims = Claims()
+        self._workers: dict[UUID, asyncio.Task[None]] = {}
+        self._again: set[UUID] = set()
+        self._stops: dict[UUID, asyncio.Event] = {}
+        self._places = asyncio.Semaphore(SESSIONS_AT_ONCE)
+
+    async def run(self) -> None:
+        """Work until cancelled. What is unfinished then is gone on with by whoever claims it next."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._follow(), name="orchestrator-follow")
+                group.create_task(self._sweep(), name="orchestrator-sweep")
+                group.create_task(self._watch_claims(), name="orchestrator-claims")
+        finally:
+            workers = list(self._workers.values())
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            with suppress(psycopg.Error):
+                await self._claims.close()
+
+    async def _follow(self) -> None:
+        async for batch in follow(after=await ahead()):
+            for recorded in batch:
+                match recorded.event:
+                    case MessagePosted(role="user") if self._serves(recorded.session_id):
+                        self._offer(recorded.stream_id)
+                    case TurnCancelRequested(message_id=message_id):
+                        if message_id in self._stops:
+                            self._stops[message_id].set()
+
+    async def _sweep(self) -> None:
+        """Find turns that nobody works on: after a start, another process's crash, or lost claims."""
+        while True:
+            for session_id in await in_database_thread(sessions_with_open_turns):
+                if session_id not in self._workers and self._serves(session_id):
+                    self._offer(session_id)
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _watch_claims(self) -> None:
+        while True:
+            await asyncio.sleep(HEARTBEAT_SECONDS)
+            if not await self._claims.verify():
+                for worker in self._workers.values():
+                    worker.cancel()
+
+    def _serves(self, session_id: UUID | None) -> bool:
+        return self._only_session in (None, session_id)
+
+    def _offer(self, session_id: UUID) -> None:
+        if session_id in self._workers:
+            self._again.add(session_id)
+            return
+        worker = asyncio.create_task(self._work(session_id), name=f"session-{session_id}")
+        self._workers[session_id] = worker
+        worker.add_done_callback(lambda done: self._ended(session_id, done))
+
+    def _ended(self, session_id: UUID, worker: asyncio.Task[None]) -> None:
+        self._workers.pop(session_id, None)
+        if not worker.cancelled() and (error := worker.exception()) is not None:
+            logger.error("Work on session %s ended: %s", session_id, error, exc_info=error)
+        if session_id in self._again:
+            self._again.discard(session_id)
+            if not worker.cancelled():
+                self._offer(session_id)
+
+    async def _work(self, session_id: UUID) -> None:
+        async with self._places:
+            if not await self._claims.take(session_id):
+                return
+            try:
+                while (message_id := next(iter(open_messages(await aload(session_id))), None)) is not None:
+                    self._again.discard(session_id)
+                    await self._answer(session_id, message_id)
+            finally:
+                with suppress(psycopg.Error):
+                    await self._claims.release(session_id)
+
+    async def _answer(self, session_id: UUID, message_id: UUID) -> None:
+        """Run one message's turn, folding again after what may pass."""
+        stop = self._stops.setdefault(message_id, asyncio.Event())
+        tries = 0
+        try:
+            while True:
+                assignment = read_assignment(await aload(session_id), message_id)
+                if assignment is None:
+                    return
+                if assignment.cancel_requested:
+                    stop.set()
+                execution = Execution(assignment, stop=stop)
+                try:
+                    with telemetry.tracer.start_as_current_span(
+                        telemetry.SPAN_TURN,
+                        context=telemetry.continued(assignment.trace_id),
+                        attributes={telemetry.SESSION_ID: str(session_id)},
+                    ):
+                        await execution.run()
+                except Conflict as error:
+                    # Somebody else recorded first; what they recorded is where to go on.
+                    logger.info("Turn %s is folded again: %s", message_id, error)
+                    tries += 1
+                except _DATABASE_ERRORS as error:
+                    logger.warning("Turn %s waits for the database: %s", message_id, error)
+                    await asyncio.sleep(0.5)
+                    continue
+                except Exception:
+                    logger.exception("Turn %s failed, trace %s", message_id, assignment.trace_id)
+                    tries += 1
+                else:
+                    return
+                if tries >= TRIES:
+                    await execution.give_up()
+                    return
+                await asyncio.sleep(0.05 * 2**tries)
+        finally:
+            self._stops.pop(message_id, None)
+
+
+class Services:
+    """What a server process runs beside its requests. Each part is started again when it fails.
+
+    With `only_session` the orchestrator answers nothing but that session.
+    """
+
+    def __init__(self, *, only_session: UUID | None = None) -> None:
+        self._only_session = only_session
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Start the sequencer, the projector, ingestion and the orchestrator in the running loop."""
+        parts: dict[str, Callable[[], Awaitable[None]]] = {
+            "sequencer": lambda: Sequencer().run(),
+            "projector": run_projector,
+            "ingest": run_ingest,
+            "orchestrator": lambda: Orchestrator(only_session=self._only_session).run(),
+        }
+        self._tasks = [asyncio.create_task(_keep(name, part), name=name) for name, part in parts.items()]
+
+    async def stop(self) -> None:
+        """Stop all parts and close this loop's connections. What was under way is gone on with later."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+        await close_async()
+
+
+_services = Services()
+
+
+async def start_services() -> None:
+    """Start the services of this process."""
+    await _services.start()
+
+
+async def stop_services() -> None:
+    """Stop the services of this process."""
+    await _services.stop()
+
+
+async def _keep(name: str, part: Callable[[], Awaitable[None]]) -> None:
+    pause = 0.1
+    while True:
+        started = asyncio.get_running_loop().time()
+        try:
+            await part()
+            logger.warning("The %s ended; it is started again.", name)
+        except Exception:
+            logger.exception("The %s failed; it is started again in %.1f s.", name, pause)
+        if asyncio.get_running_loop().time() - started > 30:
+            pause = 0.1
+        await asyncio.sleep(pause)
+        pause = min(pause * 2, 5.0)

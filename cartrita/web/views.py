@@ -1,0 +1,173 @@
+"""The pages: each translates, asks one query or calls one command, and translates back."""
+
+from typing import Any
+from uuid import UUID
+
+from django.contrib.auth.decorators import login_required
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect, render
+from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.http import require_GET, require_POST
+
+from cartrita.accounts.queries import Caller, caller_of_user
+from cartrita.errors import BadInput, NotFound
+from cartrita.eventstore import head, new_id
+from cartrita.web.markdown import to_html
+from cartrita.web.themes import THEME_COOKIE, THEMES
+from retrieval import queries as documents
+from sessions_app import commands, queries
+
+SESSIONS_SHOWN = 50
+THEME_COOKIE_SECONDS = 365 * 24 * 3600
+
+
+@require_GET
+@login_required
+def chat(request: HttpRequest) -> HttpResponse:
+    """Show the sessions, or the way to the first one."""
+    return render(request, "web/chat.html", _sidebar(request))
+
+
+@require_POST
+@login_required
+def new_chat(request: HttpRequest) -> HttpResponse:
+    """Open a session and show it."""
+    caller = _caller(request)
+    session_id = new_id()
+    commands.create_session(
+        user_id=caller.user_id,
+        workspace_id=caller.workspace_id,
+        kind="chat",
+        metadata={},
+        session_id=session_id,
+        actor=caller.actor,
+    )
+    return redirect("chat-session", session_id=session_id)
+
+
+@require_GET
+@login_required
+def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
+    """Show a session as it is now; the page then follows it from this position on."""
+    caller = _caller(request)
+    # Read before the messages: what is recorded in between arrives twice, and the page drops the repetition.
+    position = head()
+    try:
+        session = queries.visible_session(session_id, caller)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    messages = [_shown(message) for message in queries.messages(session_id)]
+    attached = [
+        each
+        for each in documents.documents_in_scope(workspace_id=caller.workspace_id, session_id=session_id)
+        if each.session_id == session_id
+    ]
+    return render(
+        request,
+        "web/chat.html",
+        {
+            **_sidebar(request),
+            "session": session,
+            "messages_shown": messages,
+            "documents": attached,
+            "position": position,
+        },
+    )
+
+
+@require_GET
+@login_required
+def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpResponse:
+    """Return one finished message as the page shows it, for a page that followed its writing."""
+    caller = _caller(request)
+    try:
+        session = queries.visible_session(session_id, caller)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    found = [each for each in queries.messages(session_id) if each["message_id"] == message_id]
+    if not found:
+        raise Http404("The session holds no message with this id.")
+    return render(request, "web/message.html", {"session": session, "message": _shown(found[0])})
+
+
+@require_GET
+@login_required
+def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
+    """Show a document's text with the passage from `start` to `end` marked."""
+    caller = _caller(request)
+    session_id = _uuid(request.GET.get("session"))
+    if session_id is not None:
+        try:
+            queries.visible_session(session_id, caller)
+        except NotFound as error:
+            raise Http404(error.message) from None
+    reach: dict[str, Any] = {"workspace_id": caller.workspace_id, "session_id": session_id}
+    try:
+        detail = documents.document(document_id, **reach)
+        text = documents.parsed_text(document_id, **reach)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    start, end = _offset(request, "start"), _offset(request, "end")
+    if start is None or end is None or not start < end <= len(text):
+        start = end = 0
+    passage = documents.passage(document_id, start, end, **reach) if end else None
+    return render(
+        request,
+        "web/document.html",
+        {
+            "document": detail,
+            "before": text[:start],
+            "marked": text[start:end],
+            "after": text[end:],
+            "page": passage.page if passage else None,
+            "session_id": session_id,
+        },
+    )
+
+
+@require_POST
+def set_theme(request: HttpRequest) -> HttpResponse:
+    """Remember the theme and go back."""
+    theme = request.POST.get("theme", "")
+    if theme not in THEMES:
+        raise BadInput(f"There is no theme {theme!r}; choose one of: {', '.join(THEMES)}.", field="theme")
+    back = request.POST.get("next", "")
+    if not url_has_allowed_host_and_scheme(back, allowed_hosts={request.get_host()}):
+        back = "/"
+    response = redirect(back)
+    response.set_cookie(
+        THEME_COOKIE,
+        theme,
+        max_age=THEME_COOKIE_SECONDS,
+        samesite="Lax",
+        httponly=True,
+        secure=request.is_secure(),
+    )
+    return response
+
+
+def _shown(message: dict[str, Any]) -> dict[str, Any]:
+    return {**message, "html": to_html(message["content"]) if message["role"] == "assistant" else None}
+
+
+def _caller(request: HttpRequest) -> Caller:
+    if not request.user.is_authenticated:
+        raise AssertionError("a view behind login_required has a signed-in user")
+    return caller_of_user(request.user)
+
+
+def _sidebar(request: HttpRequest) -> dict[str, Any]:
+    caller = _caller(request)
+    return {"sessions": queries.sessions_of(caller.user_id, caller.workspace_id, limit=SESSIONS_SHOWN).items}
+
+
+def _uuid(text: str | None) -> UUID | None:
+    try:
+        return UUID(text) if text else None
+    except ValueError:
+        raise Http404("That is no session id.") from None
+
+
+def _offset(request: HttpRequest, name: str) -> int | None:
+    text = request.GET.get(name, "")
+    return int(text) if text.isascii() and text.isdigit() and len(text) < 12 else None
