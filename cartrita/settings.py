@@ -231,6 +231,12 @@ CONTENT_SECURITY_POLICY = {
 
 # Beat's schedules are rows, editable in the admin.
 CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
+# Copied into rows that do not exist yet when beat starts; `schedule` is in seconds.
+CELERY_BEAT_SCHEDULE = {
+    "expire idle sessions": {"task": "sessions_app.expire_idle_sessions", "schedule": 60.0},
+    "delete ended tickets and links": {"task": "cartrita.accounts.delete_what_ended", "schedule": 600.0},
+    "delete old stored answers": {"task": "cartrita.http.delete_old_answers", "schedule": 3600.0},
+}
 CELERY_BROKER_URL = REDIS_URL or "memory://"
 CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"

@@ -5,3 +5,10 @@ class SessionsApp(AppConfig):
     name = "sessions_app"
     label = "sessions_app"
     verbose_name = "Sessions"
+
+    def ready(self) -> None:
+        """Let health count the open sessions."""
+        from cartrita.http.health import register_session_count
+        from sessions_app.queries import open_session_count
+
+        register_session_count(open_session_count)

@@ -56,6 +56,7 @@ class Message(models.Model):
     run_id = models.UUIDField(_("run"), null=True)
     model = models.CharField(_("model"), max_length=200, blank=True)
     outcome = models.CharField(_("outcome"), max_length=10, blank=True)
+    answered_at = models.DateTimeField(_("answered"), null=True)
     cancel_requested_at = models.DateTimeField(_("asked to stop"), null=True)
     created_at = models.DateTimeField(_("created"))
 
@@ -68,6 +69,13 @@ class Message(models.Model):
         constraints: ClassVar = [
             models.UniqueConstraint("session_id", "message_id", name="conversation_message_once"),
             models.UniqueConstraint("session_id", "version", name="conversation_message_order"),
+        ]
+        indexes: ClassVar = [
+            models.Index(
+                "session_id",
+                condition=models.Q(role="user", answered_at=None),
+                name="conversation_message_waiting",
+            ),
         ]
 
 

@@ -100,6 +100,8 @@ def project_messages(recorded: RecordedEvent) -> None:
                 outcome=event.outcome,
                 created_at=recorded.recorded_at,
             )
+            asked = Message.objects.filter(session_id=recorded.stream_id, message_id=event.parent)
+            asked.update(answered_at=recorded.recorded_at)
         case TurnCancelRequested() as event:
             asked = Message.objects.filter(session_id=recorded.stream_id, message_id=event.message_id)
             asked.update(cancel_requested_at=recorded.recorded_at)

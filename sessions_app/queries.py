@@ -6,6 +6,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import Min
 from django.utils import timezone
 
 from cartrita.accounts.queries import Caller
@@ -80,10 +81,24 @@ def messages_page(session_id: UUID, *, cursor: str | None = None, limit: int = D
     return Page([_message(row) for row in page.items], page.next_cursor)
 
 
+def newest_messages(session_id: UUID, count: int) -> list[dict[str, Any]]:
+    """Return the newest `count` messages of a session, in order."""
+    rows = Message.objects.filter(session_id=session_id).order_by("-version")[:count]
+    return [_message(row) for row in reversed(rows)]
+
+
 def message(session_id: UUID, message_id: UUID) -> dict[str, Any] | None:
     """Return one message of a session, None where there is none."""
     row = Message.objects.filter(session_id=session_id, message_id=message_id).first()
     return _message(row) if row else None
+
+
+def sessions_with_open_turns(*, limit: int = 1000) -> list[UUID]:
+    """Return the sessions that hold a message of a person without a reply, the longest waiting first."""
+    erased = ChatSession.objects.filter(status="erased").values("id")
+    waiting = Message.objects.filter(role="user", answered_at=None).exclude(session_id__in=erased)
+    rows = waiting.values("session_id").annotate(since=Min("created_at")).order_by("since")
+    return [row["session_id"] for row in rows[:limit]]
 
 
 def key_of(session_id: UUID) -> UUID:

@@ -15,7 +15,7 @@ from django.db import transaction
 
 from cartrita.accounts import api_token, sign_in, workspace
 from cartrita.accounts.models import FailedSignIn, SignInLink, SocketTicket, User
-from cartrita.accounts.queries import OpenedBy, account_of_token, roles_of
+from cartrita.accounts.queries import Caller, account_of_token, caller_in_workspace, roles_of
 from cartrita.accounts.secrets import TOKEN_PREFIX, new_secret, secret_hash
 from cartrita.accounts.sign_in import LinkEnded, TicketEnded, TooManyAttempts, WrongCredentials
 from cartrita.errors import BadInput
@@ -170,7 +170,7 @@ def issue_ticket(
     return IssuedTicket(secret, expires_at)
 
 
-def redeem_ticket(secret: str, *, now: datetime) -> OpenedBy:
+def redeem_ticket(secret: str, *, now: datetime) -> Caller:
     """Use a ticket up and return whose it is. Raises TicketEnded, also when its API token ended meanwhile."""
     with transaction.atomic():
         ticket = (
@@ -181,10 +181,14 @@ def redeem_ticket(secret: str, *, now: datetime) -> OpenedBy:
         if ticket is None:
             raise TicketEnded("The ticket was used or is older than 30 seconds; ask for a new one.")
         ticket.delete()
-    user = User.objects.filter(id=ticket.user_id, is_active=True).first()
-    if user is None or (ticket.token_id and account_of_token(ticket.token_id, now=now) is None):
+    if ticket.token_id is None:
+        caller = caller_in_workspace(ticket.user_id, ticket.workspace_id)
+    else:
+        found = account_of_token(ticket.token_id, now=now)
+        caller = found[1] if found else None
+    if caller is None:
         raise TicketEnded("Who asked for this ticket may no longer sign in.")
-    return OpenedBy(user=user, workspace_id=ticket.workspace_id, token_id=ticket.token_id)
+    return caller
 
 
 def issue_sign_in_link(*, user_id: UUID, now: datetime, lifetime: timedelta = LINK_LIFETIME) -> str:

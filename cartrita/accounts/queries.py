@@ -8,7 +8,7 @@ from uuid import UUID
 from cartrita.accounts.api_token import SCOPES
 from cartrita.accounts.models import ApiToken, Membership, User
 from cartrita.accounts.secrets import TOKEN_PREFIX, secret_hash
-from cartrita.errors import NotAllowed
+from cartrita.errors import NotAllowed, NotFound
 from cartrita.eventstore import unseal_or_empty
 
 # What a person in a browser may do; acting as others and importing belong to programs.
@@ -21,13 +21,10 @@ class NoWorkspace(NotAllowed):
     code = "no_workspace"
 
 
-@dataclass(frozen=True, slots=True)
-class OpenedBy:
-    """Who opened a socket with a ticket, in which workspace, and by which API token (None: a browser)."""
+class UnknownPerson(NotFound):
+    """Nobody with that address may act here."""
 
-    user: User
-    workspace_id: UUID
-    token_id: UUID | None
+    code = "unknown_person"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,14 +65,40 @@ def workspace_of(user: User) -> UUID:
 
 def caller_of_user(user: User) -> Caller:
     """Return a signed-in person as a caller. Raises NoWorkspace."""
-    workspace_id = workspace_of(user)
-    return Caller(
-        user_id=user.pk,
-        workspace_id=workspace_id,
-        roles=roles_of(user.pk, workspace_id),
-        scopes=BROWSER_SCOPES,
-        actor=f"user:{user.pk}",
-    )
+    return _in_browser(user, workspace_of(user))
+
+
+def caller_again(caller: Caller, *, now: datetime) -> Caller | None:
+    """Return the caller with the rights of now; None for whom they have ended."""
+    if caller.token_id is not None:
+        found = account_of_token(caller.token_id, now=now)
+        return found[1] if found else None
+    return caller_in_workspace(caller.user_id, caller.workspace_id)
+
+
+def caller_in_workspace(user_id: UUID, workspace_id: UUID) -> Caller | None:
+    """Return a person in a browser as a caller in that workspace, None for whom it is closed."""
+    user = User.objects.filter(id=user_id, is_active=True).first()
+    found = _in_browser(user, workspace_id) if user else None
+    return found if found and found.roles else None
+
+
+def caller_of_email(email: str | None) -> Caller:
+    """Return the person with that address as a caller; None: the administrator who joined first.
+
+    Raises UnknownPerson, NoWorkspace.
+    """
+    people = User.objects.filter(is_active=True)
+    people = people.filter(is_superuser=True) if email is None else people.filter(email=email.strip().lower())
+    user = people.order_by("joined_at", "id").first()
+    if user is None:
+        raise UnknownPerson(
+            "There is no administrator yet; run `manage.py starter_content` or `make up` first."
+            if email is None
+            else f"Nobody with the address {email} may sign in here.",
+            field="user",
+        )
+    return caller_of_user(user)
 
 
 def caller_of_secret(secret: str, *, now: datetime) -> tuple[User, Caller] | None:
@@ -105,6 +128,16 @@ def tokens_of(user_id: UUID, workspace_id: UUID) -> list[dict[str, Any]]:
         }
         for row in rows
     ]
+
+
+def _in_browser(user: User, workspace_id: UUID) -> Caller:
+    return Caller(
+        user_id=user.pk,
+        workspace_id=workspace_id,
+        roles=roles_of(user.pk, workspace_id),
+        scopes=BROWSER_SCOPES,
+        actor=f"user:{user.pk}",
+    )
 
 
 def _caller_of_row(row: ApiToken | None, now: datetime) -> tuple[User, Caller] | None:
