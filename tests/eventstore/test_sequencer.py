@@ -100,7 +100,7 @@ class Writers:
         try:
             while self.going():
                 kind = chance.choice(
-                    ["plain", "slow", "savepoint", "rolled back", "isolated", "shared", "many"]
+                    ["plain", "slow", "savepoint", "rolled back", "isolated", "shared", "many", "late"]
                 )
                 one = happening(own, version + 1)
                 (event_id,) = one.event_ids or ()
@@ -124,6 +124,11 @@ class Writers:
                 elif kind == "rolled back":
                     self.write_and_roll_back(one, chance.random() * 0.01)
                     continue
+                elif kind == "late":
+                    with transaction.atomic():
+                        append(one)  # takes a transaction id long before the shared stream is written
+                        time.sleep(chance.random() * 0.01)
+                        self.write_shared(chance)
                 elif kind == "isolated":
                     with transaction.atomic():
                         connection.cursor().execute("set transaction isolation level repeatable read")
@@ -267,6 +272,18 @@ class TestSequencer:
             foreign.commit()
         await Sequencer().order()
         assert await all_positions() == [(1, first.event_id), (2, held)]
+
+    async def test_keeps_a_stream_in_order_when_its_later_writer_began_first(
+        self, database: Database, loop_resources: None
+    ) -> None:
+        stream_id = new_id()
+        with psycopg.connect(database.url) as earlier, psycopg.connect(database.url) as later:
+            earlier.execute("select pg_current_xact_id()")
+            first = insert_foreign(later, stream_id, 1)
+            later.commit()
+            second = insert_foreign(earlier, stream_id, 2)
+        await Sequencer().order()
+        assert await all_positions() == [(1, first), (2, second)]
 
     async def test_writes_nothing_when_nothing_happened(
         self, database: Database, sequencer: Sequencer
