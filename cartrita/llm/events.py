@@ -13,7 +13,8 @@ class ModelUse(Event):
     `attempt` is the run's, `tries` counts requests sent to the provider within it. Tokens are summed over
     repairs. `estimated` is True when the provider reported no usage and the tokens were counted locally.
     Prices are micro-units of `currency` per million tokens, as valid from `price_valid_from`; `cost_micros`
-    is rounded up.
+    is rounded up. `text` is what the model said; where that is too long for an event, its beginning, and
+    `text_blob` names the blob of the whole (`gateway.whole_text`).
     """
 
     decision_id: UUID
@@ -35,10 +36,12 @@ class ModelUse(Event):
     price_valid_from: datetime
     latency_ms: int
     first_token_ms: int | None
+    text: Sealed[str] = ""
+    text_blob: str = ""
 
 
 class ModelAnswered(ModelUse):
-    """A model gave a whole answer.
+    """A model gave a whole answer, `text`.
 
     `finish_reason` is `stop`, `length` (cut at max_output_tokens) or what else the provider says. `repairs`
     holds the validation error of each rejected structured answer that preceded this one.
@@ -46,7 +49,6 @@ class ModelAnswered(ModelUse):
 
     type_name: ClassVar[str] = "llm.ModelAnswered"
 
-    text: Sealed[str]
     finish_reason: str
     repairs: Sealed[tuple[str, ...]] = ()
 
@@ -64,6 +66,5 @@ class ModelFailed(ModelUse):
     code: str
     message: Sealed[str]
     retryable: bool
-    text: Sealed[str] = ""
     retry_after_seconds: float | None = None
     repairs: Sealed[tuple[str, ...]] = ()

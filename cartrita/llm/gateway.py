@@ -6,12 +6,13 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, get_args
+from uuid import UUID
 
 from opentelemetry.trace import Span, Status, StatusCode
 
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
-from cartrita.eventstore.aio import in_database_thread
+from cartrita.eventstore import get_blob, in_database_thread, put_blob
 from cartrita.llm import catalog, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
@@ -26,6 +27,9 @@ USUAL_OUTPUT_TOKENS = 1024
 MAX_REPAIRS = 2
 # How long the local counting of a broken answer may hold up whoever waits for the end of the call.
 COUNT_SECONDS = 0.5
+# Sealed and in base64 this leaves an event far below the store's 64 KiB.
+LONGEST_TEXT_BYTES = 24 * 1024
+LONGEST_MESSAGE = 2000
 
 OnDelta = Callable[[str], Awaitable[None]]
 
@@ -130,6 +134,7 @@ async def perform(
     permit: Permit,
     *,
     attempt: int,
+    key_id: UUID | None = None,
     on_delta: OnDelta | None = None,
     retry: Retry = USUAL_RETRY,
 ) -> ModelAnswered | ModelFailed:
@@ -137,12 +142,15 @@ async def perform(
 
     `on_delta` gets the text as it comes; once it has got any, a failing call is not tried again, so that
     nothing is said twice. With a JSON schema it gets the whole text once it is valid. `attempt` is the run's.
-    Raises NotPermitted when the permit is for another request, CallCancelled when the task is cancelled, and
+    Under `key_id` a text above 24 KiB goes to a blob; without it such an event cannot be recorded. Raises
+    NotPermitted when the permit is for another request, CallCancelled when the task is cancelled, and
     whatever `on_delta` raises.
     """
     permit.check(prepared.decision_request)
     _check_unchanged(prepared)
-    performance = _Performance(prepared, permit, attempt, on_delta, retry)
+    performance = _Performance(
+        prepared, permit, attempt=attempt, key_id=key_id, on_delta=on_delta, retry=retry
+    )
     deadline = asyncio.timeout(prepared.request.deadline_seconds)
     with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_CHAT} {prepared.entry.name}") as span:
         performance.describe(span)
@@ -178,15 +186,30 @@ async def count_tokens(entry: ModelEntry, messages: Sequence[ChatMessage]) -> in
     return await provider(entry.provider).count_prompt(entry, messages)
 
 
+async def whole_text(event: ModelAnswered | ModelFailed) -> str:
+    """Return all that the model said. Raises Erased."""
+    if not event.text_blob:
+        return event.text
+    return (await in_database_thread(get_blob, event.text_blob)).decode()
+
+
 class _Performance:
     """One call on its way: what was said and used so far."""
 
     def __init__(
-        self, prepared: PreparedCall, permit: Permit, attempt: int, on_delta: OnDelta | None, retry: Retry
+        self,
+        prepared: PreparedCall,
+        permit: Permit,
+        *,
+        attempt: int,
+        key_id: UUID | None,
+        on_delta: OnDelta | None,
+        retry: Retry,
     ) -> None:
         self._prepared = prepared
         self._permit = permit
         self._attempt = attempt
+        self._key_id = key_id
         self._on_delta = on_delta
         self._retry = retry
         self._provider = provider(prepared.entry.provider)
@@ -227,20 +250,17 @@ class _Performance:
             self._repairs.append(wrong)
             messages = (*request.messages, *structured.repair(text, wrong, request.json_schema))
             await self._recount(messages)
-        return ModelAnswered(
-            **self._use(), text=text, finish_reason=finish_reason, repairs=tuple(self._repairs)
-        )
+        return ModelAnswered(**await self._use(), finish_reason=finish_reason, repairs=tuple(self._repairs))
 
     async def failed(self, failure: ProviderFailed) -> ModelFailed:
         """Return the failure's event; the unfinished try is counted locally, briefly, whatever happens."""
         if self._in_flight:
             await self._estimate(billed=failure.billed)
         return ModelFailed(
-            **self._use(),
+            **await self._use(),
             code=failure.failure,
-            message=failure.message,
+            message=failure.message[:LONGEST_MESSAGE],
             retryable=failure.retryable,
-            text="".join(self._deltas),
             retry_after_seconds=failure.retry_after,
             repairs=tuple(self._repairs),
         )
@@ -372,8 +392,9 @@ class _Performance:
             cached_tokens=self._used.cached_tokens + min(usage.cached_tokens, usage.prompt_tokens),
         )
 
-    def _use(self) -> dict[str, Any]:
+    async def _use(self) -> dict[str, Any]:
         entry = self._prepared.entry
+        text, blob = await self._kept("".join(self._deltas))
         price, used = entry.price, self._used
         return {
             "decision_id": self._permit.decision_id,
@@ -399,7 +420,17 @@ class _Performance:
             "price_valid_from": price.valid_from,
             "latency_ms": self._elapsed_ms(),
             "first_token_ms": self._first_token_ms,
+            "text": text,
+            "text_blob": blob,
         }
+
+    async def _kept(self, text: str) -> tuple[str, str]:
+        """Return the text for the event and, where that is only its beginning, the blob of the whole."""
+        content = text.encode()
+        if self._key_id is None or len(content) <= LONGEST_TEXT_BYTES:
+            return text, ""
+        blob = await in_database_thread(put_blob, content, key_id=self._key_id)
+        return content[:LONGEST_TEXT_BYTES].decode(errors="ignore"), blob
 
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._started) * 1000)

@@ -202,6 +202,7 @@ def _load(key: str) -> "_Server":
     parameters.fit_params = False
     parameters.ui = False
     parameters.endpoint_slots = False
+    parameters.endpoint_metrics = True
     parameters.verbosity = 1
     server: _Server = xllamacpp.Server(parameters)
     return server

@@ -19,7 +19,7 @@ from cartrita.eventstore.aio import close_async
 from cartrita.llm.gateway import PreparedCall, Retry
 from cartrita.llm.local_server import Endpoint, ensure_local_server
 from governance.decide import RequestFacts
-from governance.doors import Permit, make_decision
+from governance.doors import Permit, amake_decision
 from governance.policy import load_policy
 from tests.llm.openai_server import OpenAIServer, openai_server
 
@@ -41,9 +41,9 @@ def facts() -> RequestFacts:
     return RequestFacts(workspace_id=WORKSPACE, at=datetime.now(UTC), session_id=new_id(), agent="writer")
 
 
-def permit_for(prepared: PreparedCall) -> Permit:
+async def permit_for(prepared: PreparedCall) -> Permit:
     context = Context(workspace_id=WORKSPACE)
-    _, _, permit = make_decision(
+    _, _, permit = await amake_decision(
         prepared.decision_request, decision_id=new_id(), context=context, policy=POLICY
     )
     assert permit is not None

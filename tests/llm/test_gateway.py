@@ -11,6 +11,8 @@ import pytest
 from pytest_django import Settings
 
 from cartrita.errors import BadInput
+from cartrita.eventstore import Append, Context, create_data_key, in_database_thread, new_id
+from cartrita.eventstore import append as record
 from cartrita.llm import gateway
 from cartrita.llm.catalog import ModelNotConfigured, UnknownModel
 from cartrita.llm.events import ModelAnswered, ModelFailed
@@ -39,7 +41,7 @@ async def prepared(**options: Any) -> PreparedCall:
 
 
 async def performed(call: PreparedCall, on_delta: Heard | None = None) -> ModelAnswered | ModelFailed:
-    return await gateway.perform(call, permit_for(call), attempt=1, on_delta=on_delta, retry=QUICK)
+    return await gateway.perform(call, await permit_for(call), attempt=1, on_delta=on_delta, retry=QUICK)
 
 
 async def answered(on_delta: Heard | None = None, **options: Any) -> ModelAnswered:
@@ -138,9 +140,9 @@ class TestPerform:
         log = script({"text": "never said"})
         one, other = await prepared(), await prepared(messages=(ChatMessage("user", "Something else."),))
         with pytest.raises(NotPermitted):
-            await gateway.perform(one, permit_for(other), attempt=1)
+            await gateway.perform(one, await permit_for(other), attempt=1)
         with pytest.raises(NotPermitted):
-            await gateway.perform(replace(one, request=other.request), permit_for(one), attempt=1)
+            await gateway.perform(replace(one, request=other.request), await permit_for(one), attempt=1)
         assert not log.exists()
 
     async def test_tries_again_after_what_passes(self, database: Database, told: OpenAIServer) -> None:
@@ -246,6 +248,18 @@ class TestPerform:
         assert task.cancelled()
         assert await asyncio.to_thread(told.abandoned.wait, 5)
 
+    async def test_keeps_a_long_text_in_a_blob(self, database: Database, script: Script) -> None:
+        key_id = await in_database_thread(create_data_key, subject_id=new_id(), scope="session")
+        text = " ".join(["Länge"] * 12_000)
+        script({"text": text})
+        call = await prepared(max_output_tokens=20_000)
+        answer = await gateway.perform(call, await permit_for(call), attempt=1, key_id=key_id)
+        append = Append(new_id(), 0, [answer], Context(workspace_id=new_id(), key_id=key_id))
+        (recorded,) = await in_database_thread(record, append)
+        assert isinstance(recorded.event, ModelAnswered)
+        assert text.startswith(recorded.event.text)
+        assert await gateway.whole_text(recorded.event) == text
+
     async def test_lets_the_listeners_own_error_through(self, script: Script) -> None:
         script({"text": "Hello there."})
 
@@ -254,7 +268,7 @@ class TestPerform:
 
         call = await prepared()
         with pytest.raises(OSError, match="disk is full"):
-            await gateway.perform(call, permit_for(call), attempt=1, on_delta=broken)
+            await gateway.perform(call, await permit_for(call), attempt=1, on_delta=broken)
 
     async def test_reports_a_filtered_answer_as_a_failure(
         self, database: Database, told: OpenAIServer

@@ -30,4 +30,4 @@ class TestSetup:
             capture_output=True,
             text=True,
         )
-        assert HEAVY.isdisjoint(run.stdout.split())
+        assert HEAVY & set(run.stdout.split()) == set()

@@ -163,7 +163,9 @@ def _failure(sdk: Any, error: Exception, name: str, *, opened: bool) -> Provider
             "unreachable", f"{name} cannot be reached: {error.__cause__!r}.", retryable=True
         )
     if isinstance(error, sdk.APIStatusError):
-        return status_failure(error.status_code, error.message, error.code, error.response.headers)
+        # llama.cpp's server says in `type` what OpenAI says in `code`.
+        code = error.type if error.code in {None, str(error.status_code)} else error.code
+        return status_failure(error.status_code, error.message, code, error.response.headers)
     # An error inside of the stream has no status of its own.
     return ProviderFailed("server_error", f"{name} reported: {error}", retryable=True, billed=opened)
 
