@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.log import read_log as read_log
     from cartrita.eventstore.projections import following as following
     from cartrita.eventstore.projections import inline as inline
+    from cartrita.eventstore.projector import run_projector as run_projector
     from cartrita.eventstore.recording import Recorder as Recorder
     from cartrita.eventstore.recording import recorder as recorder
     from cartrita.eventstore.registry import all_event_classes as all_event_classes
@@ -81,6 +82,7 @@ _HOME_OF = {
     "read_log": "log",
     "recorder": "recording",
     "run_following": "catch_up",
+    "run_projector": "projector",
     "seal": "sealing",
     "unseal": "sealing",
     "unseal_or_empty": "sealing",
