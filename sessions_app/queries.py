@@ -135,7 +135,6 @@ def _sessions(rows: Sequence[ChatSession]) -> list[dict[str, Any]]:
 
 
 def _session(row: ChatSession, active_at: datetime) -> dict[str, Any]:
-    opening = _opened(row.key_id, row.opening) or ""
     last_activity_at = max(active_at, row.last_activity_at)
     return {
         "id": row.id,
@@ -143,7 +142,7 @@ def _session(row: ChatSession, active_at: datetime) -> dict[str, Any]:
         "user_id": row.user_id,
         "kind": row.kind,
         "status": row.status,
-        "title": _title(opening),
+        "title": _title(unseal_or_empty(row.key_id, row.opening)),
         "metadata": _opened(row.key_id, row.metadata) or {},
         "message_count": row.message_count,
         "version": row.version,
@@ -161,7 +160,7 @@ def _message(row: Message) -> dict[str, Any]:
         "parent": row.parent_id,
         "role": row.role,
         "author": row.author,
-        "content": _opened(row.key_id, row.content) or "",
+        "content": unseal_or_empty(row.key_id, row.content),
         "metadata": _opened(row.key_id, row.metadata) or {},
         "attachments": row.attachments,
         "citations": _opened(row.key_id, row.citations) or [],

@@ -248,10 +248,12 @@ def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, di
     except PydanticSerializationError as error:
         raise BadInput(f"{event.type_name} cannot be stored: {error}") from error
     sealed: dict[str, str] = {}
-    for name in registry.shape(type(event)).sealed:
+    shape = registry.shape(type(event))
+    for name in shape.sealed:
         if cipher is None:
             raise BadInput(f"{event.type_name}.{name} is sealed and no open key was given", field="key_id")
-        sealed[name] = cipher.seal(canonical_json(fields[name], field=name).decode())
+        plain = canonical_json(fields[name], field=name).decode()
+        sealed[name] = cipher.seal(fields[name] if shape.is_text(name) else plain)
         fields[name] = sealed[name]
     data = canonical_json(fields)
     if len(data) > MAX_EVENT_BYTES:
@@ -276,12 +278,17 @@ def _open_event(
         if not isinstance(token, str) or not token.startswith(SEALED_PREFIX):
             continue
         sealed[name] = token
-        fields[name] = orjson.loads(cipher.unseal(token)) if cipher else shape.empty[name]
+        fields[name] = _opened(shape, name, cipher.unseal(token)) if cipher else shape.empty[name]
     if cipher is not None or not sealed:
         return shape.cls.model_validate(fields), sealed
     loose = shape.lenient.model_validate(fields)
     values = {name: getattr(loose, name) for name in shape.cls.model_fields}
     return shape.cls.model_construct(**values), sealed
+
+
+def _opened(shape: registry.Shape, name: str, plain: str) -> Any:
+    """Return the value of a sealed field: a text stands as it is, anything else as JSON."""
+    return plain if shape.is_text(name) else orjson.loads(plain)
 
 
 def _refuse_bad_surroundings(text: str, field: str) -> None:

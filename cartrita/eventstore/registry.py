@@ -54,6 +54,10 @@ class Shape:
     empty: Mapping[str, Any]
     lenient: type[Event]
 
+    def is_text(self, name: str) -> bool:
+        """Tell whether a sealed field is always text, so that its token opens to the text itself."""
+        return self.empty[name] == ""
+
 
 def event_class(type_name: str) -> type[Event]:
     """Return the class of a type name. Raises UnknownEventType when no loaded module defines it."""
