@@ -62,7 +62,7 @@ class ConnectionEnded(CartritaError):
 class Stream:
     """Keeps one connection, resumes every subscription after a cut, and sends unanswered commands again.
 
-    Iterate to get the updates: the effects of `cartrita.streaming.replica` but `send` and `answer`, and
+    Iterate to get the updates: the effects of `cartrita.streaming.replica` that are to be shown, and
     `{"do": "status", "status": "connected" | "waiting", ...}`. Who does not iterate is not sent more either:
     256 updates wait, then nothing more is read or acknowledged, also no answers to commands.
 
@@ -239,6 +239,10 @@ class Stream:
                     self._outbox.put_nowait(effect["frame"])
                 case "answer":
                     self._settle(effect["frame"])
+                case "later":
+                    asyncio.get_running_loop().call_later(
+                        effect["pause_ms"] / 1000, self._subscribe_again, effect["ch"]
+                    )
                 case "bye":
                     self._bye = effect["frame"]
                 case "welcome":
@@ -256,6 +260,9 @@ class Stream:
         self.state, effects = step
         for effect in effects:
             self._outbox.put_nowait(effect["frame"])
+
+    def _subscribe_again(self, channel: str) -> None:
+        self._post(replica.again(self.state, channel))
 
     def _settle(self, answer: Mapping[str, Any]) -> None:
         frame, future = self._commands.get(answer["id"], (None, None))

@@ -2,8 +2,8 @@
 
 Both are tested with the same golden frames. An action goes in; the new state and a tuple of effects come
 out. Effects are plain dictionaries `{"do": ...}`: `send` a frame, show an `event`, a message's `text`, a
-`snapshot`; a channel `ended`; a command's `answer`; the server's `welcome` and `bye`; a text that is
-`corrupt`.
+`snapshot`; a channel `ended`, or is to be asked for `again` `later`; a command's `answer`; the server's
+`welcome` and `bye`; a text that is `corrupt`.
 """
 
 import hashlib
@@ -14,6 +14,9 @@ from typing import Any, Final
 
 ACK_FRAMES: Final = 8
 ACK_CHARACTERS: Final = 32 * 1024
+RETRY_MS: Final = 1000
+TOO_FAST: Final = 429
+SERVER_FAILED: Final = 500
 
 Effect = dict[str, Any]
 _NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -77,6 +80,14 @@ def wanted(state: Replica, channel: str, after: int | None = None) -> Step:
         return state, ()
     state = _with_channel(state, channel, ChannelCopy(have=after))
     return _subscribe(state, channel) if state.connected else (state, ())
+
+
+def again(state: Replica, channel: str) -> Step:
+    """Try once more to follow a channel, after the pause that `later` asked for."""
+    copy = state.channels.get(channel)
+    if copy is None or copy.live or not state.connected:
+        return state, ()
+    return _subscribe(state, channel)
 
 
 def unwanted(state: Replica, channel: str) -> Step:
@@ -155,11 +166,14 @@ def _subbed(state: Replica, frame: Mapping[str, Any]) -> Step:
 
 
 def _answer(state: Replica, frame: Mapping[str, Any]) -> Step:
-    for name, copy in state.channels.items():
-        if copy.sub_id == frame["id"] and not frame["ok"]:
-            kept = {other: held for other, held in state.channels.items() if other != name}
-            return replace(state, channels=kept), ({"do": "ended", "ch": name, "error": frame["error"]},)
-    return state, ({"do": "answer", "frame": dict(frame)},)
+    name = next((name for name, copy in state.channels.items() if copy.sub_id == frame["id"]), None)
+    if name is None or frame["ok"]:
+        return state, ({"do": "answer", "frame": dict(frame)},)
+    error = frame["error"]
+    if error["status"] == TOO_FAST or error["status"] >= SERVER_FAILED:
+        return state, ({"do": "later", "ch": name, "pause_ms": error.get("retry_ms", RETRY_MS)},)
+    kept = {other: copy for other, copy in state.channels.items() if other != name}
+    return replace(state, channels=kept), ({"do": "ended", "ch": name, "error": error},)
 
 
 def _heartbeat(state: Replica, frame: Mapping[str, Any]) -> Step:
