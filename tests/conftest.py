@@ -17,16 +17,31 @@
     `settings.HOME` of this process: a temporary folder, private to the worker. Master key, secret key: set in
     tests/settings.py, so sealing works without a fixture. `models/` in it is shared by all sessions.
 
+`redis_url`
+    A real Redis of the worker's own, on a Unix socket, empty before each test.
+`chromium`
+    The path of the Chromium to drive (`playwright.chromium.launch(executable_path=chromium)`).
+
+Tests that use a database, Redis or Chromium are marked `flow` or `browser` by themselves: `make check` leaves
+them out. A missing program skips its tests, and fails them where CI is set.
+
 pytest-django's `db`, `transactional_db`, `live_server`, `admin_client` and the `django_db` mark are refused:
 they would make another database, without our roles and without commits. `client`, `rf`, `settings` work.
 Sockets other than loopback and Unix ones are blocked. Warnings are errors.
 """
 
 import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
+import redis
 from django.conf import settings as django_settings
 from pytest_django import DjangoDbBlocker
 
@@ -95,6 +110,60 @@ def database(
         finally:
             close_django_connections()
             point_django_at(former)
+
+
+@pytest.fixture(scope="session")
+def _redis_server() -> Iterator[str]:
+    program = shutil.which("redis-server") or shutil.which("redis-server", path=Path(sys.executable).parent)
+    if program is None:
+        _missing("redis-server")
+    with tempfile.TemporaryDirectory(prefix="cartrita-redis-") as folder:
+        options = ["--port", "0", "--save", "", "--unixsocket", f"{folder}/s", "--dir", folder]
+        with subprocess.Popen([program, *options], stdout=subprocess.DEVNULL) as process:
+            url = f"unix://{folder}/s"
+            with redis.Redis.from_url(url) as client:
+                while not Path(folder, "s").exists() or not _answers(client):
+                    assert process.poll() is None, "redis-server ended"
+                    time.sleep(0.005)
+            yield url
+            process.terminate()
+
+
+@pytest.fixture
+def redis_url(_redis_server: str) -> str:
+    with redis.Redis.from_url(_redis_server) as client:
+        client.flushall()
+    return _redis_server
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    found = [
+        path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))
+    ]
+    return found[0] if found else _missing("chromium")
+
+
+def _answers(client: "redis.Redis") -> bool:
+    try:
+        return bool(client.ping())
+    except redis.ConnectionError:
+        return False
+
+
+def _missing(program: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(f"{program} is not installed, and in CI no test may be left out")
+    pytest.skip(f"{program} is not installed")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & {"postgres_server", "_redis_server"}:
+            item.add_marker(pytest.mark.flow)
+        if "chromium" in fixtures:
+            item.add_marker(pytest.mark.browser)
 
 
 def pytest_report_header() -> list[str]:

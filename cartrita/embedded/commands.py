@@ -8,7 +8,7 @@ from cartrita.errors import CartritaError
 # These need no database; the rest do, or may.
 WITHOUT_DATABASE = {
     "", "help", "version", "--help", "-h", "--version", "check", "collectstatic", "compilemessages",
-    "diffsettings", "events_docs", "makemessages", "spectacular", "startapp", "up",
+    "diffsettings", "events_docs", "makemessages", "policy", "spectacular", "startapp", "up",
 }  # fmt: skip
 # These change tables, or rows that the serving role may not change.
 AS_OWNER = {"makemigrations", "migrate", "rebuild_projections", "showmigrations", "sqlmigrate"}

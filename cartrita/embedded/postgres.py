@@ -128,10 +128,8 @@ def use_postgres(home: Path, *, settings: Mapping[str, str] | None = None) -> Po
         users_lock = _lock(state / "users.lock", fcntl.LOCK_SH)
         try:
             place = _place(home, state)
-            if _free(state / "keeper.lock"):
-                _start(place, {**_SETTINGS, **(settings or {})})
             server = Postgres(place.sockets, users_lock)
-            _wait_until_ready(server, place)
+            _get_ready(server, place, {**_SETTINGS, **(settings or {})})
             _create_database(server, state)
         except BaseException:
             os.close(users_lock)
@@ -313,22 +311,22 @@ def _environment() -> dict[str, str]:
     return {**kept, "LC_ALL": "C"}
 
 
-def _wait_until_ready(server: Postgres, place: _Place) -> None:
-    """Ready is: a connection succeeded."""
+def _get_ready(server: Postgres, place: _Place, settings: Mapping[str, str]) -> None:
+    """Start the server where no keeper lives, and wait. Ready is: a connection succeeded."""
     deadline = time.monotonic() + START_SECONDS
+    started = False
     while True:
+        # Looked at again each time: the keeper of a moment ago may just have been killed.
+        keeper_gone = _free(place.state / "keeper.lock")
+        if keeper_gone and not started:
+            _start(place, settings)
+            started, keeper_gone = True, False
         try:
             psycopg.connect(server.url(SUPERUSER, "postgres"), connect_timeout=10).close()
         except psycopg.OperationalError as error:
-            last_words = place.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-            if _free(place.state / "keeper.lock"):
-                raise PostgresNotStarted(
-                    f"PostgreSQL did not start. Its last words:\n{last_words}"
-                ) from error
-            if time.monotonic() > deadline:
-                raise PostgresNotStarted(
-                    f"PostgreSQL did not answer within {START_SECONDS} s ({error}). It said:\n{last_words}"
-                ) from error
+            if keeper_gone or time.monotonic() > deadline:
+                said = place.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+                raise PostgresNotStarted(f"PostgreSQL did not start ({error}). It said:\n{said}") from error
             time.sleep(0.02)
         else:
             return

@@ -213,6 +213,13 @@ class _Child:
     process: subprocess.Popen[bytes] | None = None
     ready: threading.Event = field(default_factory=threading.Event)
     facts: dict[str, Any] = field(default_factory=dict)
+    log_start: int = 0
+
+    def last_words(self) -> str:
+        """Return the last lines that this process, not a former one, has logged."""
+        with self.log.open("rb") as log:
+            log.seek(self.log_start)
+            return "\n".join(log.read().decode(errors="replace").strip().splitlines()[-15:])
 
 
 class _Children:
@@ -233,7 +240,7 @@ class _Children:
             if self._stop.is_set():
                 return None
             if child.process is not None and (code := child.process.poll()) is not None:
-                raise NotReady(f"The server ended with code {code}. It said:\n{_last_words(child.log)}")
+                raise NotReady(f"The server ended with code {code}. It said:\n{child.last_words()}")
             if time.monotonic() > deadline:
                 raise NotReady(f"The server was not ready within {READY_SECONDS} s: see {child.log}.")
         return [(who, address) for who, address in child.facts.get("links", [])]
@@ -288,6 +295,7 @@ class _Children:
         report_read, report_write = os.pipe()
         environ = {**os.environ, LIFELINE: str(self._lifeline_read), REPORT: str(report_write)}
         _rotate(child.log)
+        child.log_start = child.log.stat().st_size if child.log.exists() else 0
         with child.log.open("ab") as log, self._lock:
             if self._stop.is_set():
                 os.close(report_read)
@@ -334,7 +342,3 @@ def _keep_postgres(home: Path, stop: threading.Event) -> None:
 def _rotate(log: Path) -> None:
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(log.with_suffix(".log.1"))
-
-
-def _last_words(log: Path) -> str:
-    return "\n".join(log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-15:])
