@@ -122,6 +122,11 @@ class DecisionRequest:
             raise BadInput("at has no time zone; send an aware datetime.", field="at")
         names = [self.actor, self.agent, self.model, self.tool, self.definition_hash, *self.task_path]
         canonical([*names, *self.roles, *self.labels], "request")
+        for name in (*names, *self.roles, *self.labels):
+            if len(name) > 200:
+                raise BadInput(
+                    f"{name[:40]}… has more than 200 characters; send a shorter name.", field="request"
+                )
         for field_name, largest in (("roles", 50), ("labels", 200), ("task_path", 64), ("environment", 50)):
             if len(getattr(self, field_name)) > largest:
                 raise BadInput(f"{field_name} has more than {largest} entries; send fewer.", field=field_name)
@@ -399,6 +404,8 @@ def _members(facts: Cost | Budget | Counters) -> dict[str, int | str | None]:
 def _check_amounts(facts: Cost | Budget | Counters) -> None:
     for member in fields(facts):
         amount = getattr(facts, member.name)
+        if member.name == "currency" and not (len(amount) == 3 and amount.isascii() and amount.isupper()):
+            raise BadInput(f"currency is {amount!r}; send an ISO 4217 code such as USD.", field="currency")
         if type(amount) is int and not 0 <= amount <= SAFE_INTEGER:
             field = f"{type(facts).__name__.lower()}.{member.name}"
             raise BadInput(f"{field} is {amount}; send a number from 0 to {SAFE_INTEGER}.", field=field)
