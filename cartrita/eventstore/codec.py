@@ -10,7 +10,6 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 import orjson
-from opentelemetry import trace
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError
 
@@ -21,6 +20,7 @@ from cartrita.eventstore.fields import SEALED_PREFIX
 from cartrita.eventstore.ids import new_id
 from cartrita.eventstore.sealing import DataKeyCipher
 from cartrita.eventstore.types import Append, Event, RecordedEvent
+from cartrita.telemetry import current_trace_id
 
 MAX_EVENT_BYTES = 64 * 1024
 
@@ -234,12 +234,6 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
         erased=erased,
         sealed=sealed,
     )
-
-
-def current_trace_id() -> str:
-    """Return the trace that this code runs in as 32 hex digits, or "" outside of one."""
-    span = trace.get_current_span().get_span_context()
-    return f"{span.trace_id:032x}" if span.is_valid else ""
 
 
 def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, dict[str, str]]:
