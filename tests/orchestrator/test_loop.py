@@ -90,7 +90,7 @@ def answered() -> ModelAnswered:
 
 
 def failed() -> ModelFailed:
-    return ModelFailed(**USE, code="timed_out", message="no answer in time", retryable=True, partial="")
+    return ModelFailed(**USE, code="timed_out", message="no answer in time", retryable=True)
 
 
 def finished() -> RunFinished:
