@@ -44,7 +44,8 @@ class Event(BaseModel):
     datetimes.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # Messages about an event must not carry its text into logs.
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     type_name: ClassVar[str] = ""
     schema_version: ClassVar[int] = 1

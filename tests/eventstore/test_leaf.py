@@ -1,0 +1,58 @@
+from datetime import UTC, datetime, timedelta, timezone
+from hashlib import sha256
+from typing import Any
+from uuid import UUID
+
+import pytest
+import rfc8785
+
+from cartrita.eventstore.canonical import rfc3339
+from cartrita.eventstore.leaf import leaf_v1
+
+FIELDS: dict[str, Any] = {
+    "event_id": UUID(int=1),
+    "stream_id": UUID(int=2),
+    "version": 3,
+    "type_name": "tests.Thing",
+    "schema_version": 1,
+    "recorded_at": datetime(2026, 1, 31, 9, 0, 0, 120, tzinfo=UTC),
+    "workspace_id": UUID(int=4),
+    "session_id": None,
+    "causation_id": UUID(int=5),
+    "actor": 'user:"ü"',
+    "trace_id": "",
+    "key_id": None,
+    "data": b'{"a":1}',
+}
+
+
+class TestLeafV1:
+    def test_is_the_hash_of_the_canonical_array(self) -> None:
+        nil = "00000000-0000-0000-0000-00000000000"
+        array = [
+            "cartrita.leaf.v1", nil + "1", nil + "2", 3, "tests.Thing", 1, "2026-01-31T09:00:00.000120Z",
+            nil + "4", None, nil + "5", 'user:"ü"', "", None, {"a": 1},
+        ]  # fmt: skip
+        assert leaf_v1(**FIELDS) == sha256(b"\x00" + rfc8785.dumps(array)).digest()
+
+    def test_stays_what_it_was(self) -> None:
+        """Stored proofs rest on this value: a change needs a leaf v2."""
+        assert leaf_v1(**FIELDS).hex() == "28e8bc88eeea1c0b04c7437aff76da0b463335c28c2a0681e4b92c9cbd9f8727"
+
+    def test_is_the_same_in_every_time_zone(self) -> None:
+        moved = FIELDS["recorded_at"].astimezone(timezone(timedelta(hours=5, minutes=30)))
+        assert leaf_v1(**{**FIELDS, "recorded_at": moved}) == leaf_v1(**FIELDS)
+
+    @pytest.mark.parametrize("name", list(FIELDS))
+    def test_covers_each_field(self, name: str) -> None:
+        other = {
+            UUID: UUID(int=9), int: 9, str: "other", bytes: b'{"a":2}', type(None): UUID(int=9),
+            datetime: datetime(2026, 1, 31, 9, 0, 0, 121, tzinfo=UTC),
+        }[type(FIELDS[name])]  # fmt: skip
+        assert leaf_v1(**{**FIELDS, name: other}) != leaf_v1(**FIELDS)
+
+
+class TestRfc3339:
+    def test_refuses_a_time_without_zone(self) -> None:
+        with pytest.raises(ValueError, match="has no zone"):
+            rfc3339(datetime(2026, 1, 1))  # noqa: DTZ001
