@@ -2,8 +2,7 @@
 
 import base64
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from cartrita.eventstore import RecordedEvent, following, inline
 from retrieval.document import (
@@ -16,6 +15,9 @@ from retrieval.document import (
     RetrievalPerformed,
 )
 from retrieval.models import Collection, Document, RetrievalMetric
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @inline(CollectionCreated, tables=[Collection])
@@ -114,9 +116,13 @@ def decode_vector(text: str) -> list[float] | None:
     """Return the vector behind base64 of float16 values; None for an empty (erased) text."""
     if not text:
         return None
+    import numpy as np
+
     return [float(value) for value in np.frombuffer(base64.b64decode(text), dtype="<f2")]
 
 
-def encode_vector(vector: Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float32]]) -> str:
+def encode_vector(vector: "Sequence[float] | np.ndarray[tuple[int, ...], np.dtype[np.float32]]") -> str:
     """Return base64 of the vector as little-endian float16 values."""
+    import numpy as np
+
     return base64.b64encode(np.asarray(vector, dtype="<f2").tobytes()).decode()
