@@ -1,5 +1,6 @@
 """Settings, all from the environment and safe by default. `make up` sets what an embedded start needs."""
 
+import sys
 import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -25,7 +26,8 @@ MASTER_KEY = env.str("CARTRITA_MASTER_KEY", default="")
 ALLOWED_HOSTS = env.list("CARTRITA_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
 INSTALLED_APPS = [
-    "daphne",
+    # Only gives `runserver` its sockets, and costs every other command half a second of Twisted.
+    *(["daphne"] if "runserver" in sys.argv[1:2] else []),
     "django.contrib.admin",
     "django.contrib.auth",
     "django.contrib.contenttypes",
