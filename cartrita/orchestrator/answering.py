@@ -10,7 +10,8 @@ from cartrita.llm import gateway
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.agents import Agent
-from retrieval.answers import Citation, check_support, extract_answer
+from retrieval import answers
+from retrieval.answers import Citation
 from retrieval.document import RetrievalPerformed
 from retrieval.search import Hit, hits_of
 
@@ -42,7 +43,7 @@ class Answer:
 async def extract(question: str, search: RetrievalPerformed) -> Answer:
     """Answer in the documents' own words."""
     hits = await in_database_thread(hits_of, search)
-    found = await in_database_thread(extract_answer, question, hits)
+    found = await in_database_thread(answers.extract_answer, question, hits)
     return Answer(found.text, [_citation(each) for each in found.citations], found.supported)
 
 
@@ -55,7 +56,7 @@ async def check(text: str, search: RetrievalPerformed | None) -> Answer:
     cited = [hits[number - 1] for number in numbers if 1 <= number <= len(hits)]
     if not cited:
         return Answer(text, [], None)
-    unsupported = check_support(text, [hit.text for hit in cited])
+    unsupported = answers.check_support(text, [hit.text for hit in cited])
     return Answer(text, [_passage(hit) for hit in cited], supported=not unsupported)
 
 
