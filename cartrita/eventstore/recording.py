@@ -369,7 +369,7 @@ async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
             up_to_version=one.expected_version + len(one.events),
         )
         if one.event_ids is None or [row.event_id for row in stored] != list(one.event_ids):
-            raise await _moved(one.stream_id, one.expected_version)
+            raise await _first_moved(first_of_each_stream(appends))
         for event, row in zip(one.events, stored, strict=True):
             if not says_the_same(row, event):
                 raise EventIdReused(
@@ -379,6 +379,15 @@ async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
                 )
         standing += stored
     return standing
+
+
+async def _first_moved(appends: Sequence[Append]) -> StreamMoved:
+    """Return what to say of a call of which some stream is not where it was expected."""
+    for one in appends:
+        moved = await _moved(one.stream_id, one.expected_version)
+        if moved.actual_version != moved.expected_version:
+            break
+    return moved
 
 
 async def _moved(stream_id: UUID, expected_version: int) -> StreamMoved:
