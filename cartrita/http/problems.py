@@ -129,7 +129,8 @@ class ProblemMiddleware:
         if _asked_by_program(request):
             return JsonResponse(members, status=members["status"], headers=headers, content_type=CONTENT_TYPE)
         page = render(request, "problem.html", {"problem": members}, status=members["status"])
-        page.headers.update(headers)
+        for name, value in headers.items():
+            page.headers[name] = value
         return page
 
 
@@ -180,19 +181,21 @@ def _wrong_fields(details: Any, path: str = "") -> list[tuple[str, str]]:
     if isinstance(details, Mapping):
         if set(details) == {"message", "code"}:
             return [(path, str(details["message"]))]
-        return [
-            found
-            for name, inner in details.items()
-            for found in _wrong_fields(
-                inner, path if name == "non_field_errors" else f"{path}.{name}" if path else str(name)
-            )
-        ]
+        return [found for name, inner in details.items() for found in _wrong_fields(inner, _path(path, name))]
     nested = [_is_message(item) for item in details]
     return [
         found
         for index, item in enumerate(details)
         for found in _wrong_fields(item, path if nested[index] else f"{path}[{index}]")
     ]
+
+
+def _path(path: str, name: str | int) -> str:
+    if name == "non_field_errors":
+        return path
+    if isinstance(name, int):
+        return f"{path}[{name}]"
+    return f"{path}.{name}" if path else name
 
 
 def _is_message(item: Any) -> bool:

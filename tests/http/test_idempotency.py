@@ -1,0 +1,134 @@
+"""Idempotency-Key on a real database."""
+
+import threading
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.test import Client
+from django.utils import timezone
+from rest_framework.response import Response
+
+from cartrita.accounts import commands
+from cartrita.accounts.models import ApiToken
+from cartrita.http.idempotency import KEPT_FOR, delete_old_answers
+from cartrita.http.models import StoredAnswer
+from tests.accounts.people import Person, someone
+
+pytestmark = pytest.mark.flow
+
+BODY = {"name": "build", "scopes": ["read"]}
+
+
+@pytest.fixture
+def ann(database: object) -> Person:
+    return someone()
+
+
+@pytest.fixture
+def client(ann: Person) -> Iterator[Client]:
+    return ann.program()
+
+
+def create(client: Client, key: str, body: dict[str, Any] | None = None) -> Any:
+    return client.post(
+        "/api/v2/tokens", body or BODY, content_type="application/json", headers={"Idempotency-Key": key}
+    )
+
+
+class TestIdempotencyKey:
+    def test_gives_the_first_answer_again(self, client: Client) -> None:
+        first, second = create(client, "a"), create(client, "a")
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json() == second.json()
+        assert "Idempotency-Replayed" not in first.headers
+        assert second.headers["Idempotency-Replayed"] == "true"
+        assert ApiToken.objects.filter(secret_sha256__gt="").count() == 2
+
+    def test_refuses_another_body(self, client: Client) -> None:
+        create(client, "a")
+        answer = create(client, "a", {"name": "other", "scopes": ["read"]})
+        assert (answer.status_code, answer.json()["code"]) == (422, "idempotency_key_reused")
+
+    def test_refuses_another_route(self, client: Client) -> None:
+        create(client, "a")
+        answer = client.post(
+            "/api/v2/tickets", BODY, content_type="application/json", headers={"Idempotency-Key": "a"}
+        )
+        assert answer.status_code == 422
+
+    def test_belongs_to_its_caller(self, client: Client) -> None:
+        create(client, "a")
+        other = create(someone("bob@example.org").program(), "a")
+        assert other.status_code == 201
+        assert "Idempotency-Replayed" not in other.headers
+
+    def test_is_free_again_after_a_refusal(self, client: Client) -> None:
+        assert create(client, "a", {"name": "", "scopes": ["read"]}).status_code == 400
+        assert StoredAnswer.objects.count() == 0
+        assert create(client, "a").status_code == 201
+
+    def test_leaves_nothing_behind_when_the_answer_cannot_be_stored(
+        self, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        before = ApiToken.objects.count()
+
+        def fail(*_: object) -> bytes:
+            raise RuntimeError("cut off")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("cartrita.http.idempotency._sealed", fail)
+            client.raise_request_exception = False
+            assert create(client, "a").status_code == 500
+        assert ApiToken.objects.count() == before
+        assert create(client, "a").status_code == 201
+
+    def test_says_that_the_same_request_is_being_answered(
+        self, ann: Person, client: Client, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        entered, leave = threading.Event(), threading.Event()
+        issue = commands.issue_token
+
+        def slow(**fields: Any) -> Any:
+            entered.set()
+            assert leave.wait(30)
+            return issue(**fields)
+
+        answers: list[Response] = []
+
+        def first() -> None:
+            answers.append(create(client, "a"))
+            connection.close()
+
+        second = ann.program()
+        with monkeypatch.context() as patch:
+            patch.setattr("cartrita.accounts.commands.issue_token", slow)
+            thread = threading.Thread(target=first)
+            thread.start()
+            assert entered.wait(30)
+            answer = create(second, "a")
+            leave.set()
+            thread.join()
+        assert (answer.status_code, answer.json()["code"]) == (409, "request_in_flight")
+        assert answers[0].status_code == 201
+        assert create(second, "a").headers["Idempotency-Replayed"] == "true"
+
+    @pytest.mark.parametrize("key", ["", "x" * 256, "é"])
+    def test_is_short_printable_text(self, client: Client, key: str) -> None:
+        answer = create(client, key)
+        assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
+
+    def test_keeps_no_secret_readable(self, client: Client) -> None:
+        secret = create(client, "a").json()["secret"]
+        row = StoredAnswer.objects.get()
+        assert secret.encode() not in bytes(row.answer) + bytes(row.fingerprint) + bytes(row.id)
+
+    def test_is_forgotten_after_a_day(self, client: Client) -> None:
+        create(client, "a")
+        now = timezone.now()
+        assert delete_old_answers(now=now + KEPT_FOR - timedelta(minutes=1)) == 0
+        StoredAnswer.objects.update(answered_at=now - KEPT_FOR)
+        assert "Idempotency-Replayed" not in create(client, "a").headers
+        assert delete_old_answers(now=now + KEPT_FOR + timedelta(minutes=1)) == 1
