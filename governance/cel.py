@@ -6,7 +6,7 @@ Nothing else imports the engine. An evaluation that gives no boolean is an `Eval
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_math, ext_optional, ext_strings
@@ -58,7 +58,8 @@ _ENVIRONMENT = cel.NewEnv(
 )
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
-Activation = cel.Activation
+# The engine ships no types: what it binds variables to is opaque here.
+Activation: TypeAlias = Any
 
 
 class CompileError(Exception):

@@ -469,7 +469,8 @@ def _with_known_names(message: str) -> str:
 
 
 def _in_plain_words(kind: str, said: str, loc: tuple[int | str, ...]) -> str:
-    model: type[BaseModel] = {"match": Match, "examples": Example}.get(str(loc[0]) if loc else "", Rule)
+    models: Mapping[str, type[BaseModel]] = {"match": Match, "examples": Example}
+    model = models.get(str(loc[0]), Rule) if loc else Rule
     if kind == "extra_forbidden":
         return f"not a known key; known keys: {', '.join(model.model_fields)}"
     if kind == "missing":

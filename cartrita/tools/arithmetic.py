@@ -117,7 +117,8 @@ def _power(base: Number, exponent: Number) -> Number:
     if isinstance(base, int) and isinstance(exponent, int) and exponent >= 0:
         if abs(base) > 1 and exponent * math.log10(abs(base)) > MOST_DIGITS:
             raise NotCalculable(f"A number has more than {MOST_DIGITS} digits.", field="expression")
-        return base**exponent
+        power: int = base**exponent
+        return power
     return Decimal(base) ** Decimal(exponent)
 
 

@@ -18,6 +18,7 @@ from cartrita.eventstore.types import Append, Context
 from governance.decide import RequestFacts
 
 Safety = Literal["safe", "caution", "restricted"]
+DecidedAs = Literal["tool_call", "retrieval"]
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -72,6 +73,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "timeout_seconds": 30.0,
     "cost_tokens": 0,
     "result_limit_bytes": 256 * 1024,
+    "decided_as": "tool_call",
 }
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
@@ -91,6 +93,7 @@ class Tool:
     timeout_seconds: float
     cost_tokens: int
     result_limit_bytes: int
+    decided_as: DecidedAs
     parameters: type[BaseModel]
     returns: type[BaseModel]
     function: ToolFunction[Any, Any]
@@ -117,6 +120,7 @@ class Tool:
             "timeout_seconds": self.timeout_seconds,
             "cost_tokens": self.cost_tokens,
             "result_limit_bytes": self.result_limit_bytes,
+            "decided_as": self.decided_as,
             "parameters": self.parameters_schema,
             "returns": self.returns_schema,
         }
@@ -139,13 +143,15 @@ def tool(
     timeout_seconds: float = 30.0,
     cost_tokens: int = 0,
     result_limit_bytes: int = 256 * 1024,
+    decided_as: DecidedAs = "tool_call",
 ) -> Callable[[ToolFunction[Arguments, Result]], ToolFunction[Arguments, Result]]: ...
 def tool(name: str, **definition: Any) -> Any:
     """Return the tool of that name; or, given a definition, register the decorated function under the name.
 
     The function is `async def f(arguments: A, call: ToolCall) -> R`; A and R are pydantic models that forbid
-    further members, such as subclasses of Parameters. `cost_tokens` is what a call may cost at most. Raises
-    UnknownTool, which names similar ones; a definition of another shape raises TypeError at import.
+    further members, such as subclasses of Parameters. `cost_tokens` is what a call may cost at most; a search
+    is `decided_as` retrieval. Raises UnknownTool, which names similar ones; a definition of another shape
+    raises TypeError at import.
     """
     if not definition:
         return _registered(name)

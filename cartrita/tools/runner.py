@@ -253,7 +253,7 @@ def _problem(found: Mapping[str, Any], definition: Tool) -> str:
 def _decision_request(definition: Tool, arguments: BaseModel, facts: RequestFacts) -> DecisionRequest:
     return DecisionRequest.about(
         facts,
-        "tool_call",
+        definition.decided_as,
         tool=definition.name,
         arguments=arguments.model_dump(mode="json"),
         definition_hash=definition.definition_hash,
