@@ -166,7 +166,7 @@ class _Child:
     def _keep(self) -> None:
         try:
             _log_file(self._home).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            with _log_file(self._home).open("wb") as log:
+            with _log_file(self._home).open("ab") as log:
                 command = [sys.executable, "-m", "cartrita.llm.local_server", "--home", str(self._home)]
                 process = subprocess.Popen(  # noqa: S603  # our own module, no shell
                     [*command, "--no-wait", "--die-with-parent", str(os.getpid())],

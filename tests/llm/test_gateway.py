@@ -8,8 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pytest_django import Settings
 
+from cartrita import telemetry
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, create_data_key, in_database_thread, new_id
 from cartrita.eventstore import append as record
@@ -259,6 +263,25 @@ class TestPerform:
         assert isinstance(recorded.event, ModelAnswered)
         assert text.startswith(recorded.event.text)
         assert await gateway.whole_text(recorded.event) == text
+
+    async def test_is_seen_as_a_span_with_the_conventions_names(
+        self, script: Script, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        exporter = InMemorySpanExporter()
+        tracing = TracerProvider(shutdown_on_exit=False)
+        tracing.add_span_processor(SimpleSpanProcessor(exporter))
+        monkeypatch.setattr(telemetry, "tracer", tracing.get_tracer("tests"))
+        script({"text": "One two."})
+        answer = await answered()
+        (span,) = exporter.get_finished_spans()
+        assert span.name == "chat scripted"
+        seen = dict(span.attributes or {})
+        assert seen["gen_ai.operation.name"] == "chat"
+        assert seen["gen_ai.request.model"] == "scripted"
+        assert seen["gen_ai.usage.input_tokens"] == answer.prompt_tokens
+        assert seen["gen_ai.usage.output_tokens"] == 2
+        assert seen["gen_ai.response.finish_reasons"] == ("stop",)
+        assert not any("One two." in str(value) for value in seen.values())
 
     async def test_lets_the_listeners_own_error_through(self, script: Script) -> None:
         script({"text": "Hello there."})

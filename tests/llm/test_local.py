@@ -19,7 +19,7 @@ from cartrita.llm.providers import ChatMessage
 from tests.databases import Database
 from tests.llm.conftest import QUICK, Heard, facts, permit_for, wait_until
 
-pytestmark = pytest.mark.usefixtures("closing")
+pytestmark = [pytest.mark.usefixtures("closing"), pytest.mark.xdist_group("local-model")]
 
 ROOT = Path(__file__).resolve().parents[2]
 
