@@ -58,7 +58,7 @@ class TestEventClass:
         assert event_class("store_tests.NoteWritten") is NoteWritten
 
     def test_names_the_remedy_for_an_unknown_one(self) -> None:
-        with pytest.raises(UnknownEventType, match="settings.EVENT_MODULES"):
+        with pytest.raises(UnknownEventType, match=r"settings\.EVENT_MODULES"):
             event_class("nobody.Knows")
 
     def test_lists_each_type_once(self) -> None:
@@ -80,7 +80,7 @@ class TestCheckEventTypes:
 
     def test_refuses_a_chain_that_ends_at_no_class(self, upcasters: dict[tuple[str, int], Any]) -> None:
         upcaster("registry_tests.Old", 1)(dict)
-        with pytest.raises(EventTypesWrong, match="end at registry_tests.Old 2, which is no class"):
+        with pytest.raises(EventTypesWrong, match=r"end at registry_tests\.Old 2, which is no class"):
             registry.check_event_types()
 
     def test_accepts_a_whole_chain_and_a_renamed_type(self, upcasters: dict[tuple[str, int], Any]) -> None:
@@ -133,7 +133,7 @@ class TestDecode:
         assert recorded.data == orjson.dumps(stored)
 
     def test_says_which_event_does_not_fit(self) -> None:
-        with pytest.raises(EventUnreadable, match="(?s)Event 1 of stream 0{8}-.*place") as caught:
+        with pytest.raises(EventUnreadable, match=r"(?s)Event 1 of stream 0{8}-.*place") as caught:
             codec.decode(a_row({"reason": "my secret"}, type_name="registry_tests.Moved", version=3), {})
         assert "secret" not in caught.value.message
 
@@ -141,11 +141,11 @@ class TestDecode:
 class TestTimes:
     class Timed(Event):
         at: datetime
-        also: list[datetime] = []
+        also: tuple[datetime, ...] = ()
 
     def test_are_written_in_utc_with_microseconds(self) -> None:
         noon = datetime(2026, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
-        event = self.Timed(at=noon, also=[noon])
+        event = self.Timed(at=noon, also=(noon,))
         assert event.model_dump(mode="json") == {
             "at": "2026-01-01T10:00:00.000000Z",
             "also": ["2026-01-01T10:00:00.000000Z"],

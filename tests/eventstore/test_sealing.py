@@ -125,7 +125,8 @@ class TestKeys:
         assert sealing.cached_ciphers([key])[1] == []
         with psycopg.connect(database.url) as reader:
             lengths = reader.execute(
-                "select length(d.wrapped), length(s.wrapped) from data_key d join subject_key s using (subject_id)"
+                "select length(d.wrapped), length(s.wrapped) "
+                "from data_key d join subject_key s using (subject_id)"
             ).fetchall()
         assert lengths == [(12 + 32 + 16, 12 + 32 + 16)]
 
@@ -149,7 +150,7 @@ class TestKeys:
     def test_say_where_a_missing_master_key_belongs(self, settings: Settings, tmp_path: Path) -> None:
         settings.MASTER_KEY = ""
         settings.HOME = tmp_path
-        with pytest.raises(MasterKeyMissing, match="restore .*master.key"):
+        with pytest.raises(MasterKeyMissing, match=r"restore .*master\.key"):
             a_key()
         create_master_key(tmp_path)
         assert a_key()

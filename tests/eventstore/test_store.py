@@ -171,8 +171,8 @@ class TestAppend:
         with psycopg.connect(database.url) as faster:
             faster.execute(
                 "insert into event (stream_id, version, event_id, type, schema_version, recorded_at, "
-                "workspace_id, actor, trace_id, data) values (%s, 1, %s, 'store_tests.NoteStarred', 1, now(), "
-                "%s, '', '', '{\"at\": null, \"stars\": 1}')",
+                "workspace_id, actor, trace_id, data) values (%s, 1, %s, 'store_tests.NoteStarred', 1, "
+                "now(), %s, '', '', '{\"at\": null, \"stars\": 1}')",
                 [stream, new_id(), WORKSPACE],
             )
             committing = threading.Thread(target=commit_when_awaited, args=(faster, database))
@@ -189,7 +189,7 @@ class TestAppend:
 
     def test_refuses_more_than_64_kib(self) -> None:
         stream = new_id()
-        with pytest.raises(EventTooLarge, match="at most 65536 .* shorten 'text'") as caught:
+        with pytest.raises(EventTooLarge, match=r"at most 65536 .* shorten 'text'") as caught:
             append(writing(stream, a_key(), "x" * 65_000))
         assert caught.value.field == "text"
         assert load(stream) == []
