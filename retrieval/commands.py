@@ -7,17 +7,8 @@ from django.db import connection, transaction
 from django.utils.crypto import salted_hmac
 
 from cartrita.errors import BadInput, TooLarge
-from cartrita.eventstore import (
-    Append,
-    Context,
-    append,
-    create_data_key,
-    derived_id,
-    erase_key,
-    load,
-    new_id,
-    put_blob,
-)
+from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, erase_key, load, new_id
+from cartrita.eventstore.blobs import put_blob
 from retrieval import document as documents
 from retrieval import index, ingest, models
 from retrieval.document import CollectionCreated, DocumentNotFound, DocumentReceived

@@ -8,6 +8,7 @@ download. Sources: Devlin et al. 2018 (BERT); Reimers and Gurevych 2019 (mean po
 
 import hashlib
 import importlib.util
+import math
 import os
 import tempfile
 import threading
@@ -37,7 +38,9 @@ _HEADS = 12
 _HEAD_SIZE = DIMENSION // _HEADS
 _EPSILON = 1e-12
 _OPSET = 20
-_BATCH = 4
+_BATCH = 2
+# Before it stand special tokens, signs and single letters.
+_FIRST_WORD = 1990
 
 Vectors = NDArray[np.float32]
 
@@ -96,6 +99,18 @@ class Encoder:
     def count_tokens(self, text: str) -> int:
         """Return how many word pieces the text has, at most the model's limit."""
         return len(self._tokenizer.encode(text, add_special_tokens=False).ids)
+
+    def rarity(self, word: str) -> float:
+        """Return how much a word tells, 0 to 1: the vocabulary lists words by how often they are met.
+
+        A word that is not in it, or holds a digit, tells most.
+        """
+        number = self._vocabulary.get(word.lower())
+        if number is None or any(character.isdigit() for character in word):
+            return 1.0
+        return min(
+            1.0, math.log(max(number - _FIRST_WORD, 2)) / math.log(len(self._vocabulary) - _FIRST_WORD)
+        )
 
 
 _loading = threading.Lock()

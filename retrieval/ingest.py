@@ -13,21 +13,12 @@ from contextlib import contextmanager
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
-from django.db.models import BooleanField
-from django.db.models.expressions import RawSQL
+from django.db.models import Exists, OuterRef, QuerySet
 
 from cartrita.errors import Unavailable
-from cartrita.eventstore import (
-    Append,
-    Context,
-    Event,
-    append,
-    get_blob,
-    in_database_thread,
-    load,
-    put_blob,
-    unseal,
-)
+from cartrita.eventstore import Append, Context, Event, append, in_database_thread, load, unseal
+from cartrita.eventstore.blobs import get_blob, put_blob
+from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
 from retrieval import document as documents
 from retrieval import index, models
@@ -137,18 +128,11 @@ def remove_erased() -> int:
 
     Searches never show them in the meantime; this takes their words and vectors out of the index too.
     """
-    gone = models.Document.objects.exclude(status="removed").filter(
-        RawSQL(_KEY_DESTROYED, (), BooleanField())
-    )
-    rows = list(gone[:1000])
+    destroyed = DataKey.objects.filter(key_id=OuterRef("key_id"), erased_at__isnull=False)
+    rows = list(models.Document.objects.exclude(status="removed").filter(Exists(destroyed))[:1000])
     for row in rows:
         _remove_erased(row)
     return len(rows)
-
-
-_KEY_DESTROYED = """
-    EXISTS (SELECT FROM data_key WHERE data_key.key_id = retrieval_documents.key_id AND erased_at IS NOT NULL)
-"""
 
 
 def _remove_erased(row: models.Document) -> None:
@@ -254,7 +238,7 @@ def _embed_some() -> int:
             return 0
         advanced = _embed(held)
         rows = models.Document.objects.filter(id__in=held, status="chunked").order_by("created_at", "id")
-        for row in rows.filter(RawSQL(_COMPLETE, (), BooleanField())):
+        for row in rows.filter(~Exists(_chunks_without_vector())):
             _record(
                 row, DocumentEmbedded(model=f"{MODEL}-{RECIPE}", dimension=DIMENSION, chunks=row.chunks or 0)
             )
@@ -265,10 +249,9 @@ def _embed_some() -> int:
             _let_go(document_id)
 
 
-_COMPLETE = (
-    "NOT EXISTS (SELECT FROM retrieval_chunks c LEFT JOIN retrieval_vectors v ON v.chunk_number = c.number"
-    " WHERE c.document_id = retrieval_documents.id AND v.chunk_number IS NULL)"
-)
+def _chunks_without_vector() -> QuerySet[models.Chunk]:
+    vectors = models.Vector.objects.filter(chunk_number=OuterRef("number"))
+    return models.Chunk.objects.filter(~Exists(vectors), document_id=OuterRef("id"))
 
 
 def _embed(document_ids: Sequence[UUID]) -> int:

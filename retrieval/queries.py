@@ -9,7 +9,9 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from cartrita.errors import BadInput
-from cartrita.eventstore import get_blob, unseal, unseal_or_empty
+from cartrita.eventstore import unseal, unseal_or_empty
+from cartrita.eventstore.blobs import get_blob
+from cartrita.http.pagination import Page, page_of
 from retrieval import models
 from retrieval.document import DocumentNotFound
 
@@ -77,6 +79,15 @@ def documents_in_scope(
     """Return the workspace's documents and the session's attachments, newest first."""
     rows = in_scope(workspace_id=workspace_id, session_id=session_id).order_by("-created_at", "-id")[:limit]
     return [_detail(row) for row in rows]
+
+
+def page_in_scope(
+    *, workspace_id: UUID, session_id: UUID | None = None, cursor: str | None = None, limit: int = 50
+) -> Page:
+    """Return a page of DocumentDetail of what this workspace and session may see, newest first."""
+    rows = in_scope(workspace_id=workspace_id, session_id=session_id)
+    page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
+    return Page([_detail(row) for row in page.items], page.next_cursor)
 
 
 def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[models.Document]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 import numpy as np
 from django.db import connection
+from django.db.models import Q
 from numpy.typing import NDArray
 
 from cartrita.errors import BadInput
@@ -74,11 +75,11 @@ LEFT JOIN scored s ON s.chunk_number = number LEFT JOIN retrieval_vectors v ON v
 _K1 = 1.2
 _B = 0.75
 
-_HITS = """
+_ROWS = """
 SELECT c.number, c.id, c.document_id, d.key_id, d.title, c.heading, c.text, c."start", c."end", c.page,
     d.labels
 FROM retrieval_chunks c JOIN retrieval_documents d ON d.id = c.document_id
-WHERE c.number = any(%s) AND d.status IN ('chunked', 'ready')
+WHERE d.status IN ('chunked', 'ready') AND
 """
 
 
@@ -221,6 +222,15 @@ def performed_event(
     )
 
 
+def hits_of(performed: RetrievalPerformed) -> tuple[Hit, ...]:
+    """Return the passages of a recorded search in its order; those removed or erased since are left out."""
+    with connection.cursor() as cursor:
+        cursor.execute(f"{_ROWS} c.id = any(%s)", [[passage.chunk_id for passage in performed.passages]])
+        rows = {row[1]: row for row in cursor.fetchall()}
+    scored = [(rows[passage.chunk_id], passage) for passage in performed.passages if passage.chunk_id in rows]
+    return tuple(_opened([(row, p.score, p.lexical, p.dense) for row, p in scored]))
+
+
 def _check(query: str, k: int) -> None:
     if not query.strip():
         raise BadInput("The query is empty: say what to look for.", field="query")
@@ -235,16 +245,11 @@ def _check(query: str, k: int) -> None:
 def _collections(
     workspace_id: UUID, session_id: UUID | None, collection_ids: Sequence[UUID] | None
 ) -> list[UUID]:
-    owned = models.Collection.objects.filter(workspace_id=workspace_id)
-    reach = owned.filter(session_id=None) | owned.filter(session_id=session_id) if session_id else None
-    rows = (reach if reach is not None else owned.filter(session_id=None)).values_list("id", "name")
+    reach = Q(session_id=None) | Q(session_id=session_id) if session_id else Q(session_id=None)
+    rows = models.Collection.objects.filter(reach, workspace_id=workspace_id)
     if collection_ids is not None:
-        return [id_ for id_, _name in rows if id_ in collection_ids]
-    # A collection that an evaluation made stays out of everybody's way.
-    return [id_ for id_, name in rows if not name.startswith(EVALUATION)]
-
-
-EVALUATION = "evaluation:"
+        rows = rows.filter(id__in=collection_ids)
+    return list(rows.values_list("id", flat=True))
 
 
 def _candidates(
@@ -274,15 +279,20 @@ def fuse(rows: Sequence[tuple[int, float | None, float | None]]) -> list[_Candid
 
 def _hits(ranked: Sequence[_Candidate]) -> list[Hit]:
     with connection.cursor() as cursor:
-        cursor.execute(_HITS, [[candidate.number for candidate in ranked]])
-        rows: dict[int, tuple[Any, ...]] = {row[0]: row for row in cursor.fetchall()}
-    keys = ciphers({row[3] for row in rows.values()})
+        cursor.execute(f"{_ROWS} c.number = any(%s)", [[candidate.number for candidate in ranked]])
+        rows = {row[0]: row for row in cursor.fetchall()}
+    # A document removed in the meantime is not shown.
+    scored = [(rows[candidate.number], candidate) for candidate in ranked if candidate.number in rows]
+    return _opened([(row, candidate.score, candidate.lexical, candidate.dense) for row, candidate in scored])
+
+
+def _opened(scored: Sequence[tuple[Any, float, float | None, float | None]]) -> list[Hit]:
+    """Return the hits of rows with their scores; what is erased is left out."""
+    keys = ciphers({row[3] for row, *_scores in scored})
     hits = []
-    for candidate in ranked:
-        row = rows.get(candidate.number)
-        # A document removed or erased in the meantime is not shown.
-        key = keys.get(row[3]) if row is not None else None
-        if row is None or key is None:
+    for row, score, lexical, dense in scored:
+        key = keys.get(row[3])
+        if key is None:
             continue
         hits.append(
             Hit(
@@ -295,9 +305,9 @@ def _hits(ranked: Sequence[_Candidate]) -> list[Hit]:
                 end=row[8],
                 page=row[9],
                 labels=tuple(row[10]),
-                score=candidate.score,
-                lexical=candidate.lexical,
-                dense=candidate.dense,
+                score=score,
+                lexical=lexical,
+                dense=dense,
             )
         )
     return hits

@@ -1,0 +1,52 @@
+"""Read-only pages on collections, documents and what searches cost."""
+
+from typing import Any
+
+from django.contrib import admin
+from django.utils.translation import gettext_lazy as _
+
+from cartrita.eventstore import unseal_or_empty
+from cartrita.eventstore.admin import ReadOnlyAdmin
+from retrieval.models import Collection, Document, RetrievalMetric
+
+
+@admin.register(Collection)
+class CollectionAdmin(ReadOnlyAdmin):
+    """Collections."""
+
+    list_display = ("name", "language", "workspace_id", "session_id", "created_at")
+
+
+@admin.register(Document)
+class DocumentAdmin(ReadOnlyAdmin):
+    """Documents and how far their ingestion is."""
+
+    list_display = ("opened_title", "status", "media_type", "size", "chunks", "error_code", "created_at")
+    list_filter = ("status", "media_type")
+    exclude = ("title", "fingerprint")
+    readonly_fields = ("opened_title",)
+
+    @admin.display(description=_("title"))
+    def opened_title(self, row: Any) -> str:
+        return unseal_or_empty(row.key_id, row.title) or str(_("(erased)"))
+
+
+@admin.register(RetrievalMetric)
+class RetrievalMetricAdmin(ReadOnlyAdmin):
+    """What searches cost and gave."""
+
+    list_display = (
+        "opened_query",
+        "retrieval_latency_ms",
+        "context_tokens_before",
+        "context_tokens_after",
+        "usefulness_score",
+        "pipeline",
+        "created_at",
+    )
+    exclude = ("query_text", "query_embedding")
+    readonly_fields = ("opened_query",)
+
+    @admin.display(description=_("query"))
+    def opened_query(self, row: Any) -> str:
+        return unseal_or_empty(row.key_id, row.query_text) or str(_("(erased)"))

@@ -1,0 +1,310 @@
+"""REST: documents and search."""
+
+from dataclasses import asdict
+from typing import Any, ClassVar, cast
+from uuid import UUID
+
+from asgiref.sync import async_to_sync
+from django.core.files.uploadedfile import UploadedFile
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.parsers import MultiPartParser
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cartrita.accounts.authentication import caller
+from cartrita.accounts.consumers import SocketUser
+from cartrita.errors import BadInput, NotAllowed, NotFound
+from cartrita.eventstore import Append, Context, append, create_data_key, new_id
+from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.views import ApiView
+from cartrita.streaming.registry import channel_kind
+from retrieval import commands, queries
+from retrieval.document import MAX_LABELS
+from retrieval.search import MAX_K, MAX_QUERY, performed_event, search
+
+_SESSION = OpenApiParameter(
+    "session_id",
+    OpenApiTypes.UUID,
+    description="Also the attachments of this session.",
+)
+
+
+class SessionNotVisible(NotFound):
+    """There is no such session, or it is another person's."""
+
+    code = "session_not_found"
+
+
+class NewDocument(serializers.Serializer[Any]):
+    """A file to keep."""
+
+    file = serializers.FileField(
+        allow_empty_file=True, help_text="PDF, HTML, Markdown or plain text, up to 50 MiB."
+    )
+    title = serializers.CharField(required=False, help_text="The file's name by default.")
+    session_id = serializers.UUIDField(required=False, help_text="Attach it to this session only.")
+    labels = serializers.ListField(child=serializers.CharField(), required=False, max_length=MAX_LABELS)
+
+
+class ReceivedDocument(serializers.Serializer[Any]):
+    """The document is kept and will be read."""
+
+    id = serializers.UUIDField()
+    status = serializers.CharField()
+
+
+class DocumentEntry(serializers.Serializer[Any]):
+    """A document and how far its ingestion is."""
+
+    id = serializers.UUIDField()
+    workspace_id = serializers.UUIDField()
+    session_id = serializers.UUIDField(allow_null=True)
+    collection_id = serializers.UUIDField()
+    owner_id = serializers.UUIDField()
+    title = serializers.CharField()
+    media_type = serializers.CharField()
+    size = serializers.IntegerField()
+    labels = serializers.ListField(child=serializers.CharField())
+    status = serializers.ChoiceField(choices=["received", "chunked", "ready", "failed"])
+    characters = serializers.IntegerField(allow_null=True)
+    pages = serializers.IntegerField(allow_null=True)
+    chunks = serializers.IntegerField(allow_null=True)
+    embedded = serializers.IntegerField()
+    error_code = serializers.CharField(allow_blank=True)
+    error_message = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+    updated_at = serializers.DateTimeField()
+
+
+class DocumentPage(serializers.Serializer[Any]):
+    """Documents, newest first."""
+
+    items = DocumentEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class PassageEntry(serializers.Serializer[Any]):
+    """A part of a document's text with what stands around it."""
+
+    document_id = serializers.UUIDField()
+    title = serializers.CharField()
+    start = serializers.IntegerField()
+    end = serializers.IntegerField()
+    text = serializers.CharField()
+    before = serializers.CharField(allow_blank=True)
+    after = serializers.CharField(allow_blank=True)
+    page = serializers.IntegerField(allow_null=True)
+
+
+class Search(serializers.Serializer[Any]):
+    """What to look for."""
+
+    query = serializers.CharField(max_length=MAX_QUERY)
+    session_id = serializers.UUIDField(required=False)
+    document_ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=100)
+    k = serializers.IntegerField(min_value=1, max_value=MAX_K, default=10)
+
+
+class FoundPassage(serializers.Serializer[Any]):
+    """A passage found."""
+
+    chunk_id = serializers.UUIDField()
+    document_id = serializers.UUIDField()
+    title = serializers.CharField()
+    heading = serializers.CharField(allow_blank=True)
+    start = serializers.IntegerField()
+    end = serializers.IntegerField()
+    page = serializers.IntegerField(allow_null=True)
+    text = serializers.CharField()
+    score = serializers.FloatField()
+    lexical = serializers.FloatField(allow_null=True)
+    dense = serializers.FloatField(allow_null=True)
+
+
+class Found(serializers.Serializer[Any]):
+    """Passages, best first, and how long each stage took in milliseconds."""
+
+    retrieval_id = serializers.UUIDField()
+    hits = FoundPassage(many=True)
+    timings_ms = serializers.DictField(child=serializers.FloatField())
+
+
+class Documents(ApiView):
+    """The workspace's documents."""
+
+    parser_classes = (MultiPartParser,)
+
+    @extend_schema(
+        operation_id="documents_list",
+        parameters=[
+            _SESSION,
+            OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
+            OpenApiParameter(
+                "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50}
+            ),
+        ],
+        responses=DocumentPage,
+    )
+    def get(self, request: Request) -> Response:
+        """List documents, newest first."""
+        asked = caller(request)
+        cursor, limit = page_parameters(request)
+        page = queries.page_in_scope(
+            workspace_id=asked.workspace_id, session_id=_session(request), cursor=cursor, limit=limit
+        )
+        return Response({"items": [asdict(item) for item in page.items], "next_cursor": page.next_cursor})
+
+    @extend_schema(
+        operation_id="documents_receive",
+        request={"multipart/form-data": NewDocument},
+        responses={202: ReceivedDocument},
+    )
+    def post(self, request: Request) -> Response:
+        """Keep a file for reading."""
+        asked = caller(request)
+        wanted = NewDocument(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        file = cast(UploadedFile, values["file"])
+        if (file.size or 0) > commands.MAX_BYTES:
+            raise commands.DocumentTooLarge(
+                f"The document has {file.size} bytes; at most {commands.MAX_BYTES} are accepted.",
+                field="file",
+                limit=commands.MAX_BYTES,
+            )
+        document_id = commands.receive_document(
+            workspace_id=asked.workspace_id,
+            owner_id=asked.user_id,
+            title=values.get("title") or file.name or "",
+            media_type=file.content_type or "",
+            content=file.read(),
+            session_id=_visible(request, values.get("session_id")),
+            labels=values.get("labels", ()),
+            actor=asked.actor,
+        )
+        status = queries.document(document_id).status
+        answer = {"id": document_id, "status": status}
+        return Response(answer, status=202, headers={"Location": f"/api/v2/documents/{document_id}"})
+
+
+class DocumentDetail(ApiView):
+    """One document."""
+
+    @extend_schema(operation_id="documents_get", parameters=[_SESSION], responses=DocumentEntry)
+    def get(self, request: Request, document_id: UUID) -> Response:
+        """Return a document and how far its ingestion is."""
+        asked = caller(request)
+        detail = queries.document(document_id, workspace_id=asked.workspace_id, session_id=_session(request))
+        return Response(asdict(detail))
+
+    @extend_schema(
+        operation_id="documents_remove",
+        parameters=[
+            _SESSION,
+            OpenApiParameter("erase", OpenApiTypes.BOOL, description="Also destroy its key, beyond recall."),
+        ],
+        responses={204: None},
+    )
+    def delete(self, request: Request, document_id: UUID) -> Response:
+        """Take a document out of every search, and erase it where asked."""
+        asked = caller(request)
+        erase = request.query_params.get("erase", "false").lower()
+        if erase not in ("true", "false"):
+            raise BadInput("erase is true or false.", field="erase")
+        detail = queries.document(document_id, workspace_id=asked.workspace_id, session_id=_session(request))
+        if detail.owner_id != asked.user_id and "admin" not in asked.roles:
+            raise NotAllowed("Only who sent the document, or an administrator, may remove it.")
+        command = commands.erase_document if erase == "true" else commands.remove_document
+        command(document_id=document_id, workspace_id=asked.workspace_id, actor=asked.actor)
+        return Response(status=204)
+
+
+class DocumentText(ApiView):
+    """Text of a document."""
+
+    @extend_schema(
+        operation_id="documents_passage",
+        parameters=[
+            _SESSION,
+            OpenApiParameter("start", OpenApiTypes.INT, required=True, description="The first character."),
+            OpenApiParameter(
+                "end", OpenApiTypes.INT, required=True, description="Behind the last character."
+            ),
+        ],
+        responses=PassageEntry,
+    )
+    def get(self, request: Request, document_id: UUID) -> Response:
+        """Return characters `start` to `end` of the text, as a citation names them."""
+        asked = caller(request)
+        start, end = (_number(request, name) for name in ("start", "end"))
+        passage = queries.passage(
+            document_id, start, end, workspace_id=asked.workspace_id, session_id=_session(request)
+        )
+        return Response(asdict(passage))
+
+
+class Searches(ApiView):
+    """Search by words and meaning."""
+
+    scopes: ClassVar = {"POST": "read"}
+
+    @extend_schema(operation_id="search", request=Search, responses=Found)
+    def post(self, request: Request) -> Response:
+        """Return the best passages; the search is recorded."""
+        asked = caller(request)
+        wanted = Search(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        session_id = _visible(request, values.get("session_id"))
+        found = search(
+            values["query"],
+            workspace_id=asked.workspace_id,
+            session_id=session_id,
+            document_ids=values.get("document_ids"),
+            k=values["k"],
+        )
+        retrieval_id = new_id()
+        key_id = create_data_key(subject_id=asked.user_id, scope="search")
+        context = Context(
+            workspace_id=asked.workspace_id,
+            session_id=session_id,
+            actor=asked.actor,
+            key_id=key_id,
+        )
+        append(Append(retrieval_id, 0, [performed_event(found, retrieval_id=retrieval_id)], context))
+        hits = FoundPassage(found.hits, many=True).data
+        return Response({"retrieval_id": retrieval_id, "hits": hits, "timings_ms": dict(found.timings)})
+
+
+def _session(request: Request) -> UUID | None:
+    text = request.query_params.get("session_id")
+    if not text:
+        return None
+    try:
+        session_id = UUID(text)
+    except ValueError:
+        raise BadInput("session_id is no UUID.", field="session_id") from None
+    return _visible(request, session_id)
+
+
+def _visible(request: Request, session_id: UUID | None) -> UUID | None:
+    """Return the session's id when the caller may see it. Raises SessionNotVisible.
+
+    Who may is known to the app that owns sessions, and asked through the channel that it registered.
+    """
+    if session_id is None:
+        return None
+    asked = caller(request)
+    kind, channel_id = channel_kind(f"session:{session_id}")
+    if not async_to_sync(kind.authorise)(SocketUser(pk=asked.user_id, caller=asked), channel_id):
+        raise SessionNotVisible("There is no such session.", field="session_id")
+    return session_id
+
+
+def _number(request: Request, name: str) -> int:
+    text = request.query_params.get(name, "")
+    if not (text.isascii() and text.isdigit() and len(text) < 10):
+        raise BadInput(f"Give {name} as a number of characters.", field=name)
+    return int(text)

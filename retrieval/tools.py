@@ -1,0 +1,136 @@
+"""Tools of agents: search the documents, read in one."""
+
+from uuid import UUID
+
+from pydantic import Field
+
+from cartrita.errors import NotFound
+from cartrita.eventstore import Append, in_database_thread, new_id
+from cartrita.tools.registry import Parameters, ToolCall, tool
+from retrieval import queries
+from retrieval.search import MAX_QUERY, performed_event, search
+
+READ_CHARACTERS = 8000
+
+
+class SearchDocuments(Parameters):
+    """What to look for."""
+
+    query: str = Field(min_length=1, max_length=MAX_QUERY, description="A question, or a few words.")
+    k: int = Field(default=8, ge=1, le=20, description="How many passages to return at most.")
+    documents: list[UUID] = Field(
+        default=[], max_length=50, description="Search only these documents; all without it."
+    )
+
+
+class FoundPassage(Parameters):
+    """A passage; `start` and `end` count characters of the document's text."""
+
+    document_id: UUID
+    title: str
+    heading: str
+    start: int
+    end: int
+    page: int | None
+    score: float
+    text: str
+
+
+class SearchResult(Parameters):
+    """Passages, best first."""
+
+    passages: list[FoundPassage]
+
+
+class ReadDocument(Parameters):
+    """What to read."""
+
+    document_id: UUID
+    start: int = Field(default=0, ge=0, description="The first character to read.")
+    characters: int = Field(default=READ_CHARACTERS, ge=1, le=READ_CHARACTERS)
+
+
+class ReadResult(Parameters):
+    """A part of a document's text; `next_start` is None at its end."""
+
+    document_id: UUID
+    title: str
+    start: int
+    end: int
+    characters: int
+    next_start: int | None
+    text: str
+
+
+@tool(
+    "search_documents",
+    description=(
+        "Search the workspace's documents and this session's attachments by words and meaning."
+        " Returns the best passages with the document and place of each."
+    ),
+    category="retrieval",
+    safety="safe",
+    idempotent=True,
+    timeout_seconds=30,
+    result_limit_bytes=64 * 1024,
+)
+async def search_documents(arguments: SearchDocuments, call: ToolCall) -> SearchResult:
+    """Search what the call's session may see, and have the search recorded with its result."""
+    found = await in_database_thread(
+        search,
+        arguments.query,
+        workspace_id=call.workspace_id,
+        session_id=call.session_id,
+        document_ids=arguments.documents or None,
+        k=arguments.k,
+    )
+    retrieval_id = new_id()
+    call.record.append(
+        Append(retrieval_id, 0, [performed_event(found, retrieval_id=retrieval_id)], call.context)
+    )
+    return SearchResult(
+        passages=[
+            FoundPassage(
+                document_id=hit.document_id,
+                title=hit.title,
+                heading=hit.heading,
+                start=hit.start,
+                end=hit.end,
+                page=hit.page,
+                score=round(hit.score, 4),
+                text=hit.text,
+            )
+            for hit in found.hits
+        ]
+    )
+
+
+@tool(
+    "read_document",
+    description="Read a part of a document's text, from a given character on.",
+    category="retrieval",
+    safety="safe",
+    idempotent=True,
+    timeout_seconds=15,
+    result_limit_bytes=64 * 1024,
+)
+async def read_document(arguments: ReadDocument, call: ToolCall) -> ReadResult:
+    """Read in a document that the call's session may see. Raises DocumentNotFound, BadInput."""
+    return await in_database_thread(_read, arguments, call.workspace_id, call.session_id)
+
+
+def _read(arguments: ReadDocument, workspace_id: UUID, session_id: UUID | None) -> ReadResult:
+    detail = queries.document(arguments.document_id, workspace_id=workspace_id, session_id=session_id)
+    text = queries.parsed_text(arguments.document_id, workspace_id=workspace_id, session_id=session_id)
+    if arguments.start >= len(text):
+        raise NotFound(f"The document ends at character {len(text)}.", field="start")
+    end = min(arguments.start + arguments.characters, len(text))
+    return ReadResult(
+        document_id=arguments.document_id,
+        title=detail.title,
+        start=arguments.start,
+        end=end,
+        characters=len(text),
+        next_start=end if end < len(text) else None,
+        text=text[arguments.start : end],
+    )
