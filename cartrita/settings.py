@@ -59,6 +59,9 @@ INSTALLED_APPS = [
 # Modules that define event types, so that every process can read every stored event.
 EVENT_MODULES = [
     "cartrita.eventstore.erasure",
+    "cartrita.accounts.api_token",
+    "cartrita.accounts.sign_in",
+    "cartrita.accounts.workspace",
     "cartrita.accounts.sign_in",
     "governance.decision",
     "cartrita.llm.events",
