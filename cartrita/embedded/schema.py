@@ -39,8 +39,7 @@ def bring_up_to_date(*, verbosity: int = 0) -> bool:
         check_not_newer(executor)
         if not executor.migration_plan(executor.loader.graph.leaf_nodes()):
             return False
-        with migration_lock():
-            call_command("migrate", verbosity=verbosity, interactive=False)
+        call_command("migrate", verbosity=verbosity, interactive=False)  # takes the lock
     return True
 
 
@@ -92,7 +91,7 @@ def migration_lock() -> Iterator[None]:
 def as_owner() -> Iterator[None]:
     """Let this thread's Django connection be the owner's, for the time of the block."""
     connection = connections["default"]
-    served_as = dict(connection.settings_dict)
+    served_as = connection.settings_dict
     owner = psycopg.conninfo.conninfo_to_dict(settings.DATABASE_OWNER_URL)
     connection.close()
     connection.settings_dict = {

@@ -178,7 +178,7 @@ def _address() -> Address:
     port = os.environ.get("PORT") or "8000"
     if not port.isdecimal() or not 0 <= int(port) <= 65535:
         raise PortInUse(f"PORT must be a number from 0 to 65535, not {port!r}.", field="PORT")
-    return Address(os.environ.get("HOST_ADDRESS") or "127.0.0.1", int(port))
+    return Address(os.environ.get("CARTRITA_BIND") or "127.0.0.1", int(port))
 
 
 def _listen(address: Address) -> socket.socket:

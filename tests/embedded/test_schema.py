@@ -1,0 +1,67 @@
+"""The schema moves forwards only, one process at a time."""
+
+import threading
+
+import psycopg
+import pytest
+from django.core.management import call_command
+from django.db import connection, connections
+from django.db.migrations.recorder import MigrationRecorder
+
+from cartrita.embedded import schema
+from tests.databases import Database
+
+
+class TestBringUpToDate:
+    def test_does_nothing_on_a_schema_that_fits(self, database: Database) -> None:
+        assert schema.bring_up_to_date() is False
+        schema.check_up_to_date()
+
+    def test_applies_what_is_missing_as_the_owner(self, database: Database) -> None:
+        with database.as_owner():
+            call_command("migrate", "django_celery_beat", "zero", verbosity=0)
+        with pytest.raises(schema.SchemaTooOld, match="django_celery_beat"):
+            schema.check_up_to_date()
+        assert schema.bring_up_to_date() is True
+        schema.check_up_to_date()
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT tableowner FROM pg_tables WHERE tablename LIKE 'django_celery_beat%%'")
+            assert {row[0] for row in cursor.fetchall()} == {"cartrita_owner"}
+            cursor.execute("SELECT current_user")
+            assert cursor.fetchone() == ("cartrita_app",)
+
+    def test_refuses_a_database_of_a_newer_version(self, database: Database) -> None:
+        with database.as_owner():
+            MigrationRecorder(connection).record_applied("eventstore", "9999_from_the_future")
+        with pytest.raises(schema.SchemaTooNew, match=r"eventstore\.9999_from_the_future"):
+            schema.bring_up_to_date()
+        with pytest.raises(schema.SchemaTooNew), database.as_owner():
+            call_command("migrate", verbosity=0)
+
+    def test_waits_for_another_process_that_migrates(self, database: Database) -> None:
+        with database.as_owner():
+            call_command("migrate", "django_celery_beat", "zero", verbosity=0)
+        applied: list[bool] = []
+
+        def migrate() -> None:
+            try:
+                applied.append(schema.bring_up_to_date())
+            finally:
+                connections.close_all()
+
+        with psycopg.connect(database.owner_url, autocommit=True) as other:
+            other.execute("SELECT pg_advisory_lock(%s)", [schema.MIGRATION_LOCK])
+            thread = threading.Thread(target=migrate)
+            thread.start()
+            waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+            while other.execute(f"{waiting} AND database = {_oid(other)}").fetchone() != (1,):
+                assert thread.is_alive()
+            assert applied == []
+        thread.join()
+        assert applied == [True]
+
+
+def _oid(connection: "psycopg.Connection[tuple[int]]") -> int:
+    row = connection.execute("SELECT oid FROM pg_database WHERE datname = current_database()").fetchone()
+    assert row is not None
+    return row[0]

@@ -1,0 +1,80 @@
+"""Trace ids and log lines."""
+
+import json
+import logging
+import re
+
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
+
+from cartrita import telemetry
+
+
+def line_of(message: str, *arguments: object, exc_info: object = None) -> dict[str, str]:
+    record = logging.LogRecord("a.b", logging.INFO, "f.py", 1, message, arguments, exc_info)  # type: ignore[arg-type]
+    text = telemetry.JsonLines().format(record)
+    assert "\n" not in text
+    parsed: dict[str, str] = json.loads(text)
+    return parsed
+
+
+class TestCurrentTraceId:
+    def test_is_new_and_random_outside_any_span(self) -> None:
+        first, second = telemetry.current_trace_id(), telemetry.current_trace_id()
+        assert first != second
+        assert re.fullmatch("[0-9a-f]{32}", first)
+
+    def test_is_the_same_everywhere_in_a_span_that_is_not_recorded(self) -> None:
+        tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("test")
+        with tracer.start_as_current_span("outer") as span:
+            outer = telemetry.current_trace_id()
+            with tracer.start_as_current_span("inner"):
+                assert telemetry.current_trace_id() == outer
+            assert not span.is_recording()
+        assert telemetry.current_trace_id() != outer
+
+    def test_continues_a_trace_that_began_elsewhere(self) -> None:
+        began = "0af7651916cd43dd8448eb211c80319c"
+        with trace.use_span(trace.get_current_span(telemetry.continued(began))):
+            assert telemetry.current_trace_id() == began
+
+
+class TestJsonLines:
+    def test_says_when_where_what(self) -> None:
+        line = line_of("%d of %s", 3, "ten")
+        assert line["message"] == "3 of ten"
+        assert line["level"] == "INFO"
+        assert line["logger"] == "a.b"
+        assert line["time"].endswith("+00:00")
+
+    def test_names_the_trace_inside_a_span(self) -> None:
+        tracer = TracerProvider(sampler=ALWAYS_OFF, shutdown_on_exit=False).get_tracer("test")
+        with tracer.start_as_current_span("x"):
+            assert line_of("hello")["trace_id"] == telemetry.current_trace_id()
+
+    def test_keeps_an_exception_in_one_line(self) -> None:
+        error = ValueError("broken\nin two")
+        line = line_of("failed", exc_info=(ValueError, error, None))
+        assert "broken\nin two" in line["exception"]
+
+
+class TestRedact:
+    @pytest.mark.parametrize(
+        ("text", "secret"),
+        [
+            ("connect to postgresql://cartrita:hunter2@db/cartrita", "hunter2"),
+            ("Authorization: Bearer abcdefghijklmnop.qrst", "abcdefghijklmnop.qrst"),
+            ("key sk-1234567890abcdef was refused", "sk-1234567890abcdef"),
+        ],
+    )
+    def test_leaves_no_secret(self, text: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-1234567890abcdef")
+        redacted = telemetry.redact(text)
+        assert secret not in redacted
+        assert len(redacted) > 10
+
+    def test_leaves_ordinary_text_alone(self) -> None:
+        text = "The session 018f expired at 12:00, see http://127.0.0.1:8000/chat"
+        assert telemetry.redact(text) == text
