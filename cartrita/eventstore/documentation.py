@@ -157,11 +157,24 @@ def _type(annotation: Any, nested: list[type[BaseModel]]) -> str:
 
 
 def _schema(cls: type[Event]) -> bytes:
-    schema = cls.model_json_schema()
+    schema = _without_prose(cls.model_json_schema())
     schema["x-sealed"] = list(registry.shape(cls).sealed)
     schema["x-version"] = cls.schema_version
     ordered = json.loads(canonical_json(schema))
     return (json.dumps(ordered, indent=1, ensure_ascii=False) + "\n").encode()
+
+
+def _without_prose(part: Any) -> Any:
+    """Return a schema without titles and descriptions: the snapshot is of shapes, not of their wording."""
+    if isinstance(part, dict):
+        return {
+            name: _without_prose(value)
+            for name, value in part.items()
+            if not (name in {"title", "description"} and isinstance(value, str))
+        }
+    if isinstance(part, list):
+        return [_without_prose(value) for value in part]
+    return part
 
 
 def _app(cls: type[Event]) -> str:
