@@ -21,7 +21,7 @@ from weakref import WeakKeyDictionary
 import psycopg
 
 from cartrita.errors import BadInput, Conflict
-from cartrita.eventstore.aio import async_pool
+from cartrita.eventstore.aio import async_pool, close_with_loop
 
 logger = logging.getLogger(__name__)
 
@@ -107,7 +107,15 @@ def wakes() -> _Wakes:
     found = _wakes.get(loop)
     if found is None:
         found = _wakes[loop] = _Wakes()
+        close_with_loop(_close_wakes)
     return found
+
+
+async def _close_wakes() -> None:
+    """Let the last wake-up go out before the loop's connections are closed."""
+    found = _wakes.pop(asyncio.get_running_loop(), None)
+    if found is not None:
+        await found.drained()
 
 
 def listen_locally(listener: Callable[[Delta], None] | None) -> None:

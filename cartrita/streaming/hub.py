@@ -9,11 +9,15 @@ import asyncio
 import contextlib
 import inspect
 import logging
+import os
 import random
+import signal
+import threading
 import time
 from collections import deque
 from collections.abc import Coroutine, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 from typing import Any, Final, Protocol
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -46,6 +50,8 @@ logger = logging.getLogger(__name__)
 TAIL_EVENTS: Final = 256
 TAIL_BYTES: Final = 1024 * 1024
 COMPLETED_REMEMBERED: Final = 256
+# What a returning client holds of texts may be known before the channel has read those texts.
+TEXTS_REMEMBERED: Final = 64
 TICK_SECONDS: Final = 1.0
 PURGE_SECONDS: Final = 30.0
 LISTEN_POLL_SECONDS: Final = 5.0
@@ -266,7 +272,7 @@ class Subscription:
 
     def _text(self) -> TextDue | None:
         texts = self.channel.texts
-        if len(self._texts) > len(texts):
+        if len(self._texts) > len(texts) + TEXTS_REMEMBERED:
             self._texts = {mid: sent for mid, sent in self._texts.items() if mid in texts}
         for message_id, known in texts.items():
             attempt, start = self._texts.get(message_id, (0, 0))
@@ -346,6 +352,27 @@ class Hub:
             with contextlib.suppress(TimeoutError):
                 # Whoever does not take the bye is cut off with the server.
                 await asyncio.wait_for(self._emptied.wait(), seconds)
+
+    def drain_on_sigterm(self) -> None:
+        """Say bye to all connections before the server hears of SIGTERM; it would cut them without a word.
+
+        Call it when the server has set its own handler. A second signal acts at once. Outside the main
+        thread, where no signals are heard, it changes nothing.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            return
+        loop = asyncio.get_running_loop()
+        server_s_own = signal.getsignal(signal.SIGTERM)
+
+        async def drain_then_stop() -> None:
+            await self.drain()
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        def hear(number: int, _frame: FrameType | None) -> None:
+            signal.signal(number, server_s_own)
+            loop.call_soon_threadsafe(lambda: self.run(drain_then_stop()))
+
+        signal.signal(signal.SIGTERM, hear)
 
     def join(self, member: Member) -> bool:
         """Count a connection; False when its user has 10 already."""
