@@ -340,7 +340,13 @@ class Execution:
 
             try:
                 outcome = await self._until_stopped(
-                    gateway.perform(prepared, decided.permit, attempt=step.attempt, on_delta=show)
+                    gateway.perform(
+                        prepared,
+                        decided.permit,
+                        attempt=step.attempt,
+                        key_id=self._work.key_id,
+                        on_delta=show,
+                    )
                 )
             except Stopped as stopped:
                 raise Stopped("".join(said), stopped.outcome) from None
@@ -352,11 +358,12 @@ class Execution:
         answered = self._run.answer
         if answered is None:
             raise AssertionError("a run finishes as answered after its model answered")
-        answer = await answering.check(answered.text, self._run.search)
+        text = await gateway.whole_text(answered)
+        answer = await answering.check(text, self._run.search)
         await self._finish(
             RunFinished(
                 status="answered",
-                answer=answered.text,
+                answer=text,
                 citations=answer.citations,
                 model=answered.model,
                 supported=answer.supported,
