@@ -16,7 +16,7 @@ from pydantic_core import PydanticSerializationError
 from cartrita.errors import BadInput, CartritaError, TooLarge
 from cartrita.eventstore import registry
 from cartrita.eventstore.canonical import canonical_json
-from cartrita.eventstore.fields import SEALED_PREFIX
+from cartrita.eventstore.fields import SEALED_JSON, SEALED_PREFIX
 from cartrita.eventstore.ids import new_id
 from cartrita.eventstore.sealing import DataKeyCipher
 from cartrita.eventstore.types import Append, Event, RecordedEvent
@@ -247,7 +247,10 @@ def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, di
         if cipher is None:
             raise BadInput(f"{event.type_name}.{name} is sealed and no open key was given", field="key_id")
         plain = canonical_json(fields[name], field=name).decode()
-        sealed[name] = cipher.seal(fields[name] if shape.is_text(name) else plain)
+        if shape.is_text(name):
+            sealed[name] = cipher.seal(fields[name])
+        else:
+            sealed[name] = cipher.seal(plain) + SEALED_JSON
         fields[name] = sealed[name]
     data = canonical_json(fields)
     if len(data) > MAX_EVENT_BYTES:
@@ -272,7 +275,7 @@ def _open_event(
         if not isinstance(token, str) or not token.startswith(SEALED_PREFIX):
             continue
         sealed[name] = token
-        fields[name] = _opened(shape, name, cipher.unseal(token)) if cipher else shape.empty[name]
+        fields[name] = _opened(token, cipher) if cipher else shape.empty[name]
     if cipher is not None or not sealed:
         return shape.cls.model_validate(fields), sealed
     loose = shape.lenient.model_validate(fields)
@@ -280,9 +283,10 @@ def _open_event(
     return shape.cls.model_construct(**values), sealed
 
 
-def _opened(shape: registry.Shape, name: str, plain: str) -> Any:
+def _opened(token: str, cipher: DataKeyCipher) -> Any:
     """Return the value of a sealed field: a text stands as it is, anything else as JSON."""
-    return plain if shape.is_text(name) else orjson.loads(plain)
+    plain = cipher.unseal(token)
+    return orjson.loads(plain) if token.endswith(SEALED_JSON) else plain
 
 
 def _refuse_bad_surroundings(text: str, field: str) -> None:

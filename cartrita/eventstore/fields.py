@@ -5,6 +5,8 @@ from typing import Any
 from django.db import models
 
 SEALED_PREFIX = "sealed:1:"
+# Ends the token of a sealed value that is no text: it opens to JSON.
+SEALED_JSON = ":json"
 
 
 class SealedTextField(models.TextField):  # type: ignore[type-arg] # not generic at run time

@@ -17,6 +17,7 @@ from psycopg_pool import PoolTimeout
 
 from cartrita.eventstore import log
 from cartrita.eventstore.aio import close_with_loop, connect
+from cartrita.eventstore.sealing import KEYS_CHANNEL, forget_keys
 from cartrita.eventstore.types import RecordedEvent
 from cartrita.eventstore.wake import LOG_CHANNEL, Bell, wait_for_ring
 
@@ -79,7 +80,9 @@ class Listener:
         try:
             connection.add_notify_handler(self._hear)
             # Listening comes before reading, so that no tick falls between.
-            await connection.execute(f"listen {LOG_CHANNEL}")
+            await connection.execute(f"listen {LOG_CHANNEL}; listen {KEYS_CHANNEL}")
+            # What was erased while nobody listened.
+            forget_keys()
             while True:
                 self.bell.clear()
                 await self._read_tail(connection)
@@ -89,6 +92,9 @@ class Listener:
             await connection.close()
 
     def _hear(self, notification: psycopg.Notify) -> None:
+        if notification.channel == KEYS_CHANNEL:
+            forget_keys([UUID(notification.payload)])
+            return
         # A sequencer of this process has rung already, and its tick may have been read.
         if self._head is None or int(notification.payload) > self._head:
             self.bell.ring_here()

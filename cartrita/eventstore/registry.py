@@ -56,7 +56,7 @@ class Shape:
 
     def is_text(self, name: str) -> bool:
         """Tell whether a sealed field is always text, so that its token opens to the text itself."""
-        return self.empty[name] == ""
+        return bool(self.empty[name] == "")
 
 
 def event_class(type_name: str) -> type[Event]:

@@ -25,7 +25,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from cartrita.errors import CartritaError, Conflict, NotFound, Unavailable
-from cartrita.eventstore.fields import SEALED_PREFIX
+from cartrita.eventstore.fields import SEALED_JSON, SEALED_PREFIX
 from cartrita.eventstore.ids import new_id
 
 KEY_BYTES = 32
@@ -87,8 +87,9 @@ class DataKeyCipher:
         """Return the text of a token. Raises SealBroken."""
         if not token.startswith(SEALED_PREFIX):
             raise SealBroken("This is not a sealed text")
+        encoded = token.removesuffix(SEALED_JSON)[len(SEALED_PREFIX) :]
         try:
-            sealed = base64.b64decode(token[len(SEALED_PREFIX) :], altchars=b"-_", validate=True)
+            sealed = base64.b64decode(encoded, altchars=b"-_", validate=True)
         except binascii.Error as error:
             raise SealBroken("The sealed text is damaged") from error
         return self._open(sealed).decode()

@@ -1,3 +1,4 @@
+import asyncio
 import base64
 import os
 import stat
@@ -11,12 +12,17 @@ from hypothesis import strategies as st
 from pytest_django.fixtures import Settings
 
 from cartrita.eventstore import (
+    Append,
+    Context,
     Erased,
+    Event,
+    Sealed,
     append,
     create_data_key,
     erase_key,
     erase_subject,
     get_blob,
+    in_database_thread,
     load,
     new_id,
     put_blob,
@@ -27,6 +33,7 @@ from cartrita.eventstore import (
 )
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob
 from cartrita.eventstore.erasure import repeat_erasures
+from cartrita.eventstore.listen import listener
 from cartrita.eventstore.sealing import (
     DataKeyCipher,
     KeyExists,
@@ -156,6 +163,30 @@ class TestKeys:
         assert a_key()
 
 
+class Confided(Event):
+    type_name = "sealing_tests.Confided"
+
+    text: Sealed[str]
+    note: Sealed[str | None] = None
+    lines: Sealed[list[str]]
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("database")
+class TestSealedFields:
+    def test_open_to_their_text_or_their_json(self) -> None:
+        stream, key = new_id(), a_key()
+        event = Confided(text='"quoted"', note="sealed:1:", lines=["a", "b"])
+        append(Append(stream, 0, [event], Context(workspace_id=new_id(), key_id=key)))
+        (recorded,) = load(stream)
+        assert recorded.event == event
+        assert unseal(key, recorded.sealed["text"]) == '"quoted"'
+        assert unseal(key, recorded.sealed["note"]) == '"sealed:1:"'
+        assert unseal(key, recorded.sealed["lines"]) == '["a","b"]'
+        erase_key(key)
+        assert load(stream)[0].event == Confided(text="", note=None, lines=[])
+
+
 @pytest.mark.flow
 @pytest.mark.usefixtures("database")
 class TestErasure:
@@ -249,6 +280,18 @@ class TestErasure:
             erase_key(key)
             (notice,) = listener.notifies(timeout=10, stop_after=1)
         assert notice.payload == str(key)
+
+    async def test_is_heard_by_a_process_that_follows_the_log(
+        self, loop_resources: None, database: Database
+    ) -> None:
+        key = await in_database_thread(a_key)
+        await listener().after(-1, None)  # it has read the head, so it listens
+        await in_database_thread(seal, key, "text")
+        assert sealing.cached_ciphers([key])[1] == []
+        with psycopg.connect(database.url, autocommit=True) as other:
+            other.execute("select pg_notify(%s, %s)", [sealing.KEYS_CHANNEL, str(key)])
+        while not sealing.cached_ciphers([key])[1]:  # noqa: ASYNC110 # the cache rings no bell
+            await asyncio.sleep(0.01)
 
 
 @pytest.mark.flow
