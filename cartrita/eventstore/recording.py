@@ -213,7 +213,7 @@ class Recorder:
             wake_sequencer()
         for number, call in enumerate(batch):
             if number in moved:
-                self._spawn(_settle_moved(call))
+                self._spawn(_settle_moved(call, *moved[number]))
             else:
                 call.succeed([row.recorded() for row in call.rows])
 
@@ -346,21 +346,29 @@ async def _write_alone(call: _Call, turn: asyncio.Semaphore) -> None:
             call.fail(error)
         else:
             if moved:
-                await _settle_moved(call)
+                await _settle_moved(call, *moved[0])
             else:
                 wake_sequencer()
                 call.succeed([row.recorded() for row in call.rows])
 
 
-async def _settle_moved(call: _Call) -> None:
-    """Answer a call that was stored before with what stands, another one with StreamMoved."""
+async def _settle_moved(call: _Call, stream_id: UUID, actual_version: int) -> None:
+    """Answer a call that was stored before with what stands, another one with what the probe of heads met."""
     try:
-        call.succeed(await _standing(call.appends))
+        standing = await _standing(call.appends)
+        if standing is None:
+            expected = next(one for one in call.appends if one.stream_id == stream_id).expected_version
+            raise StreamMoved(stream_id=stream_id, expected_version=expected, actual_version=actual_version)
+        call.succeed(standing)
     except Exception as error:  # noqa: BLE001 - handed to the caller
         call.fail(error)
 
 
-async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
+async def _standing(appends: Sequence[Append]) -> list[RecordedEvent] | None:
+    """Return the events of appends that were stored before; None when they were not, or not all.
+
+    Raises EventIdReused.
+    """
     standing: list[RecordedEvent] = []
     for one in appends:
         stored = await log.aload(
@@ -369,7 +377,7 @@ async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
             up_to_version=one.expected_version + len(one.events),
         )
         if one.event_ids is None or [row.event_id for row in stored] != list(one.event_ids):
-            raise await _first_moved(first_of_each_stream(appends))
+            return None
         for event, row in zip(one.events, stored, strict=True):
             if not says_the_same(row, event):
                 raise EventIdReused(
@@ -379,15 +387,6 @@ async def _standing(appends: Sequence[Append]) -> list[RecordedEvent]:
                 )
         standing += stored
     return standing
-
-
-async def _first_moved(appends: Sequence[Append]) -> StreamMoved:
-    """Return what to say of a call of which some stream is not where it was expected."""
-    for one in appends:
-        moved = await _moved(one.stream_id, one.expected_version)
-        if moved.actual_version != moved.expected_version:
-            break
-    return moved
 
 
 async def _moved(stream_id: UUID, expected_version: int) -> StreamMoved:
