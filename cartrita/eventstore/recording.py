@@ -356,12 +356,14 @@ async def _settle_moved(call: _Call, stream_id: UUID, actual_version: int) -> No
     """Answer a call that was stored before with what stands, another one with what the probe of heads met."""
     try:
         standing = await _standing(call.appends)
-        if standing is None:
-            expected = next(one for one in call.appends if one.stream_id == stream_id).expected_version
-            raise StreamMoved(stream_id=stream_id, expected_version=expected, actual_version=actual_version)
-        call.succeed(standing)
     except Exception as error:  # noqa: BLE001 - handed to the caller
         call.fail(error)
+        return
+    if standing is None:
+        expected = next(one for one in call.appends if one.stream_id == stream_id).expected_version
+        call.fail(StreamMoved(stream_id=stream_id, expected_version=expected, actual_version=actual_version))
+    else:
+        call.succeed(standing)
 
 
 async def _standing(appends: Sequence[Append]) -> list[RecordedEvent] | None:
