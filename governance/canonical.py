@@ -1,6 +1,7 @@
 """What a decision reads is plain JSON that comes back from the log as exactly what was decided on."""
 
 import math
+from decimal import Decimal
 from hashlib import sha256
 from typing import Any
 
@@ -77,8 +78,8 @@ def _float(value: float, path: str) -> int | float:
 
 
 def _large_integer(value: int, path: str) -> float:
-    # Floats up to 1e21 are written without an exponent and so read back as integers: make them floats again.
-    if abs(value) < 10**300 and int(float(value)) == value:
+    # Floats from 2^53 to 1e21 are written as integers, in their shortest digits: make floats of those.
+    if abs(value) < 10**300 and Decimal(repr(float(value))) == value:
         return float(value)
     raise BadInput(
         f"{path} is beyond ±{SAFE_INTEGER}, where JSON numbers lose digits; send it as text.", field=path

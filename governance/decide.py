@@ -404,8 +404,11 @@ def _members(facts: Cost | Budget | Counters) -> dict[str, int | str | None]:
 def _check_amounts(facts: Cost | Budget | Counters) -> None:
     for member in fields(facts):
         amount = getattr(facts, member.name)
-        if member.name == "currency" and not (len(amount) == 3 and amount.isascii() and amount.isupper()):
-            raise BadInput(f"currency is {amount!r}; send an ISO 4217 code such as USD.", field="currency")
-        if type(amount) is int and not 0 <= amount <= SAFE_INTEGER:
-            field = f"{type(facts).__name__.lower()}.{member.name}"
-            raise BadInput(f"{field} is {amount}; send a number from 0 to {SAFE_INTEGER}.", field=field)
+        name = f"{type(facts).__name__.lower()}.{member.name}"
+        if member.name == "currency":
+            if not (isinstance(amount, str) and len(amount) == 3 and amount.isascii() and amount.isupper()):
+                raise BadInput(f"{name} is {amount!r}; send an ISO 4217 code such as USD.", field=name)
+        elif amount is None and member.name.startswith("limit_"):
+            continue
+        elif type(amount) is not int or not 0 <= amount <= SAFE_INTEGER:
+            raise BadInput(f"{name} is {amount!r}; send a whole number from 0 to {SAFE_INTEGER}.", field=name)

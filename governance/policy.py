@@ -26,6 +26,7 @@ OUTCOMES_IN_FORCE: frozenset[str] = frozenset({"allow", "deny", "audit"})
 
 LARGEST_TEXT = 1024 * 1024
 MOST_RULES = 500
+_DEEPEST_YAML = 50
 _MOST_GROUPS = 4096
 _MOST_COMBINATIONS = 256
 _RULE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -205,7 +206,12 @@ def load_policy(text: str, source: str = "policy") -> PolicySet:
         )
     if text.startswith('{"environment":'):
         # Canonical JSON may hold characters that YAML reads differently, such as U+2028.
-        return _compile(json.loads(text), {}, source)
+        try:
+            value = json.loads(text)
+        except ValueError:
+            pass  # not canonical after all: YAML says where it is wrong
+        else:
+            return _compile(value, {}, source)
     value, places = _read_yaml(text, source)
     return _compile(value, places, source)
 
@@ -246,7 +252,7 @@ class _YamlError(Exception):
 def _read_yaml(text: str, source: str) -> tuple[Any, dict[_Path, _Place]]:
     places: dict[_Path, _Place] = {}
     try:
-        _refuse_anchors(text)
+        _refuse_anchors_and_depth(text)
         loader = yaml.SafeLoader(text)
         return _plain(_root(loader), (), places, loader, text.splitlines()), places
     except _YamlError as error:
@@ -256,17 +262,20 @@ def _read_yaml(text: str, source: str) -> tuple[Any, dict[_Path, _Place]]:
         raise PolicyNotValid(source, [_YamlError(f"not YAML: {said}", error.problem_mark).problem]) from None
     except yaml.YAMLError as error:
         raise PolicyNotValid(source, [_at_start(f"not YAML: {error}")]) from None
-    except RecursionError:
-        raise PolicyNotValid(
-            source, [_at_start("the text is nested too deeply; a rule needs five levels")]
-        ) from None
 
 
-def _refuse_anchors(text: str) -> None:
-    # Aliases of aliases grow exponentially when they are written out.
+def _refuse_anchors_and_depth(text: str) -> None:
+    # Aliases of aliases grow exponentially when they are written out; deep nesting takes quadratic time.
+    depth = 0
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _YamlError("anchors and aliases are not supported; write the value out", event.start_mark)
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+        if depth > _DEEPEST_YAML:
+            raise _YamlError(f"nested deeper than {_DEEPEST_YAML} levels; write it flatter", event.start_mark)
 
 
 def _root(loader: yaml.SafeLoader) -> yaml.Node:

@@ -1,6 +1,7 @@
 """Which policy decides, and what was decided."""
 
 from collections.abc import Callable
+from datetime import datetime, timedelta
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import ClassVar
@@ -12,10 +13,10 @@ from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, get_blob, load
 from governance import decision
 from governance.commands import record_policy_set
-from governance.decide import Verdict
+from governance.decide import Counters, Verdict
 from governance.decision import DecisionMade
 from governance.models import PolicyDecision
-from governance.policy import PolicySet, load_policy
+from governance.policy import PolicySet, SubjectKind, load_policy
 
 STARTER_POLICY = Path(__file__).parent / "policies" / "starter.yaml"
 
@@ -62,6 +63,25 @@ def policy_set(policy_hash: str) -> PolicySet:
             f"No policy with the hash {policy_hash} is stored.", field="policy_hash"
         ) from None
     return load_policy(text, policy_hash)
+
+
+def recent_counters(
+    *, session_id: UUID, kind: SubjectKind, at: datetime, tool: str = "", repeats: int = 0
+) -> Counters:
+    """Count what this session did lately, as the read model knows it, which is some milliseconds behind the log.
+
+    `repeats` is what the caller knows of its own run.
+    """
+    mine = PolicyDecision.objects.filter(session_id=session_id)
+    calls = mine.filter(subject_kind=kind, created_at__gt=at - timedelta(minutes=1))
+    failures = mine.filter(
+        tool_name=tool, act_outcome__in=("failed", "timed_out"), settled_at__gt=at - timedelta(minutes=5)
+    )
+    return Counters(
+        calls_last_minute=calls.count(),
+        failures_last_5_minutes=failures.count() if tool else 0,
+        repeats=repeats,
+    )
 
 
 def decision_made(decision_id: UUID) -> RecordedEvent:

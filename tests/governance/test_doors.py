@@ -1,0 +1,219 @@
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from django.contrib.admin import site
+from django.test import RequestFactory
+
+from cartrita.errors import BadInput
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Sequencer,
+    append,
+    create_data_key,
+    erase_key,
+    new_id,
+    rebuild,
+    run_following,
+)
+from governance import queries
+from governance.decide import DecisionRequest, decide
+from governance.decision import ActSettled, DecisionMade, NotRedecidable, redecide, request_of, verdict_of
+from governance.doors import NotPermitted, Permit, make_decision, permit_of, settle
+from governance.models import PolicyDecision
+from governance.queries import active_policy, decision_made, policy_set
+from tests.databases import Database
+from tests.governance.policies import WORKSPACE, policy, request, rule
+
+ALLOWING = policy(rule("default", "allow"))
+DENYING = policy(rule("no", "deny"))
+
+
+def context(**more: Any) -> Context:
+    return Context(workspace_id=WORKSPACE, **more)
+
+
+def no_blob(sha256: str) -> bytes:
+    raise AssertionError(sha256)
+
+
+class TestMakeDecision:
+    def test_binds_the_permit_to_the_request(self) -> None:
+        asked = request()
+        verdict, decision, permit = make_decision(
+            asked, decision_id=new_id(), context=context(), policy=ALLOWING
+        )
+        assert verdict == decide(asked, ALLOWING)
+        assert permit is not None
+        permit.check(DecisionRequest.from_json(asked.as_json))
+        with pytest.raises(NotPermitted, match="another request"):
+            permit.check(request(arguments={"expression": "2"}))
+        (event,) = decision.events
+        assert isinstance(event, DecisionMade)
+        assert request_of(event, no_blob) == asked
+
+    def test_gives_no_permit_when_denied(self) -> None:
+        _, decision, permit = make_decision(
+            request(), decision_id=new_id(), context=context(), policy=DENYING
+        )
+        assert permit is None
+        assert permit_of(decision.stream_id, made(decision)) is None
+
+    def test_records_the_verdict_whole(self) -> None:
+        rules = policy(
+            rule("broken", "allow", "args.missing == 1"), rule("quiet", "deny", "false"), rule("ok", "audit")
+        )
+        verdict, decision, _ = make_decision(request(), decision_id=new_id(), context=context(), policy=rules)
+        recorded = verdict_of(made(decision))
+        assert sorted(recorded.evaluated, key=str) == sorted(verdict.evaluated, key=str)
+        assert (recorded.outcome, recorded.rule, recorded.review) == ("deny", "broken", True)
+
+    def test_makes_the_same_append_again(self) -> None:
+        ways = {"decision_id": new_id(), "context": context(), "policy": ALLOWING}
+        assert make_decision(request(), **ways)[1] == make_decision(request(), **ways)[1]
+
+
+class TestPermit:
+    def test_comes_from_decisions_alone(self) -> None:
+        with pytest.raises(NotPermitted):
+            Permit(new_id(), request().hash, object())
+
+    def test_comes_again_from_a_recorded_decision(self) -> None:
+        _, decision, permit = make_decision(
+            request(), decision_id=new_id(), context=context(), policy=ALLOWING
+        )
+        assert permit_of(decision.stream_id, made(decision)) == permit
+        erased = made(decision).model_copy(update={"request": {}, "request_hash": ""})
+        with pytest.raises(NotPermitted, match="erased"):
+            permit_of(decision.stream_id, erased)
+        with pytest.raises(NotRedecidable, match="erased"):
+            redecide(erased, ALLOWING, no_blob)
+        altered = made(decision).model_copy(update={"request": {**request().as_json, "actor": "user:9"}})
+        with pytest.raises(NotRedecidable, match="hash differs"):
+            redecide(altered, ALLOWING, no_blob)
+
+
+class TestSettle:
+    def test_refuses_unknown_outcomes(self) -> None:
+        with pytest.raises(BadInput, match="use one of succeeded"):
+            settle(new_id(), outcome="fine", context=context())  # type: ignore[arg-type]
+
+    def test_follows_the_decision_on_its_stream(self) -> None:
+        settled = settle(new_id(), outcome="failed", context=context(), labels_added={"b", "a"}, tokens=3)
+        assert settled.expected_version == 1
+        (event,) = settled.events
+        assert isinstance(event, ActSettled)
+        assert (event.labels_added, event.tokens, event.currency) == (("a", "b"), 3, "USD")
+
+
+@pytest.mark.flow
+class TestDecisionFlow:
+    @pytest.fixture(autouse=True)
+    def rows(self, database: Database) -> Iterator[None]:
+        yield
+        order_and_follow()
+        assert rebuild.differences() == []
+
+    def test_shows_decision_and_outcome_in_the_read_model(self) -> None:
+        session_id, key_id = new_id(), create_data_key(subject_id=new_id(), scope="session")
+        where = context(session_id=session_id, key_id=key_id, actor="agent:x")
+        asked = request(session_id=session_id, agent="x", roles=frozenset({"member"}))
+        _, decision, _ = make_decision(
+            asked, decision_id=new_id(), context=where, policy=active_policy(WORKSPACE)
+        )
+        append(decision)
+        append(decision)
+        order_and_follow()
+        row = PolicyDecision.objects.get()
+        assert (row.id, row.session_id, row.tool_name, row.agent_name) == (
+            decision.stream_id,
+            session_id,
+            "calculate",
+            "x",
+        )
+        assert (row.decision, row.policy_rule, row.act_outcome) == ("allow", "default-tool-call", "")
+        assert row.user_context == {"actor": "user:1", "roles": ["member"]}
+        assert "1 + 1" not in row.request_context
+        append(settle(row.id, outcome="succeeded", context=where, cost_micros=7, tokens=2))
+        order_and_follow()
+        (row,) = queries.decisions_of_session(session_id)
+        assert (row.act_outcome, row.act_cost_micros, row.act_tokens) == ("succeeded", 7, 2)
+        assert row.settled_at is not None
+
+    def test_keeps_large_arguments_in_blobs_and_decides_again_from_them(self) -> None:
+        key_id = create_data_key(subject_id=new_id(), scope="session")
+        where = context(key_id=key_id)
+        one_large = {"code": "x" * 5000, "timeout": 3.0}
+        many_small = {f"a{n}": "y" * 3000 for n in range(30)}
+        for arguments in (one_large, many_small, {f"k{n}": n for n in range(20_000)}):
+            asked = request(arguments=arguments)
+            verdict, decision, permit = make_decision(
+                asked, decision_id=new_id(), context=where, policy=active_policy(WORKSPACE)
+            )
+            append(decision)
+            recorded = decision_made(decision.stream_id)
+            assert len(recorded.data) < 16_000
+            assert queries.redecide(recorded) == verdict
+            assert isinstance(recorded.event, DecisionMade)
+            assert permit_of(decision.stream_id, recorded.event) == permit
+        stub = made_of(asked := request(arguments=one_large), where).request["arguments"]["code"]
+        assert (stub["bytes"], stub["first"]) == (5002, "x" * 256)
+        assert asked.arguments["timeout"] == 3
+
+    def test_cannot_decide_again_what_is_erased(self) -> None:
+        key_id = create_data_key(subject_id=new_id(), scope="session")
+        _, decision, _ = make_decision(
+            request(), decision_id=new_id(), context=context(key_id=key_id), policy=active_policy(WORKSPACE)
+        )
+        append(decision)
+        erase_key(key_id)
+        recorded = decision_made(decision.stream_id)
+        assert recorded.erased
+        with pytest.raises(NotRedecidable, match="erased"):
+            queries.redecide(recorded)
+
+    def test_stores_the_policy_text_before_it_decides(self) -> None:
+        active = active_policy(WORKSPACE)
+        active_policy(WORKSPACE)
+        stored = policy_set(active.content_hash)
+        assert (stored.content_hash, stored.text) == (active.content_hash, active.text)
+        with pytest.raises(queries.UnknownPolicy):
+            policy_set("0" * 64)
+        with pytest.raises(queries.UnknownDecision):
+            decision_made(new_id())
+
+    def test_shows_request_and_events_in_the_admin(self, rf: RequestFactory) -> None:
+        key_id = create_data_key(subject_id=new_id(), scope="session")
+        asked = request(arguments={"expression": "<b>\u202e1"})
+        _, decision, _ = make_decision(
+            asked, decision_id=new_id(), context=context(key_id=key_id), policy=active_policy(WORKSPACE)
+        )
+        append(decision)
+        order_and_follow()
+        page = site.get_model_admin(PolicyDecision)
+        row = PolicyDecision.objects.get()
+        shown = page.request(row)
+        assert "&lt;b&gt;\\u202e1" in shown
+        assert "governance.DecisionMade" in page.events(row)
+        found, _ = page.get_search_results(rf.get("/"), PolicyDecision.objects.all(), str(row.id))
+        assert list(found) == [row]
+        assert not page.has_change_permission(rf.get("/"))
+        erase_key(key_id)
+        assert "erased" in page.request(row)
+
+
+def made(decision: Append) -> DecisionMade:
+    (event,) = decision.events
+    assert isinstance(event, DecisionMade)
+    return event
+
+
+def made_of(asked: DecisionRequest, where: Context) -> DecisionMade:
+    return made(make_decision(asked, decision_id=new_id(), context=where, policy=ALLOWING)[1])
+
+
+def order_and_follow() -> None:
+    asyncio.run(Sequencer().order())
+    run_following()
