@@ -46,7 +46,7 @@ class ChatSessionAdmin(ByIdAdmin):
     date_hierarchy = None
     ordering = ("-created_at", "-id")
     id_fields = ("id", "user_id", "workspace_id")
-    fields: ClassVar = [
+    fields: ClassVar[tuple[str, ...]] = (
         "id",
         "workspace_id",
         "user_id",
@@ -59,7 +59,7 @@ class ChatSessionAdmin(ByIdAdmin):
         "last_activity_at",
         "its_messages",
         "its_events",
-    ]
+    )
     readonly_fields = fields
 
     @admin.display(description=_("messages"))
@@ -83,7 +83,7 @@ class MessageAdmin(ByIdAdmin):
     list_filter = ("role", "outcome")
     ordering = ("-created_at", "-id")
     id_fields = ("id", "message_id", "session_id", "plan_id", "run_id")
-    fields: ClassVar = [
+    fields: ClassVar[tuple[str, ...]] = (
         "message_id",
         "session_id",
         "workspace_id",
@@ -99,5 +99,5 @@ class MessageAdmin(ByIdAdmin):
         "attachments",
         "cancel_requested_at",
         "created_at",
-    ]
+    )
     readonly_fields = fields

@@ -68,7 +68,7 @@ class NewMessage(serializers.Serializer[Any]):
     messageId = serializers.UUIDField(  # noqa: N815
         required=False, help_text="Chosen by the client, so that a repeated request adds nothing."
     )
-    parent = serializers.UUIDField(
+    parent = serializers.UUIDField(  # type: ignore[assignment] # DRF takes fields out of the class
         required=False, allow_null=True, help_text="The message that this one follows; the newest by default."
     )
     attachments = serializers.ListField(
@@ -122,7 +122,7 @@ class MessageEntry(serializers.Serializer[Any]):
     message_id = serializers.UUIDField()
     session_id = serializers.UUIDField()
     version = serializers.IntegerField()
-    parent = serializers.UUIDField(allow_null=True)
+    parent = serializers.UUIDField(allow_null=True)  # type: ignore[assignment]
     role = serializers.ChoiceField(choices=get_args(Role))
     author = serializers.CharField()
     content = serializers.CharField()

@@ -1,5 +1,8 @@
 """Read models of sessions and messages, as functions of each session's stream."""
 
+from typing import cast
+from uuid import UUID
+
 from django.db.models import F
 
 from cartrita.eventstore import RecordedEvent, inline
@@ -35,7 +38,7 @@ def project_chat_sessions(recorded: RecordedEvent) -> None:
                 id=recorded.stream_id,
                 workspace_id=recorded.workspace_id,
                 user_id=event.user_id,
-                key_id=recorded.key_id,
+                key_id=_key_of(recorded),
                 kind=event.kind,
                 status="active",
                 metadata=recorded.sealed["metadata"],
@@ -75,7 +78,7 @@ def project_messages(recorded: RecordedEvent) -> None:
                 parent_id=event.parent,
                 role=event.role,
                 author=event.author,
-                key_id=recorded.key_id,
+                key_id=_key_of(recorded),
                 content=recorded.sealed["content"],
                 metadata=recorded.sealed["metadata"],
                 attachments=[str(attachment) for attachment in event.attachments],
@@ -91,7 +94,7 @@ def project_messages(recorded: RecordedEvent) -> None:
                 parent_id=event.parent,
                 role="assistant",
                 author=recorded.actor,
-                key_id=recorded.key_id,
+                key_id=_key_of(recorded),
                 content=recorded.sealed["content"],
                 citations=recorded.sealed["citations"],
                 plan_id=event.plan_id,
@@ -111,3 +114,8 @@ def project_messages(recorded: RecordedEvent) -> None:
             )
         case _:
             pass
+
+
+def _key_of(recorded: RecordedEvent) -> UUID:
+    """Return the key of an event with sealed fields: the store takes none without."""
+    return cast("UUID", recorded.key_id)

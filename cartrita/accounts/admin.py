@@ -1,6 +1,6 @@
 """People, and read-only pages of what events say about their rights."""
 
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from django.contrib import admin
 from django.contrib.auth.admin import UserAdmin as StockUserAdmin
@@ -43,17 +43,17 @@ class UserAdmin(_UserAdmin):
     search_fields = ("email", "display_name")
     ordering = ("email",)
     readonly_fields = ("id", "joined_at", "last_login")
-    fieldsets: ClassVar[Any] = [
+    fieldsets = (
         (None, {"fields": ("id", "email", "display_name", "password")}),
         (_("Rights"), {"fields": ("is_active", "is_staff", "is_superuser", "groups", "user_permissions")}),
         (_("Times"), {"fields": ("joined_at", "last_login")}),
-    ]
-    add_fieldsets: ClassVar[Any] = [
+    )
+    add_fieldsets = (
         (
             None,
             {"fields": ("email", "display_name", "usable_password", "password1", "password2")},
-        )
-    ]
+        ),
+    )
 
 
 @admin.register(Workspace)
@@ -79,4 +79,12 @@ class ApiTokenAdmin(ReadOnlyAdmin):
 
     list_display = ("id", "user_id", "workspace_id", "scopes", "created_at", "expires_at", "revoked_at")
     ordering = ("-created_at", "-id")
-    fields: ClassVar = ["id", "user_id", "workspace_id", "scopes", "created_at", "expires_at", "revoked_at"]
+    fields: ClassVar[tuple[str, ...]] = (
+        "id",
+        "user_id",
+        "workspace_id",
+        "scopes",
+        "created_at",
+        "expires_at",
+        "revoked_at",
+    )

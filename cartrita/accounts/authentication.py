@@ -10,6 +10,8 @@ from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller, caller_of_secret, caller_of_user
 from cartrita.errors import NotSignedIn
 
+_KEPT = "_cartrita_caller"
+
 
 class TokenNotValid(NotSignedIn):
     """The API token is unknown, has ended or was revoked."""
@@ -47,12 +49,12 @@ def caller(request: Request | HttpRequest) -> Caller:
         return known
     # DRF wraps Django's request; the answer is kept on the latter for the time of the request.
     plain = request._request if isinstance(request, Request) else request  # noqa: SLF001
-    kept = getattr(plain, "_cartrita_caller", None)
+    kept = plain.__dict__.get(_KEPT)
     if isinstance(kept, Caller):
         return kept
     user = request.user
     if isinstance(user, AnonymousUser) or not isinstance(user, User):
         raise NotSignedIn("Sign in, or send an API token as `Authorization: Bearer <token>`.")
     found = caller_of_user(user)
-    plain._cartrita_caller = found  # type: ignore[union-attr]  # noqa: SLF001
+    plain.__dict__[_KEPT] = found
     return found

@@ -1,5 +1,8 @@
 """Read models of workspaces, memberships and tokens."""
 
+from typing import cast
+from uuid import UUID
+
 from cartrita.accounts.api_token import ApiTokenIssued, ApiTokenRevoked
 from cartrita.accounts.models import ApiToken, Membership, Workspace
 from cartrita.accounts.workspace import MemberAdded, MemberRemoved, MemberRolesChanged, WorkspaceCreated
@@ -48,7 +51,8 @@ def project_api_tokens(recorded: RecordedEvent) -> None:
                 id=recorded.stream_id,
                 workspace_id=recorded.workspace_id,
                 user_id=event.user_id,
-                key_id=recorded.key_id,
+                # The store takes no event with sealed fields without a key.
+                key_id=cast("UUID", recorded.key_id),
                 name=recorded.sealed["name"],
                 scopes=list(event.scopes),
                 secret_sha256=event.secret_sha256,

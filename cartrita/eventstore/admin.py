@@ -89,7 +89,7 @@ class OrderedEventAdmin(ReadOnlyAdmin):
     ordering = ("-position",)
     search_fields = ("stream_id",)
     search_help_text = _("A stream, session, event or workspace id, a trace id, or an actor")
-    fields: ClassVar = [
+    fields: ClassVar[tuple[str, ...]] = (
         "position",
         "type",
         "schema_version",
@@ -105,7 +105,7 @@ class OrderedEventAdmin(ReadOnlyAdmin):
         "key_id",
         "content",
         "leaf_hash",
-    ]
+    )
     readonly_fields = fields
 
     def get_search_results(

@@ -21,7 +21,7 @@ class ApiView(APIView):
         super().initial(request, *args, **kwargs)
         key = request.headers.get(HEADER)
         if request.method == "POST" and key is not None:
-            handler = self.post  # type: ignore[attr-defined] # every subclass that takes POST has it
+            handler = self.post  # type: ignore[has-type] # every subclass that takes POST has it
 
             def post(request: Request, *args: Any, **kwargs: Any) -> Any:
                 return answer_once(request, key, partial(handler, request, *args, **kwargs))

@@ -162,7 +162,8 @@ class TestTicket:
         now = timezone.now()
         ticket = commands.issue_ticket(user_id=ann.id, workspace_id=ann.workspace_id, now=now)
         caller = commands.redeem_ticket(ticket.secret, now=now)
-        assert (caller.user_id, caller.actor, caller.roles) == (ann.id, f"user:{ann.id}", {"member"})
+        assert (caller.user_id, caller.actor) == (ann.id, f"user:{ann.id}")
+        assert caller.roles == {"member"}
         with pytest.raises(TicketEnded):
             commands.redeem_ticket(ticket.secret, now=now)
 

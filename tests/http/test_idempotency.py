@@ -1,7 +1,6 @@
 """Idempotency-Key on a real database."""
 
 import threading
-from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
@@ -28,7 +27,7 @@ def ann(database: object) -> Person:
 
 
 @pytest.fixture
-def client(ann: Person) -> Iterator[Client]:
+def client(ann: Person) -> Client:
     return ann.program()
 
 

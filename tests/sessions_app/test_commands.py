@@ -76,7 +76,7 @@ class TestPostMessage:
     def test_retries_inside_the_callers_transaction(
         self, session_id: UUID, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = commands.load
+        real = load
         rival: list[Callable[[], object]] = [lambda: _in_thread(lambda: post(session_id, "Rival"))]
 
         def load_then_lose(stream_id: UUID) -> object:
