@@ -20,11 +20,13 @@ from retrieval.sentences import Unit, units
 
 NOTHING_SAID = "The documents do not say."
 
+_LINK = re.compile(r"!?\[([^\]]*)\]\([^)\s]*\)")
+
 _HITS_READ = 8
-_UNITS_SCORED = 40
+_UNITS_SCORED = 32
 _UNITS_SHOWN = 3
 _ROWS_SHOWN = 24
-_NEAR_BEST = 0.82
+_NEAR_BEST = 0.88
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +126,7 @@ def candidates_of(hits: Sequence[Hit]) -> list[Candidate]:
 def plain(text: str) -> str:
     """Return a unit without the marks of Markdown, lists and tables, on one line."""
     text = re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)]|#{1,6}|>)\s+", "", text)
-    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    text = _LINK.sub(r"\1", text)
     text = re.sub(r"[*`]+|(?<!\w)_+|_+(?!\w)", "", text)
     return " ".join(text.strip().strip("|").replace("|", " , ").replace(" ,", ",").split())
 
@@ -359,11 +361,12 @@ def _written(
 
 
 def _readable(candidate: Candidate) -> str:
-    """Return the unit on one line without list marks; a row of a table with commas for its bars."""
+    """Return the unit on one line without list marks and links; a row of a table with semicolons."""
+    words_of_links = _LINK.sub(r"\1", candidate.text)
     if candidate.unit.kind == "table_row":
-        cells = [" ".join(cell.split()) for cell in re.split(r"(?<!\\)\|", candidate.text.strip().strip("|"))]
+        cells = [" ".join(cell.split()) for cell in re.split(r"(?<!\\)\|", words_of_links.strip().strip("|"))]
         return "; ".join(cell for cell in cells if cell)
-    text = re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+", "", candidate.text)
+    text = re.sub(r"^\s*(?:[-*+•]|\d{1,3}[.)])\s+", "", words_of_links)
     return " ".join(text.split())
 
 

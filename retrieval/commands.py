@@ -142,7 +142,6 @@ def erase_session_documents(*, session_id: UUID, workspace_id: UUID, actor: str)
     with transaction.atomic():
         for document_id in ids:
             erase_document(document_id=document_id, workspace_id=workspace_id, actor=actor)
-        models.RetrievalMetric.objects.filter(session_id=session_id).update(query_embedding=None)
     return len(ids)
 
 
@@ -166,7 +165,7 @@ def _remove(*, document_id: UUID, workspace_id: UUID, actor: str, erased: bool) 
         index.drop_document(document_id)
         index.refresh_statistics([row.collection_id])
         if erased:
-            erase_key(row.key_id)
+            erase_key(row.key_id, actor=actor)
 
 
 def _collection(

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from cartrita.eventstore import RecordedEvent, following, inline
+from cartrita.eventstore.erasure import KeyErased, SubjectErased
+from cartrita.eventstore.models import DataKey
 from retrieval.document import (
     CollectionCreated,
     DocumentChunked,
@@ -80,14 +82,21 @@ def project_documents(recorded: RecordedEvent) -> None:
             document.update(status="removed", updated_at=at)
 
 
-@following("retrieval_metrics", RetrievalPerformed, tables=[RetrievalMetric])
+@following("retrieval_metrics", RetrievalPerformed, KeyErased, SubjectErased, tables=[RetrievalMetric])
 def project_metrics(batch: Sequence[RecordedEvent]) -> None:
-    RetrievalMetric.objects.bulk_create([_metric(recorded) for recorded in batch])
+    for recorded in batch:
+        match recorded.event:
+            case RetrievalPerformed() as event:
+                _metric(recorded, event).save(force_insert=True)
+            case KeyErased() as event:
+                # Text can be guessed from a vector, so it goes with the query.
+                RetrievalMetric.objects.filter(key_id=event.key_id).update(query_embedding=None)
+            case SubjectErased() as event:
+                keys = DataKey.objects.filter(subject_id=event.subject_id).values("key_id")
+                RetrievalMetric.objects.filter(key_id__in=keys).update(query_embedding=None)
 
 
-def _metric(recorded: RecordedEvent) -> RetrievalMetric:
-    event = recorded.event
-    assert isinstance(event, RetrievalPerformed)  # noqa: S101 - narrows the type for mypy
+def _metric(recorded: RecordedEvent, event: RetrievalPerformed) -> RetrievalMetric:
     return RetrievalMetric(
         id=recorded.event_id,
         workspace_id=recorded.workspace_id,

@@ -106,6 +106,15 @@ def parsed_text(
     return text
 
 
+def parsed_pages(
+    document_id: UUID, *, workspace_id: UUID | None = None, session_id: UUID | None = None
+) -> tuple[str, list[int]]:
+    """Return the whole parsed text and where each of its pages starts (none but for PDF). Raises as
+    `parsed_text`.
+    """
+    return _parsed(_row(document_id, workspace_id=workspace_id, session_id=session_id))
+
+
 def passage(
     document_id: UUID,
     start: int,

@@ -14,7 +14,9 @@ _JOINT = re.compile(
 _WORD = re.compile(r"[^\W_]+(?:[.'’-][^\W_]+)*")
 _CAMEL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
 _ENUMERATIVE = re.compile(
-    r"\b(?:which|what)\s+(?:are\s+)?(?:the\s+)?(?:\w+\s+){0,3}?\w+s\b|\blist\b|\bname\s+(?:the|all)\b|\ball\s+(?:the\s+)?\w+s\b",
+    r"\b(?:which|what)\s+(?:are\s+)?(?:the\s+)?(?:(?!(?:is|was|do|does|did|has|had|can|to)\b)\w+\s+){0,3}?"
+    r"(?!(?:is|was|does|has|this|its)\b)\w{2,}[^\Ws]s\b"
+    r"|\blist\b|\bname\s+(?:the|all)\b|\ball\s+(?:the\s+)?\w+s\b",
     re.IGNORECASE,
 )
 
