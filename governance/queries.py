@@ -68,7 +68,7 @@ def policy_set(policy_hash: str) -> PolicySet:
 def recent_counters(
     *, session_id: UUID, kind: SubjectKind, at: datetime, tool: str = "", repeats: int = 0
 ) -> Counters:
-    """Count what this session did lately, as the read model knows it, which is some milliseconds behind the log.
+    """Count what this session did lately, as the read model knows it: some milliseconds behind the log.
 
     `repeats` is what the caller knows of its own run.
     """

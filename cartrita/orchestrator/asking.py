@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from cartrita.accounts.queries import caller_of_email
-from cartrita.errors import BadInput, Unavailable
+from cartrita.accounts.queries import Caller, caller_of_email
+from cartrita.errors import BadInput, TooLarge, Unavailable
 from cartrita.eventstore import RecordedEvent, ahead, follow, in_database_thread, new_id
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import agent
@@ -24,7 +24,7 @@ from retrieval.commands import receive_document
 from retrieval.document import DocumentFailed
 from sessions_app import commands as sessions
 from sessions_app import queries
-from sessions_app.session import ReplyPosted
+from sessions_app.session import ReplyPosted, Session, SessionCreated, evolve, post_message
 from tasks_app import plan as plans
 from tasks_app.plan import PlanProposed
 from tasks_app.run import RunFinished
@@ -84,6 +84,7 @@ async def ask(
     await in_database_thread(catalog.choose, name=question.model, tier=None, purpose="execution")
     contents = [_read(path) for path in question.documents]
     person = await in_database_thread(caller_of_email, question.user)
+    _check(question.text, person)
     session_id = question.session_id or new_id()
     actor = person.actor
     if question.session_id is None:
@@ -100,16 +101,7 @@ async def ask(
         await in_database_thread(queries.open_session, session_id, person, own=True, now=datetime.now(UTC))
     async with _services(session_id):
         attachments = [
-            await in_database_thread(
-                receive_document,
-                workspace_id=person.workspace_id,
-                owner_id=person.user_id,
-                title=path.name,
-                media_type=mimetypes.guess_type(path.name)[0] or "",
-                content=content,
-                session_id=session_id,
-                actor=actor,
-            )
+            await in_database_thread(_receive, path, content, session_id, person)
             for path, content in zip(question.documents, contents, strict=True)
         ]
         if attachments:
@@ -155,6 +147,36 @@ async def _services(session_id: UUID) -> Any:
         yield
     finally:
         await services.stop()
+
+
+def _receive(path: Path, content: bytes, session_id: UUID, person: Caller) -> UUID:
+    try:
+        return receive_document(
+            workspace_id=person.workspace_id,
+            owner_id=person.user_id,
+            title=path.name,
+            media_type=mimetypes.guess_type(path.name)[0] or "",
+            content=content,
+            session_id=session_id,
+            actor=person.actor,
+        )
+    except (BadInput, TooLarge) as error:
+        raise DocumentUnusable(f"{path.name}: {error.message}", field="document") from None
+
+
+def _check(text: str, person: Caller) -> None:
+    """Raise what would be wrong with the question as a message, before anything is written for it."""
+    opened = SessionCreated(user_id=person.user_id, kind="ask", metadata={})
+    now = datetime.now(UTC)
+    post_message(
+        evolve(Session(), opened, now),
+        message_id=new_id(),
+        role="user",
+        content=text,
+        parent=None,
+        author=person.actor,
+        now=now,
+    )
 
 
 def _read(path: Path) -> bytes:

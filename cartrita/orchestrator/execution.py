@@ -28,7 +28,8 @@ from cartrita.tools.events import ToolFailed
 from governance.decide import Cost, DecisionRequest, RequestFacts, Verdict
 from governance.decision import ActOutcome
 from governance.doors import Permit, amake_decision, settle
-from governance.queries import active_policy
+from governance.policy import SubjectKind
+from governance.queries import active_policy, recent_counters
 from retrieval import ingest
 from retrieval.queries import in_scope
 from retrieval.search import MAX_QUERY, performed_event, search
@@ -140,7 +141,7 @@ class Execution:
         work = self._work
         estimate = self._agent.max_output_tokens
         request = DecisionRequest.about(
-            self._facts(),
+            await self._facts("plan"),
             "plan",
             arguments={
                 "planner": "single",
@@ -255,7 +256,7 @@ class Execution:
         work = self._work
         labels = await in_database_thread(_labels_in_scope, work)
         request = DecisionRequest.about(
-            self._facts(),
+            await self._facts("retrieval", tool=loop.SEARCH, repeats=step.attempt - 1),
             "retrieval",
             tool=loop.SEARCH,
             arguments={"query": work.question, "k": PASSAGES},
@@ -322,7 +323,7 @@ class Execution:
             ModelRequest(
                 messages=prompt, model=self._model.name, max_output_tokens=self._agent.max_output_tokens
             ),
-            facts=self._facts(),
+            facts=await self._facts("model_call", repeats=step.attempt - 1),
         )
         speech = await self._decide_speech(step)
         decided = await self._decide(step, "model_call", self._model.name, prepared.decision_request)
@@ -473,7 +474,9 @@ class Execution:
     async def _decide_speech(self, step: loop.Extract | loop.Generate) -> Decided:
         """Decide whether text may reach the person while it is written."""
         request = DecisionRequest.about(
-            self._facts(), "message_out", arguments={"to": f"user:{self._work.user_id}", "mode": "live"}
+            await self._facts("message_out", repeats=step.attempt - 1),
+            "message_out",
+            arguments={"to": f"user:{self._work.user_id}", "mode": "live"},
         )
         return await self._decide(step, "message_out", "reply", request)
 
@@ -519,8 +522,12 @@ class Execution:
         for event in run:
             self._run = loop.evolve(self._run, event)
 
-    def _facts(self) -> RequestFacts:
+    async def _facts(self, kind: SubjectKind, *, tool: str = "", repeats: int = 0) -> RequestFacts:
         work = self._work
+        now = datetime.now(UTC)
+        counters = await in_database_thread(
+            recent_counters, session_id=work.session_id, kind=kind, at=now, tool=tool, repeats=repeats
+        )
         return RequestFacts(
             workspace_id=work.workspace_id,
             session_id=work.session_id,
@@ -528,7 +535,8 @@ class Execution:
             agent=self._agent.name,
             roles=self._roles,
             task_path=(str(self.task_id),),
-            at=datetime.now(UTC),
+            counters=counters,
+            at=now,
         )
 
     def _context(self) -> Any:

@@ -2,11 +2,13 @@
 
 import asyncio
 import hashlib
+from collections.abc import Sequence
+from typing import TypeVar
 from uuid import UUID
 
 import pytest
 
-from cartrita.eventstore import RecordedEvent, aread_log, derived_id
+from cartrita.eventstore import Event, RecordedEvent, aread_log, derived_id
 from cartrita.llm.events import ModelAnswered
 from governance.decision import ActSettled, DecisionMade
 from retrieval.document import RetrievalPerformed
@@ -15,6 +17,8 @@ from sessions_app.session import MessagePosted
 from tasks_app.plan import PlanCompleted, PlanProposed, TaskCompleted
 from tasks_app.run import ActDecided, RunFinished
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running, until
+
+E = TypeVar("E", bound=Event)
 
 pytestmark = pytest.mark.usefixtures("consistent")
 
@@ -30,6 +34,10 @@ A day ticket costs 19.50 EUR. Dogs travel free of charge.
 
 async def events_of(session_id: UUID) -> list[RecordedEvent]:
     return await aread_log(after=0, limit=1000, session_id=session_id)
+
+
+def of_type(events: Sequence[RecordedEvent], kind: type[E]) -> list[tuple[RecordedEvent, E]]:
+    return [(each, each.event) for each in events if isinstance(each.event, kind)]
 
 
 class TestOneMessage:
@@ -52,19 +60,17 @@ class TestOneMessage:
             session_id = await person.opens_session()
             await person.asks(session_id, "What is the answer?")
             events = await events_of(session_id)
-        decided = [each for each in events if isinstance(each.event, DecisionMade)]
-        assert [each.event.subject_kind for each in decided] == ["plan", "message_out", "model_call"]
-        settled = {each.stream_id: each for each in events if isinstance(each.event, ActSettled)}
-        assert set(settled) == {each.stream_id for each in decided}
-        assert all(each.event.outcome == "succeeded" for each in settled.values())
-        (answered,) = [each for each in events if isinstance(each.event, ModelAnswered)]
-        call = decided[2]
+        decided = of_type(events, DecisionMade)
+        assert [event.subject_kind for _, event in decided] == ["plan", "message_out", "model_call"]
+        settled = {each.stream_id: event for each, event in of_type(events, ActSettled)}
+        assert set(settled) == {each.stream_id for each, _ in decided}
+        assert all(event.outcome == "succeeded" for event in settled.values())
+        ((answered, answer),) = of_type(events, ModelAnswered)
+        call, _ = decided[2]
         assert call.position is not None
         assert answered.position is not None
         assert call.position < answered.position
-        assert settled[call.stream_id].event.tokens == (
-            answered.event.prompt_tokens + answered.event.completion_tokens
-        )
+        assert settled[call.stream_id].tokens == answer.prompt_tokens + answer.completion_tokens
 
     async def test_carries_one_trace_from_the_message_to_the_reply(
         self, person: Person, model: ScriptedModel
