@@ -17,6 +17,7 @@ ENVIRONMENT_VERSION = 1
 # The engine compiles at most 100,000 code points at once.
 _LONGEST_COMBINATION = 50_000
 _LONGEST_MESSAGE = 500
+_BOOLEANS = frozenset({bool})
 
 _TEXT, _NUMBER, _TEXTS = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.STRING)
 
@@ -105,7 +106,7 @@ class Combination:
         for program in self.programs:
             held += _evaluate(program, activation).plain_value()
         # An engine that answered anything but one boolean per rule must never be read as "nothing matched".
-        if len(held) != self.length or not all(value is True or value is False for value in held):
+        if len(held) != self.length or not _BOOLEANS.issuperset(map(type, held)):
             raise EvaluationError("the combined expression did not give one boolean per rule")
         return held
 
@@ -128,16 +129,17 @@ def compile_condition(condition: str, unless: str | None = None) -> Condition:
         raise _failure(str(error), "condition") from None
 
 
-def combine(conditions: Sequence[Condition]) -> Combination:
-    """Compile conditions, each valid alone, into list expressions below the engine's size limit."""
+def combine(conditions: Sequence[Condition | None]) -> Combination:
+    """Compile conditions, each valid alone (None: always), into list expressions below the size limit."""
     lists: list[list[str]] = [[]]
     size = 0
     for condition in conditions:
-        if lists[-1] and size + len(condition.source) > _LONGEST_COMBINATION:
+        source = "true" if condition is None else condition.source
+        if lists[-1] and size + len(source) > _LONGEST_COMBINATION:
             lists.append([])
             size = 0
-        lists[-1].append(condition.source)
-        size += len(condition.source) + 1
+        lists[-1].append(source)
+        size += len(source) + 1
     programs = tuple(_ENVIRONMENT.compile(f"[{','.join(sources)}]") for sources in lists if sources)
     return Combination(programs, len(conditions))
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from functools import cached_property
+from itertools import compress, count
 from typing import Any, Literal, Self, get_args
 from uuid import UUID
 
@@ -266,14 +267,13 @@ def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
         roles=request.roles,
         workspace=str(request.workspace_id),
     )
-    evaluated = _evaluate(group, request)
+    evaluated, held = _evaluate(group, request)
     deciding: Rule | None = None
     severity = -1
     erred = review = False
-    for rule, result in zip(group.rules, evaluated, strict=True):
-        if result.result == "not_matched":
-            continue
-        failed = result.result == "error"
+    for place in held:
+        rule = group.rules[place]
+        failed = evaluated[place].result == "error"
         review = review or failed or rule.outcome == "audit"
         weight = SEVERITY["deny"] if failed else SEVERITY[rule.outcome]
         # Rules of a group are in order of priority, so the first of a severity is the one to name.
@@ -318,19 +318,22 @@ def variables(request: DecisionRequest) -> dict[str, Any]:
     }
 
 
-def _evaluate(group: Group, request: DecisionRequest) -> tuple[RuleResult, ...]:
+def _evaluate(group: Group, request: DecisionRequest) -> tuple[tuple[RuleResult, ...], list[int]]:
+    """Return what each rule of the group gave, and the places of those that matched or erred, in order."""
     if not group.conditional:
-        return group.all_matched
+        return group.all_matched, list(range(len(group.rules)))
     activation = cel.activation(variables(request))
     try:
-        held = group.combination.hold(activation)
+        matched = group.combination.hold(activation)
     except cel.EvaluationError:
-        return tuple(_evaluate_alone(rule, group, activation) for rule in group.rules)
-    results = list(group.all_matched)
-    for place, holds in zip(group.conditional, held, strict=True):
-        if not holds:
-            results[place] = group.none_matched[place]
-    return tuple(results)
+        results = tuple(_evaluate_alone(rule, group, activation) for rule in group.rules)
+        return results, [place for place, one in enumerate(results) if one.result != "not_matched"]
+    # Rules without a condition are the constant true of the combination.
+    held = list(compress(count(), matched))
+    evaluated = list(group.none_matched)
+    for place in held:
+        evaluated[place] = group.all_matched[place]
+    return tuple(evaluated), held
 
 
 def _evaluate_alone(rule: Rule, group: Group, activation: cel.Activation) -> RuleResult:

@@ -131,11 +131,11 @@ class RuleResult:
 class Group:
     """The rules whose match takes in one sort of request, by priority, ready to be evaluated together.
 
-    `conditional` are the places in `rules` of those with a condition, in the order of `combination`.
+    `conditional` says whether any of them has a condition.
     """
 
     rules: tuple[Rule, ...]
-    conditional: tuple[int, ...]
+    conditional: bool
     combination: cel.Combination
     conditions: Mapping[str, cel.Condition | None]
     all_matched: tuple[RuleResult, ...]
@@ -186,8 +186,8 @@ class PolicySet:
             conditions = [self._conditions[rule.name] for rule in rules]
             found = self._combinations[places] = Group(
                 rules,
-                tuple(place for place, condition in enumerate(conditions) if condition is not None),
-                cel.combine([condition for condition in conditions if condition is not None]),
+                any(condition is not None for condition in conditions),
+                cel.combine(conditions),
                 self._conditions,
                 tuple(RuleResult(rule.name, "matched") for rule in rules),
                 tuple(RuleResult(rule.name, "not_matched") for rule in rules),

@@ -1,11 +1,10 @@
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
 import pytest
 from jsonschema import Draft202012Validator
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from cartrita.errors import Unavailable
 from cartrita.eventstore import (
@@ -37,9 +36,6 @@ class Repeat(Parameters):
     session: UUID | None = None
 
 
-from pydantic import BaseModel  # noqa: E402
-
-
 class Open(BaseModel):
     text: str = ""
 
@@ -50,11 +46,10 @@ class Repeated(Parameters):
 
 
 @pytest.fixture(autouse=True)
-def own_tools(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools of a test are gone after it."""
     monkeypatch.setattr(registry, "_tools", dict(registry._tools))
     monkeypatch.setattr(runner, "GRACE_SECONDS", 0.05)
-    yield
 
 
 def repeat_tool(**more: Any) -> None:
@@ -92,7 +87,7 @@ class TestTool:
 
         with pytest.raises(TypeError, match="async def"):
             tool("plain", **define)(plain)  # type: ignore[type-var]
-        with pytest.raises(TypeError, match="Open in the return value .* allows further members"):
+        with pytest.raises(TypeError, match=r"Open in the return value .* allows further members"):
             tool("open", **define)(open_result)
         with pytest.raises(TypeError, match="annotate arguments with a pydantic model"):
             tool("untyped", **define)(untyped)  # type: ignore[type-var]
