@@ -49,6 +49,8 @@ async def lifespan(
         message = await receive()
         if message["type"] == "lifespan.startup":
             await start()
+            # uvicorn closes its sockets before it says that it stops.
+            hub().drain_on_sigterm()
             await send({"type": "lifespan.startup.complete"})
         elif message["type"] == "lifespan.shutdown":
             await stop()

@@ -22,6 +22,7 @@ from opentelemetry.trace import NonRecordingSpan, SpanContext, TraceFlags, Trace
 
 # Span names (OpenTelemetry GenAI: "{operation} {model or agent or tool}"; the caller appends that part).
 SPAN_REQUEST: Final = "request"
+SPAN_SOCKET: Final = "socket"
 SPAN_TURN: Final = "cartrita.turn"
 SPAN_STEP: Final = "cartrita.step"
 SPAN_DECISION: Final = "cartrita.decision"

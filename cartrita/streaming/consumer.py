@@ -13,6 +13,7 @@ import psycopg
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from cartrita import telemetry
 from cartrita.errors import CartritaError, NotAllowed, NotFound, NotSignedIn
 from cartrita.streaming.flow import Flow
 from cartrita.streaming.hub import EventDue, Hub, Subscription, hub
@@ -98,6 +99,8 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.user: Person | None = None
+        # The channel of the session that the address names.
+        self._session: str | None = None
         self._hub: Hub = hub()
         self._flow = Flow.begin(at=time.monotonic())
         self._subscriptions: dict[str, Subscription] = {}
@@ -227,10 +230,14 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self.user = await authentication().authenticate(self.scope, ticket)
         session_id: UUID | None = self.scope.get("url_route", {}).get("kwargs", {}).get("session_id")
         if session_id is not None:
-            kind, channel_id = channel_kind(f"session:{session_id}")
-            if not await kind.authorise(self.user, channel_id):
+            self._session = f"session:{session_id}"
+            if not await self._may_follow(self._session):
                 raise NotFound("There is no such session for you.", field="session_id")
         return session_id
+
+    async def _may_follow(self, channel: str) -> bool:
+        kind, channel_id = channel_kind(channel)
+        return await kind.authorise(self.user, channel_id)
 
     async def _begin(self, protocol: str | None, session_id: UUID | None) -> None:
         if self._hub.draining:
@@ -321,16 +328,21 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         try:
             while self._requests:
                 frame = self._requests.popleft()
-                try:
-                    await self._carry_out(frame)
-                except CartritaError as error:
-                    self._say(refusal(frame.id, error))
-                except Exception:
-                    logger.exception("A frame %s was not carried out", frame.t)
-                    failure = InternalFailure("The server failed and logged why; try again later.")
-                    self._say(refusal(frame.id, failure))
+                what = frame.name if isinstance(frame, Cmd) else frame.t
+                with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_SOCKET} {what}"):
+                    await self._answer(frame)
         finally:
             self._worker = None
+
+    async def _answer(self, frame: Sub | Unsub | Cmd) -> None:
+        try:
+            await self._carry_out(frame)
+        except CartritaError as error:
+            self._say(refusal(frame.id, error))
+        except Exception:
+            logger.exception("A frame %s was not carried out", frame.t)
+            failure = InternalFailure("The server failed and logged why; try again later.")
+            self._say(refusal(frame.id, failure, trace=telemetry.current_trace_id()))
 
     async def _carry_out(self, frame: Sub | Unsub | Cmd) -> None:
         match frame:
@@ -399,9 +411,11 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             if self.user is None or not await authentication().still_valid(self.user, self.scope):
                 self.end(Close.NOT_SIGNED_IN, "You are not signed in any more.")
                 return
+            if self._session is not None and not await self._may_follow(self._session):
+                self.end(Close.GONE, "The session has ended.")
+                return
             for name, subscription in list(self._subscriptions.items()):
-                kind, channel_id = channel_kind(name)
-                allowed = await kind.authorise(self.user, channel_id)
+                allowed = await self._may_follow(name)
                 if not allowed and self._subscriptions.get(name) is subscription:
                     self._unsubscribe(name)
                     self._say(unsubbed(channel=name, error=NotAllowed("This channel is not yours any more.")))

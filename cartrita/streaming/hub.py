@@ -7,6 +7,7 @@ what it missed beyond the channel's tail is read from the log after its own curs
 
 import asyncio
 import contextlib
+import contextvars
 import inspect
 import logging
 import os
@@ -439,7 +440,8 @@ class Hub:
 
     def run(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run work of a connection in a task that `stop` ends."""
-        task = asyncio.create_task(work)
+        # In a context of its own: whoever wakes a connection must not lend it a trace.
+        task = asyncio.create_task(work, context=contextvars.Context())
         self._loose.add(task)
         task.add_done_callback(self._loose.discard)
         return task

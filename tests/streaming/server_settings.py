@@ -4,4 +4,4 @@ from cartrita.settings import *  # noqa: F403
 
 INSTALLED_APPS = ["cartrita.eventstore", "cartrita.streaming"]
 EVENT_MODULES = ["tests.streaming.rooms"]
-EVENT_SUBSCRIBERS: list[str] = []
+EVENT_SUBSCRIBERS = []
