@@ -7,7 +7,7 @@ from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 import psycopg
-from django.db import connection, transaction
+from django.db import DEFAULT_DB_ALIAS, connections, transaction
 from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
@@ -61,7 +61,7 @@ def append(*appends: Append, recorded_at: datetime | None = None) -> list[Record
     encoded = [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
     # One row is all or nothing by itself; several may meet a conflict after the first.
-    if connection.in_atomic_block or (len(encoded) == 1 and not has_inline):
+    if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline):
         recorded = _append(ordered, encoded, has_inline=has_inline)
     else:
         with transaction.atomic():
@@ -93,15 +93,17 @@ def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg
 
     Django's own cursors interpolate on the client, where a bytea costs twice its size in hexadecimal text.
     """
-    connection.validate_no_broken_transaction()
-    connection.ensure_connection()
-    with connection.wrap_database_errors:
-        cursor: psycopg.Cursor[Row] = psycopg.Cursor(connection.connection)
+    # Each look at `django.db.connection` costs a context lookup: one for all.
+    database = connections[DEFAULT_DB_ALIAS]
+    database.validate_no_broken_transaction()
+    database.ensure_connection()
+    with database.wrap_database_errors:
+        cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
         return cursor.execute(statement, parameters, binary=True)
 
 
 def insert_statement(encoded: Sequence[Encoded], *, has_inline: bool = False) -> LiteralString:
-    """Return the one statement that inserts these rows and returns (stream_id, version) of those it inserted.
+    """Return the one statement that inserts these rows; where they are several, it returns those it inserted.
 
     A first event goes in by its primary key alone, a later one only where its predecessor stands; a row that
     another writer was faster with is skipped. `has_inline` holds the projections' lock until the commit.
@@ -167,7 +169,7 @@ def _append(
             # Even a caller that catches this must not commit events without their rows.
             transaction.set_rollback(True)
             raise
-    if connection.in_atomic_block:
+    if connections[DEFAULT_DB_ALIAS].in_atomic_block:
         transaction.on_commit(wake_sequencer, robust=True)
     else:
         wake_sequencer()
@@ -239,7 +241,8 @@ _HEADS: LiteralString = (
     " where new.follows or new.version = 1 or exists (select from event "
     "where event.stream_id = new.stream_id and event.version = new.version - 1)"
 )
-_FASTER: LiteralString = " on conflict (stream_id, version) do nothing returning stream_id, version"
+_FASTER: LiteralString = " on conflict (stream_id, version) do nothing"
+_WHICH: LiteralString = " returning stream_id, version"
 # projections.INLINE_LOCK
 _HELD: LiteralString = "(select pg_advisory_xact_lock_shared(7161130726806416489)) held"
 
@@ -251,11 +254,11 @@ _INSERT_NEXT_INLINE: LiteralString = (
 )
 _INSERT_MANY: LiteralString = (
     f"insert into event ({_NAMES}) select {_NAMES} from unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
-    f"{_HEADS} order by stream_id, version{_FASTER}"
+    f"{_HEADS} order by stream_id, version{_FASTER}{_WHICH}"
 )
 _INSERT_MANY_INLINE: LiteralString = (
     f"insert into event ({_NAMES}) select {_NAMES} from {_HELD}, unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
-    f"{_HEADS} order by stream_id, version{_FASTER}"
+    f"{_HEADS} order by stream_id, version{_FASTER}{_WHICH}"
 )
 _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608

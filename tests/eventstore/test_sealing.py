@@ -2,10 +2,12 @@ import asyncio
 import base64
 import os
 import stat
+from io import StringIO
 from pathlib import Path
 
 import psycopg
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import transaction
 from hypothesis import given
 from hypothesis import strategies as st
@@ -292,6 +294,30 @@ class TestErasure:
             other.execute("select pg_notify(%s, %s)", [sealing.KEYS_CHANNEL, str(key)])
         while not sealing.cached_ciphers([key])[1]:  # noqa: ASYNC110 # the cache rings no bell
             await asyncio.sleep(0.01)
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("database")
+class TestTheCommand:
+    def test_erases_when_the_id_is_typed_again(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        subject = new_id()
+        key = create_data_key(subject_id=subject, scope="session")
+        monkeypatch.setattr("builtins.input", lambda prompt: "no")
+        with pytest.raises(CommandError, match="Nothing was erased"):
+            call_command("erase_subject", str(subject))
+        seal(key, "text")
+        out = StringIO()
+        monkeypatch.setattr("builtins.input", lambda prompt: str(subject))
+        call_command("erase_subject", str(subject), stdout=out)
+        assert out.getvalue() == "1 keys destroyed\n"
+        with pytest.raises(Erased):
+            seal(key, "text")
+
+    def test_repeats_what_is_recorded(self) -> None:
+        erase_key(a_key())
+        out = StringIO()
+        call_command("erase_subject", "--repeat", stdout=out)
+        assert out.getvalue() == "0 keys destroyed again\n"
 
 
 @pytest.mark.flow
