@@ -1,18 +1,24 @@
 """The pages: each translates, asks one query or calls one command, and translates back."""
 
+from collections.abc import Mapping
 from typing import Any
+from urllib.parse import urlencode
 from uuid import UUID
 
 from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
+from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.http import require_GET, require_POST
 
 from cartrita.accounts.queries import Caller, caller_of_user
 from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import head, new_id
-from cartrita.web.markdown import to_html
+from cartrita.orchestrator.answering import EXTRACTIVE
+from cartrita.web.markdown import cited_numbers, to_html
+from cartrita.web.passages import marked_pages, visible_part
+from cartrita.web.texts import CHAT
 from cartrita.web.themes import THEME_COOKIE, THEMES
 from retrieval import queries as documents
 from sessions_app import commands, queries
@@ -56,12 +62,13 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
         session = queries.visible_session(session_id, caller)
     except NotFound as error:
         raise Http404(error.message) from None
-    messages = [_shown(message) for message in queries.messages(session_id)]
     attached = [
         each
         for each in documents.documents_in_scope(workspace_id=caller.workspace_id, session_id=session_id)
         if each.session_id == session_id
     ]
+    titles = {each.id: each.title for each in attached}
+    messages = [_shown(message, titles) for message in queries.messages(session_id)]
     return render(
         request,
         "web/chat.html",
@@ -69,8 +76,10 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
             **_sidebar(request),
             "session": session,
             "messages_shown": messages,
-            "documents": attached,
+            "documents": attached[::-1],
             "position": position,
+            "own": session["user_id"] == caller.user_id,
+            "texts": CHAT,
         },
     )
 
@@ -84,10 +93,10 @@ def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpRes
         session = queries.visible_session(session_id, caller)
     except NotFound as error:
         raise Http404(error.message) from None
-    found = [each for each in queries.messages(session_id) if each["message_id"] == message_id]
-    if not found:
+    found = queries.message(session_id, message_id)
+    if found is None:
         raise Http404("The session holds no message with this id.")
-    return render(request, "web/message.html", {"session": session, "message": _shown(found[0])})
+    return render(request, "web/message.html", {"session": session, "message": _shown(found, {})})
 
 
 @require_GET
@@ -102,27 +111,19 @@ def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
         except NotFound as error:
             raise Http404(error.message) from None
     reach: dict[str, Any] = {"workspace_id": caller.workspace_id, "session_id": session_id}
+    shown: dict[str, Any] = {"session_id": session_id}
     try:
-        detail = documents.document(document_id, **reach)
-        text = documents.parsed_text(document_id, **reach)
+        shown["document"] = detail = documents.document(document_id, **reach)
+        if detail.characters is not None:
+            text, page_starts = documents.parsed_pages(document_id, **reach)
+            passage = _passage(request, len(text))
+            part = visible_part(len(text), passage, _offset(request, "from"))
+            pages = marked_pages(text, page_starts, passage, part)
+            shown |= {"pages": pages, "passage": passage, "part": part}
+            shown["cited_page"] = next((page.number for page in pages if page.holds_passage), None)
     except NotFound as error:
         raise Http404(error.message) from None
-    start, end = _offset(request, "start"), _offset(request, "end")
-    if start is None or end is None or not start < end <= len(text):
-        start = end = 0
-    passage = documents.passage(document_id, start, end, **reach) if end else None
-    return render(
-        request,
-        "web/document.html",
-        {
-            "document": detail,
-            "before": text[:start],
-            "marked": text[start:end],
-            "after": text[end:],
-            "page": passage.page if passage else None,
-            "session_id": session_id,
-        },
-    )
+    return render(request, "web/document.html", shown)
 
 
 @require_POST
@@ -146,8 +147,33 @@ def set_theme(request: HttpRequest) -> HttpResponse:
     return response
 
 
-def _shown(message: dict[str, Any]) -> dict[str, Any]:
-    return {**message, "html": to_html(message["content"]) if message["role"] == "assistant" else None}
+def _shown(message: dict[str, Any], titles: Mapping[UUID, str]) -> dict[str, Any]:
+    """Add what the page shows of a message: its HTML, its sources by number, the titles of its attachments."""
+    if message["role"] != "assistant":
+        attachments = [{"id": each, "title": titles.get(each, "")} for each in message["attachments"]]
+        return {**message, "html": None, "attached": attachments}
+    count = len(message["citations"])
+    numbers = cited_numbers(message["content"])
+    # An extract counts its sources from 1; a model names passages by their own numbers, in the order of the
+    # citations.
+    extracted = message["model"] == EXTRACTIVE or len(numbers) != count
+    by_number = dict(zip(range(1, count + 1) if extracted else numbers, message["citations"], strict=True))
+    sources = [
+        {**citation, "number": number, "address": _address(citation, message["session_id"])}
+        for number, citation in by_number.items()
+    ]
+    html = to_html(message["content"], {source["number"]: source["address"] for source in sources})
+    return {**message, "html": html, "sources": sources}
+
+
+def _address(citation: dict[str, Any], session_id: UUID) -> str:
+    place = {"session": session_id, "start": citation["start"], "end": citation["end"]}
+    return f"{reverse('document', args=[citation['document']])}?{urlencode(place)}#passage"
+
+
+def _passage(request: HttpRequest, length: int) -> tuple[int, int] | None:
+    start, end = _offset(request, "start"), _offset(request, "end")
+    return (start, end) if start is not None and end is not None and start < end <= length else None
 
 
 def _caller(request: HttpRequest) -> Caller:

@@ -3,240 +3,421 @@
 
 import { newCommandId, Refused, Stream } from "./stream.js";
 
-const page = document.getElementById("conversation");
+const element = (id) => document.getElementById(id);
+const page = element("conversation");
 const session = page.dataset.session;
 const channel = `session:${session}`;
-const messages = document.getElementById("messages");
-const composer = document.getElementById("composer");
-const content = document.getElementById("content");
-const file = document.getElementById("file");
-const send = document.getElementById("send");
-const phase = document.getElementById("phase");
-const problem = document.getElementById("problem");
-const connection = document.getElementById("connection");
-const documents = document.getElementById("documents");
-const template = document.getElementById("message-template");
-
-const PHASES = {
-  "tasks_app.PlanProposed": "Planning",
-  "tasks_app.TaskStarted": "Working",
-  "retrieval.RetrievalPerformed": "Passages found",
-  "llm.ModelAnswered": "Checking the answer",
-};
-const ACTS = { retrieval: "Searching the documents", model_call: "Writing", message_out: "Writing", tool_call: "Using a tool" };
+const messages = element("messages");
+const phase = element("phase");
+const announce = element("announce");
+const notice = element("notice");
+const problem = element("problem");
+const connection = element("connection");
+// Who reads another person's session has none of these.
+const composer = element("composer");
+const content = element("content");
+const file = element("file");
+const send = element("send");
+const documents = element("documents");
+const say = JSON.parse(element("texts").textContent);
 
 const stream = new Stream("/ws");
-const attached = new Set();
-let answering = new Set();
-
+const answering = new Set(); // messages of people that have no reply yet
+const attached = new Map(); // documents that go with the next message: id to title
+const unfinished = new Set(); // replies whose final rendering could not be fetched
+const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const shown = (mid) => messages.querySelector(`[data-mid="${CSS.escape(mid)}"]`);
+
+function tell(text, { aloud = text } = {}) {
+  const line = element("phase-text");
+  if (line.textContent !== text) line.textContent = text;
+  phase.hidden = !text;
+  if (aloud && announce.textContent !== aloud) announce.textContent = aloud;
+}
+
+// Keeps the newest text in view for who reads there, and leaves alone who has scrolled up to read.
+function keepingEnd(change) {
+  const room = document.scrollingElement;
+  const atEnd = room.scrollHeight - room.scrollTop - room.clientHeight < 120;
+  change();
+  if (atEnd) room.scrollTop = room.scrollHeight;
+}
+
+function toEnd() {
+  const room = document.scrollingElement;
+  room.scrollTop = room.scrollHeight;
+}
 
 function place(mid, role) {
   const known = shown(mid);
   if (known) return known;
-  const item = template.content.firstElementChild.cloneNode(true);
+  const item = element("message-template").content.firstElementChild.cloneNode(true);
   item.classList.add(role);
   item.dataset.mid = mid;
-  item.querySelector("h2").textContent = role === "user" ? "You" : "Cartrita";
+  item.querySelector("h2").textContent = role === "user" ? say.you : say.agent;
   messages.append(item);
   return item;
 }
 
 function write(mid, role, text) {
-  const nearEnd = window.innerHeight + window.scrollY >= document.body.offsetHeight - 160;
   const item = place(mid, role);
+  if (item.dataset.outcome && item.dataset.rendered) return item;
   const target = item.querySelector(".text");
   const node = target.firstChild;
-  // Text only ever grows while it is written, so the page appends; a repeated attempt starts again.
-  if (target.childNodes.length === 1 && node.nodeType === Node.TEXT_NODE && text.startsWith(node.data)) {
-    node.appendData(text.slice(node.data.length));
-  } else {
-    target.textContent = text;
-  }
-  if (nearEnd) item.scrollIntoView({ block: "end" });
+  keepingEnd(() => {
+    // Text only ever grows while it is written, so the page appends; a repeated attempt starts again.
+    if (target.childNodes.length === 1 && node.nodeType === Node.TEXT_NODE && text.startsWith(node.data)) {
+      node.appendData(text.slice(node.data.length));
+    } else {
+      target.textContent = text;
+    }
+  });
   return item;
 }
 
 // The server's own rendering of a finished message takes the place of the text that was streamed.
-async function finish(item) {
+async function finish(mid) {
+  unfinished.add(mid);
+  let response;
+  let text;
   try {
-    const response = await fetch(`${page.dataset.messagesUrl}${item.dataset.mid}/`);
-    if (!response.ok) return;
-    const holder = document.createElement("template");
-    holder.innerHTML = await response.text();
-    item.replaceWith(holder.content);
+    response = await fetch(`${page.dataset.messagesUrl}${encodeURIComponent(mid)}/`);
+    text = await response.text();
   } catch (error) {
-    // Offline: the text that was streamed stands, and the next visit shows the rest.
-    if (!(error instanceof TypeError)) throw error;
+    // Offline: the text that was streamed stands; the next connection asks again.
+    if (error instanceof TypeError) return;
+    throw error;
   }
+  if (!response.ok || response.redirected) return;
+  const holder = document.createElement("template");
+  holder.innerHTML = text;
+  const item = holder.content.firstElementChild;
+  item.dataset.rendered = "yes";
+  unfinished.delete(mid);
+  keepingEnd(() => shown(mid).replaceWith(item));
 }
 
 function setAnswering() {
-  send.textContent = answering.size ? "Stop" : "Send";
-  send.dataset.does = answering.size ? "stop" : "send";
-  content.required = !answering.size;
+  if (!send) return;
+  const busy = answering.size > 0;
+  send.textContent = busy ? say.stop : say.send;
+  send.dataset.does = busy ? "stop" : "send";
+  page.dataset.answering = busy ? "yes" : "no";
 }
 
-function tell(text) {
-  if (phase.textContent !== text) phase.textContent = text;
+function nameSession(text) {
+  const link = document.querySelector('.sessions a[aria-current="page"][data-untitled]');
+  if (!link) return;
+  const line = text.split(/\s+/).join(" ").trim();
+  const title = line.length <= 80 ? line : `${line.slice(0, 79).trimEnd()}…`;
+  delete link.dataset.untitled;
+  link.textContent = title;
+  element("session-title").textContent = title;
+  document.title = document.title.replace(/^.* · /, () => `${title} · `);
 }
 
-function documentStatus(id, title, status, text) {
-  let item = documents.querySelector(`[data-document="${CSS.escape(id)}"]`);
-  if (!item) {
-    item = document.createElement("li");
-    item.dataset.document = id;
-    const link = document.createElement("a");
-    link.href = `/documents/${encodeURIComponent(id)}/?session=${session}`;
-    link.textContent = title;
-    const state = document.createElement("span");
-    state.className = "status";
-    item.append(link, " ", state);
-    documents.append(item);
+function showAttachments(item, titles) {
+  if (!titles.length || item.querySelector(".attached")) return;
+  const list = document.createElement("ul");
+  list.className = "attached";
+  for (const title of titles) {
+    const entry = document.createElement("li");
+    entry.textContent = title;
+    list.append(entry);
   }
+  item.append(list);
+}
+
+const documentItem = (id) => documents?.querySelector(`[data-document="${CSS.escape(id)}"]`);
+
+function newDocumentItem(title) {
+  const item = element("document-template").content.firstElementChild.cloneNode(true);
+  item.querySelector(".name").textContent = title;
+  item.querySelector(".dismiss").addEventListener("click", () => {
+    item.remove();
+    content.focus();
+  });
+  documents.append(item);
+  return item;
+}
+
+function identify(item, id, title) {
+  item.dataset.document = id;
+  const link = item.querySelector("a");
+  link.href = `/documents/${encodeURIComponent(id)}/?session=${session}`;
+  link.textContent = title;
+  item.querySelector(".name")?.remove();
+}
+
+function documentStatus(item, status, text = say.documents[status]) {
+  if (!item) return;
   item.dataset.status = status;
   item.querySelector(".status").textContent = text;
+  const progress = item.querySelector("progress");
+  if (progress) progress.hidden = status !== "sending";
+  const title = item.querySelector("a, .name").textContent;
+  if (status !== "sending") announce.textContent = `${title}: ${text}`;
+}
+
+function takeDocument(name, d) {
+  if (!documents) return;
+  let item = documentItem(d.document_id);
+  switch (name) {
+    case "DocumentReceived":
+      if (!item) {
+        item = newDocumentItem(d.title);
+        identify(item, d.document_id, d.title);
+        documentStatus(item, "received");
+      }
+      break;
+    case "DocumentChunked":
+      if (item?.dataset.status === "received") documentStatus(item, "chunked");
+      break;
+    case "DocumentEmbedded":
+      documentStatus(item, "ready");
+      break;
+    case "DocumentFailed":
+      attached.delete(d.document_id);
+      documentStatus(item, "failed", d.message);
+      break;
+    case "DocumentRemoved":
+      attached.delete(d.document_id);
+      item?.remove();
+  }
 }
 
 function take({ type, d }) {
   const name = type.split(".").pop();
-  switch (name) {
-    case "MessagePosted": {
+  if (name.startsWith("Document")) {
+    takeDocument(name, d);
+    return;
+  }
+  switch (type) {
+    case "sessions_app.MessagePosted": {
       const item = write(d.message_id, d.role, d.content);
       item.classList.remove("waiting");
-      if (d.role === "user") answering.add(d.message_id);
+      if (d.role !== "user") break;
+      answering.add(d.message_id);
+      nameSession(d.content);
+      showAttachments(item, d.attachments.map((id) => documentItem(id)?.querySelector("a")?.textContent).filter(Boolean));
+      tell(say.phases[type]);
       break;
     }
-    case "ReplyPosted": {
+    case "sessions_app.ReplyPosted": {
       answering.delete(d.parent);
-      const item = write(d.message_id, "assistant", d.content);
+      const item = write(d.message_id, "assistant", d.completed.text);
+      item.dataset.parent = d.parent;
       item.dataset.outcome = d.outcome;
-      finish(item);
-      tell("");
+      finish(d.message_id);
+      tell("", { aloud: say[d.outcome] });
       break;
     }
-    case "TurnCancelRequested":
-      tell("Stopping");
+    case "tasks_app.ActDecided":
+      tell(d.permitted ? (say.acts[d.act] ?? say.phases["tasks_app.TaskStarted"]) : say.not_allowed);
       break;
-    case "ActDecided":
-      tell(d.permitted ? (ACTS[d.act] ?? "Working") : "Not allowed");
+    case "sessions_app.SessionExpired":
+      notice.textContent = say.expired;
+      notice.hidden = false;
       break;
-    case "DocumentReceived":
-      documentStatus(d.document_id, d.title, "received", "being read");
+    case "sessions_app.SessionReopened":
+      notice.hidden = true;
       break;
-    case "DocumentChunked":
-      documentStatus(d.document_id, "", "chunked", "searchable by words");
-      break;
-    case "DocumentEmbedded":
-      documentStatus(d.document_id, "", "ready", "ready");
-      break;
-    case "DocumentFailed":
-      documentStatus(d.document_id, "", "failed", d.message);
-      break;
-    case "SessionExpired":
-      tell("This session expired; your next message opens it again.");
-      break;
-    case "SessionErased":
+    case "sessions_app.SessionErased":
       location.assign("/chat/");
       break;
     default:
-      if (PHASES[type]) tell(PHASES[type]);
+      if (say.phases[type]) tell(say.phases[type]);
   }
   setAnswering();
 }
 
 async function post(cid, text) {
   const item = write(cid, "user", text);
+  const sent = new Map(attached);
+  attached.clear();
   item.classList.add("waiting");
-  item.scrollIntoView({ block: "end" });
-  const args = { message_id: cid, content: text, attachments: [...attached] };
+  showAttachments(item, [...sent.values()]);
+  toEnd();
+  const args = { message_id: cid, content: text, attachments: [...sent.keys()] };
   try {
     await stream.command("post_message", args, { channel, cid });
-    attached.clear();
   } catch (error) {
     if (!(error instanceof Refused)) throw error;
     item.remove();
+    for (const [id, title] of sent) attached.set(id, title);
     content.value ||= text;
-    problem.textContent = error.message;
+    grow();
+    problem.textContent ||= fill(say.unsent, { reason: error.message });
+  }
+}
+
+function stop() {
+  tell(say.stopping);
+  for (const mid of answering) {
+    stream.command("cancel_turn", { message_id: mid }, { channel }).catch((error) => {
+      if (!(error instanceof Refused)) throw error;
+      problem.textContent = error.message;
+    });
+  }
+}
+
+// Sends one file and returns the server's answer; fetch would not tell how far the sending is.
+function sendFile(chosen, onProgress) {
+  const form = new FormData();
+  form.append("session_id", session);
+  form.append("file", chosen);
+  return new Promise((resolve) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", page.dataset.documentsUrl);
+    request.responseType = "text";
+    request.setRequestHeader("X-CSRFToken", composer.elements.csrfmiddlewaretoken.value);
+    request.setRequestHeader("Idempotency-Key", newCommandId());
+    request.upload.addEventListener("progress", (event) => {
+      if (event.lengthComputable) onProgress(event.loaded / event.total);
+    });
+    request.addEventListener("load", () => resolve({ status: request.status, body: request.responseText }));
+    request.addEventListener("error", () => resolve({ status: 0, body: "" }));
+    request.send(form);
+  });
+}
+
+function reasonOf({ status, body }) {
+  if (status === 0) return say.no_server;
+  if (status === 401) return say.signed_out;
+  try {
+    const answer = JSON.parse(body);
+    return answer.detail ?? answer.title;
+  } catch (error) {
+    if (!(error instanceof SyntaxError)) throw error;
+    return fill(say.unreadable_answer, { status });
   }
 }
 
 async function upload(chosen) {
-  problem.textContent = "";
-  const form = new FormData();
-  form.append("session_id", session);
-  form.append("file", chosen);
-  tell(`Sending ${chosen.name}`);
-  const response = await fetch(page.dataset.documentsUrl, {
-    method: "POST",
-    body: form,
-    headers: {
-      "X-CSRFToken": composer.elements.csrfmiddlewaretoken.value,
-      "Idempotency-Key": newCommandId(),
-    },
+  const item = newDocumentItem(chosen.name);
+  documentStatus(item, "sending");
+  const answer = await sendFile(chosen, (done) => {
+    item.querySelector("progress").value = done;
   });
-  const answer = await response.json();
-  tell("");
-  if (!response.ok) {
-    problem.textContent = `${chosen.name}: ${answer.detail ?? answer.title}`;
+  if (answer.status < 200 || answer.status >= 300) {
+    documentStatus(item, "failed", reasonOf(answer));
+    item.querySelector(".dismiss").hidden = false;
     return;
   }
-  attached.add(answer.id);
-  documentStatus(answer.id, chosen.name, answer.status, answer.status === "ready" ? "ready" : "being read");
+  const { id, status } = JSON.parse(answer.body);
+  const known = documentItem(id);
+  attached.set(id, chosen.name);
+  if (known) {
+    // The same file again, or its event was faster than this answer.
+    item.remove();
+    if (known.dataset.status === "failed") attached.delete(id);
+    return;
+  }
+  identify(item, id, chosen.name);
+  documentStatus(item, status);
 }
 
-composer.addEventListener("submit", (event) => {
-  event.preventDefault();
-  problem.textContent = "";
-  if (send.dataset.does === "stop") {
-    for (const mid of answering) {
-      stream.command("cancel_turn", { message_id: mid }, { channel }).catch((error) => {
-        problem.textContent = error.message;
-      });
+function uploadAll(files) {
+  for (const each of files) upload(each);
+}
+
+function grow() {
+  content.rows = Math.min(10, Math.max(1, content.value.split("\n").length));
+}
+
+function follow() {
+  stream.addEventListener("status", ({ detail }) => {
+    const text = say.connection[detail.status];
+    if (detail.status === "waiting" && connection.dataset.status === "connected") announce.textContent = text;
+    if (detail.status === "connected" && connection.dataset.lost) announce.textContent = text;
+    if (detail.status === "waiting") connection.dataset.lost = "yes";
+    // Trying again is no news while the connection is away.
+    if (detail.status === "connecting" && connection.dataset.lost) return;
+    connection.textContent = text;
+    connection.dataset.status = detail.status;
+    if (detail.status === "connected") {
+      delete connection.dataset.lost;
+      for (const mid of unfinished) finish(mid);
     }
+    if (detail.status === "ended") showEnd(detail);
+  });
+  stream.addEventListener("event", ({ detail }) => take(detail.event));
+  stream.addEventListener("text", ({ detail }) => {
+    write(detail.mid, "assistant", detail.text);
+    if (detail.text && !detail.done) tell(say.acts.message_out);
+  });
+  // Too far behind for single events: the page as the server has it now is the snapshot.
+  stream.addEventListener("snapshot", () => location.reload());
+  stream.addEventListener("corrupt", () => {
+    problem.textContent = say.damaged;
+  });
+  stream.addEventListener("ended", ({ detail }) => {
+    problem.textContent = detail.error?.message ?? say.ended;
+  });
+  for (const item of messages.querySelectorAll(".message.user")) answering.add(item.dataset.mid);
+  for (const item of messages.querySelectorAll("[data-parent]")) {
+    answering.delete(item.dataset.parent);
+    item.dataset.rendered = "yes";
+  }
+  if (answering.size) tell(say.phases["tasks_app.TaskStarted"]);
+  setAnswering();
+  toEnd();
+  stream.subscribe(channel, Number(page.dataset.position));
+  stream.start();
+}
+
+function showEnd({ code, reason }) {
+  tell("");
+  if (send) send.disabled = true;
+  if (code !== 4401) {
+    problem.textContent = reason || say.ended;
     return;
   }
-  const text = content.value.trim();
-  if (!text) return;
-  content.value = "";
-  post(newCommandId(), text);
-});
+  const link = document.createElement("a");
+  link.href = `${page.dataset.signInUrl}?next=${encodeURIComponent(location.pathname)}`;
+  link.textContent = say.sign_in;
+  problem.replaceChildren(`${say.signed_out} `, link);
+}
 
-content.addEventListener("keydown", (event) => {
-  if (event.key === "Enter" && !event.shiftKey && !event.isComposing && send.dataset.does !== "stop") {
+function listen() {
+  composer.addEventListener("submit", (event) => {
     event.preventDefault();
-    composer.requestSubmit();
-  }
-});
-
-file.addEventListener("change", async () => {
-  const chosen = [...file.files];
-  file.value = "";
-  for (const each of chosen) {
-    try {
-      await upload(each);
-    } catch (error) {
-      if (!(error instanceof TypeError)) throw error;
-      problem.textContent = `${each.name} was not sent: the server does not answer. Try again.`;
+    if (event.submitter === send && send.dataset.does === "stop") {
+      stop();
+      return;
     }
-  }
-});
+    const text = content.value.trim();
+    if (!text || send.disabled) return;
+    problem.textContent = "";
+    content.value = "";
+    grow();
+    content.focus();
+    post(newCommandId(), text);
+  });
+  content.addEventListener("input", grow);
+  content.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && !event.shiftKey && !event.isComposing) {
+      event.preventDefault();
+      composer.requestSubmit();
+    }
+  });
+  file.addEventListener("change", () => {
+    uploadAll([...file.files]);
+    file.value = "";
+    content.focus();
+  });
+  composer.addEventListener("dragover", (event) => event.preventDefault());
+  composer.addEventListener("drop", (event) => {
+    event.preventDefault();
+    uploadAll([...event.dataTransfer.files]);
+  });
+  content.addEventListener("paste", (event) => {
+    const files = [...event.clipboardData.files];
+    if (!files.length) return;
+    event.preventDefault();
+    uploadAll(files);
+  });
+}
 
-stream.addEventListener("status", ({ detail }) => {
-  const texts = { connecting: "connecting", connected: "connected", waiting: "reconnecting", ended: detail.reason || "signed out" };
-  connection.textContent = texts[detail.status];
-  connection.dataset.status = detail.status;
-});
-stream.addEventListener("event", ({ detail }) => take(detail.event));
-stream.addEventListener("text", ({ detail }) => write(detail.mid, "assistant", detail.text));
-// Too far behind for single events: the page as the server has it now is the snapshot.
-stream.addEventListener("snapshot", () => location.reload());
-stream.addEventListener("ended", ({ detail }) => {
-  problem.textContent = detail.error?.message ?? "This session can no longer be followed.";
-});
-
-for (const item of messages.querySelectorAll(".message.user")) answering.add(item.dataset.mid);
-for (const item of messages.querySelectorAll("[data-parent]")) answering.delete(item.dataset.parent);
-setAnswering();
-stream.subscribe(channel, Number(page.dataset.position));
-stream.start();
+if (composer) listen();
+follow();

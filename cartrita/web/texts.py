@@ -1,0 +1,54 @@
+"""What the chat page says by script. Braces hold what the script puts in."""
+
+from django.utils.functional import Promise
+from django.utils.translation import gettext_lazy as _
+
+CHAT: dict[str, "Promise | dict[str, Promise]"] = {
+    "you": _("You"),
+    "agent": _("Cartrita"),
+    "send": _("Send"),
+    "stop": _("Stop"),
+    "stopping": _("Stopping"),
+    "answered": _("The answer is complete."),
+    "stopped": _("The answer was stopped."),
+    "failed": _("There is no answer."),
+    "denied": _("A rule does not allow it."),
+    "expired": _("This session rested for an hour. Your next message opens it again."),
+    "signed_out": _("You are signed out."),
+    "sign_in": _("Sign in again"),
+    "ended": _("This session can no longer be followed."),
+    "damaged": _("A message arrived damaged. Load the page again to see it whole."),
+    "unsent": _("Not sent: {reason}"),
+    "dismiss": _("Dismiss"),
+    "no_server": _("the server does not answer. Try again."),
+    "unreadable_answer": _("the server failed ({status}). Try again."),
+    "connection": {
+        "connecting": _("Connecting"),
+        "connected": _("Connected"),
+        "waiting": _("Connection lost, trying again"),
+        "ended": _("Disconnected"),
+    },
+    "documents": {
+        "sending": _("sending"),
+        "received": _("being read"),
+        "chunked": _("searchable by words"),
+        "ready": _("ready"),
+        "failed": _("not usable"),
+    },
+    "phases": {
+        "sessions_app.MessagePosted": _("Received"),
+        "sessions_app.TurnCancelRequested": _("Stopping"),
+        "tasks_app.PlanProposed": _("Planning"),
+        "tasks_app.TaskStarted": _("Working"),
+        "retrieval.RetrievalPerformed": _("Reading the passages found"),
+        "llm.ModelAnswered": _("Checking the answer"),
+        "tools.ToolReturned": _("Working with the result"),
+    },
+    "acts": {
+        "retrieval": _("Searching the documents"),
+        "model_call": _("Thinking"),
+        "message_out": _("Writing"),
+        "tool_call": _("Using a tool"),
+    },
+    "not_allowed": _("Not allowed"),
+}
