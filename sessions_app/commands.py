@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from django.db import transaction
@@ -31,6 +31,22 @@ TRIES = 5
 EXPIRED_AT_ONCE = 200
 
 Decide = Callable[[Session], list[Event]]
+
+
+class EraseAlso(Protocol):
+    """Erases what another app keeps for a session."""
+
+    def __call__(self, *, session_id: UUID, workspace_id: UUID, actor: str) -> object:
+        """Erase it, in the caller's transaction."""
+
+
+_erased_too: list[EraseAlso] = []
+
+
+def register_erasure(also: EraseAlso) -> None:
+    """Register what else goes when a session is erased (its attachments), in the same transaction."""
+    if also not in _erased_too:
+        _erased_too.append(also)
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,10 +201,15 @@ def expire_idle_sessions(*, now: datetime, limit: int = EXPIRED_AT_ONCE) -> list
 
 
 def erase_session(*, session_id: UUID, actor: str) -> list[RecordedEvent]:
-    """Destroy the session's key and record it; nothing when it was erased before. Raises SessionNotFound."""
+    """Destroy the session's key, erase its attachments and record it; nothing when it was erased before.
+
+    Raises SessionNotFound.
+    """
     with transaction.atomic():
         recorded = _change(session_id, sessions.erase, actor=actor)
         if recorded:
+            for erase_also in _erased_too:
+                erase_also(session_id=session_id, workspace_id=recorded[0].workspace_id, actor=actor)
             erase_key(_key_of(session_id))
     return recorded
 

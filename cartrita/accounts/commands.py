@@ -14,12 +14,21 @@ from django.core.validators import validate_email
 from django.db import transaction
 
 from cartrita.accounts import api_token, sign_in, workspace
-from cartrita.accounts.models import FailedSignIn, SignInLink, SocketTicket, User
+from cartrita.accounts.models import FailedSignIn, Membership, SignInLink, SocketTicket, User
 from cartrita.accounts.queries import Caller, account_of_token, caller_in_workspace, roles_of
 from cartrita.accounts.secrets import TOKEN_PREFIX, new_secret, secret_hash
 from cartrita.accounts.sign_in import LinkEnded, TicketEnded, TooManyAttempts, WrongCredentials
 from cartrita.errors import BadInput
-from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, load, new_id
+from cartrita.eventstore import (
+    Append,
+    Context,
+    append,
+    create_data_key,
+    derived_id,
+    erase_subject,
+    load,
+    new_id,
+)
 
 TICKET_LIFETIME = timedelta(seconds=30)
 LINK_LIFETIME = timedelta(minutes=15)
@@ -107,6 +116,27 @@ def remove_member(*, workspace_id: UUID, user_id: UUID, actor: str) -> None:
     membership = workspace.fold(recorded.event for recorded in history)
     events = workspace.remove(membership, user_id=user_id)
     append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+
+
+def erase_person(*, user_id: UUID, actor: str) -> int:
+    """Erase a person: name, address, sign-ins, and the keys of all that they wrote; return how many keys.
+
+    The row stays under its id, so that events keep naming somebody. Succeeds when it was erased before.
+    """
+    with transaction.atomic():
+        user = User.objects.select_for_update().filter(id=user_id).first()
+        if user is not None:
+            user.email = f"{user.pk}@erased.invalid"
+            user.display_name = ""
+            user.is_active = user.is_staff = user.is_superuser = False
+            # Also ends every sign-in: Django ties them to the password.
+            user.set_unusable_password()
+            user.save()
+        for membership in Membership.objects.filter(user_id=user_id):
+            remove_member(workspace_id=membership.workspace_id, user_id=user_id, actor=actor)
+        SignInLink.objects.filter(user_id=user_id).delete()
+        SocketTicket.objects.filter(user_id=user_id).delete()
+        return erase_subject(user_id, actor=actor)
 
 
 def issue_token(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
 
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, HttpResponseBase, JsonResponse
 from django.shortcuts import render
@@ -68,6 +68,12 @@ def problem_of(error: Exception) -> dict[str, Any] | None:
                 code=_own_code(str(error.default_code)),
                 detail=str(error.detail),
             )
+        case RequestDataTooBig():
+            return problem(
+                status=413, code="body_too_large", detail="The fields of the form are above the limit."
+            )
+        case SuspiciousOperation():
+            return problem(status=400, code="bad_input", detail="The request cannot be accepted as it is.")
         case Http404():
             return problem(status=404, code="not_found", detail="There is nothing here for this caller.")
         case PermissionDenied():
@@ -123,7 +129,7 @@ class ProblemMiddleware:
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Answer a foreseen error of a page."""
         members = problem_of(error)
-        if members is None or isinstance(error, Http404 | PermissionDenied):
+        if members is None or isinstance(error, Http404 | PermissionDenied | SuspiciousOperation):
             return None
         headers = _headers(members, error)
         if _asked_by_program(request):

@@ -5,6 +5,7 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.contrib.sessions.models import Session as BrowserSession
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -268,3 +269,23 @@ class TestDeleteWhatEnded:
 def _sign_in_id(client: Client) -> UUID:
     assert BrowserSession.objects.count() == 1
     return UUID(client.session["sign_in_id"])
+
+
+class TestErasePerson:
+    def test_leaves_neither_name_nor_address_nor_a_way_in(self) -> None:
+        ann = someone()
+        token = ann.token()
+        browser = Client()
+        sign_in(browser, "ann@example.org", PASSWORD)
+        link = commands.issue_sign_in_link(user_id=ann.id, now=timezone.now())
+        call_command("erase_person", "ANN@example.org", yes=True)
+        row = User.objects.get(id=ann.id)
+        assert "ann" not in f"{row.email} {row.display_name}".lower()
+        assert browser.get("/api/v2/sessions").status_code == 401
+        assert queries.caller_of_secret(token, now=timezone.now()) is None
+        with pytest.raises(LinkEnded):
+            commands.redeem_sign_in_link(link, now=timezone.now())
+        assert queries.tokens_of(ann.id, ann.workspace_id)[0]["name"] == ""
+        with pytest.raises(CommandError):
+            call_command("erase_person", "ann@example.org", yes=True)
+        commands.erase_person(user_id=ann.id, actor="system")

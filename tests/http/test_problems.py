@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from django.core.exceptions import PermissionDenied
+from django.core.exceptions import PermissionDenied, RequestDataTooBig, SuspiciousOperation
 from django.db import OperationalError
 from django.http import Http404
 from django.test import Client, RequestFactory
@@ -70,6 +70,8 @@ class TestProblemOf:
             (exceptions.NotAcceptable(), 406, "not_acceptable"),
             (Http404(), 404, "not_found"),
             (PermissionDenied(), 403, "not_allowed"),
+            (RequestDataTooBig(), 413, "body_too_large"),
+            (SuspiciousOperation("db.internal"), 400, "bad_input"),
             (OperationalError("host db.internal is down"), 503, "unavailable"),
         ],
     )

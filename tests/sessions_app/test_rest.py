@@ -11,10 +11,13 @@ import time_machine
 from django.test import Client
 from django.utils import timezone
 
+from cartrita.accounts.commands import erase_person
 from cartrita.eventstore import load, unseal_or_empty
+from retrieval.commands import receive_document
 from sessions_app import activity, commands, queries
 from sessions_app.models import ChatSession, Message
 from sessions_app.session import CONTENT_LIMIT, SessionErased
+from tasks_app.models import PlanRow
 from tests.accounts.people import Person, someone
 
 pytestmark = pytest.mark.flow
@@ -269,6 +272,32 @@ class TestExpiry:
             assert post(client, watched).status_code == 202
             assert post(client, planned).status_code == 202
 
+    def test_waits_for_the_end_of_a_plan(self, ann: Person) -> None:
+        with time_machine.travel("2026-03-01T12:00:00Z", tick=False) as clock:
+            session_id = opened(ann.program())
+            plan = PlanRow.objects.create(
+                id=uuid4(),
+                workspace_id=ann.workspace_id,
+                session_id=session_id,
+                message_id=uuid4(),
+                root_task_id=uuid4(),
+                planner="single",
+                status="accepted",
+                version=1,
+                created_at=timezone.now(),
+            )
+            clock.shift(timedelta(hours=3))
+            assert commands.expire_idle_sessions(now=timezone.now()) == []
+            plan.delete()
+            assert commands.expire_idle_sessions(now=timezone.now()) == [session_id]
+
+    def test_ends_sessions_of_an_erased_person_too(self, ann: Person) -> None:
+        with time_machine.travel("2026-03-01T12:00:00Z", tick=False) as clock:
+            session_id = opened(ann.program())
+            erase_person(user_id=ann.id, actor="system")
+            clock.shift(timedelta(hours=2))
+            assert commands.expire_idle_sessions(now=timezone.now()) == [session_id]
+
     def test_goes_through_many_sessions(self, ann: Person) -> None:
         with time_machine.travel("2026-03-01T12:00:00Z", tick=False) as clock:
             for _ in range(5):
@@ -301,6 +330,22 @@ class TestErase:
         for answer in (client.get(path), post(client, session_id), status, client.delete(path)):
             assert (answer.status_code, answer.json()["code"]) == (404, "session_erased")
         assert client.get("/api/v2/sessions").json()["items"] == []
+
+    def test_takes_the_attachments_along(self, ann: Person) -> None:
+        client = ann.program()
+        session_id = opened(client)
+        document_id = receive_document(
+            workspace_id=ann.workspace_id,
+            owner_id=ann.id,
+            title="Private",
+            media_type="text/plain",
+            content=b"Private words.",
+            session_id=session_id,
+            actor=f"user:{ann.id}",
+        )
+        assert load(document_id)[0].erased is False
+        assert client.delete(f"/api/v2/sessions/{session_id}").status_code == 204
+        assert load(document_id)[0].erased is True
 
 
 class TestCancel:
