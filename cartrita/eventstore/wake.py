@@ -85,6 +85,8 @@ async def wait_for_ring(
 
     loop.add_reader(socket, read)
     try:
+        # What came with the answer to the last query lies in libpq's buffer: the socket will not tell of it.
+        read()
         await bell.wait(seconds)
     finally:
         loop.remove_reader(socket)
