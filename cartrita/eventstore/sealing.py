@@ -271,33 +271,6 @@ def forget_keys(key_ids: Iterable[UUID] | None = None) -> None:
                 _cache.pop(key_id, None)
 
 
-def create_master_key(home: Path) -> Path:
-    """Create HOME/keys/master.key (mode 0600) where it does not exist; return its path.
-
-    Called by the embedded start only: a server elsewhere must fail loudly rather than invent a second key.
-    """
-    folder = home / "keys"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / "master.key"
-    if path.exists():
-        return path
-    draft = folder / f".master.key.{os.getpid()}"
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(base64.urlsafe_b64encode(os.urandom(KEY_BYTES)).decode() + "\n")
-        file.flush()
-        os.fsync(file.fileno())
-    try:
-        # A link, unlike a rename, never replaces the key that another process made in the meantime.
-        os.link(draft, path)
-    except FileExistsError:
-        pass
-    finally:
-        draft.unlink()
-    return path
-
-
 @dataclass(frozen=True, slots=True)
 class _Entry:
     cipher: DataKeyCipher | None

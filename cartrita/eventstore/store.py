@@ -96,6 +96,7 @@ def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg
     # Each look at `django.db.connection` costs a context lookup: one for all.
     database = connections[DEFAULT_DB_ALIAS]
     database.validate_no_broken_transaction()
+    database.close_if_health_check_failed()
     database.ensure_connection()
     with database.wrap_database_errors:
         cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)

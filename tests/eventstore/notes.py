@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
+from typing import ClassVar
 from unittest import mock
 from uuid import UUID
 
@@ -39,6 +40,8 @@ class NoteStarred(Event):
 
 
 class Note(models.Model):
+    objects: ClassVar[models.Manager["Note"]] = models.Manager()
+
     note_id = models.UUIDField(primary_key=True)
     text = SealedTextField()
     key_id = models.UUIDField()
@@ -52,6 +55,8 @@ class Note(models.Model):
 
 
 class Tally(models.Model):
+    objects: ClassVar[models.Manager["Tally"]] = models.Manager()
+
     workspace_id = models.UUIDField(primary_key=True)
     notes = models.IntegerField(default=0)
     position = models.BigIntegerField(default=0)

@@ -29,7 +29,7 @@ FIELDS: dict[str, Any] = {
 class TestLeafV1:
     def test_is_the_hash_of_the_canonical_array(self) -> None:
         nil = "00000000-0000-0000-0000-00000000000"
-        array = [
+        array: list[Any] = [
             "cartrita.leaf.v1", nil + "1", nil + "2", 3, "tests.Thing", 1, "2026-01-31T09:00:00.000120Z",
             nil + "4", None, nil + "5", 'user:"ü"', "", None, {"a": 1},
         ]  # fmt: skip

@@ -174,7 +174,7 @@ def schema_of(table: str) -> list[tuple[object, ...]]:
             "from pg_class, aclexplode(relacl) where oid = %(table)s::regclass order by 1, 2, 3",
             {"table": f"public.{table}"},
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 @pytest.mark.usefixtures("notes")

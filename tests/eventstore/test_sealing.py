@@ -1,7 +1,6 @@
 import asyncio
 import base64
 import os
-import stat
 from io import StringIO
 from pathlib import Path
 
@@ -42,7 +41,6 @@ from cartrita.eventstore.sealing import (
     MasterKeyMissing,
     SealBroken,
     UnknownKey,
-    create_master_key,
     forget_keys,
 )
 from tests.databases import Database
@@ -81,17 +79,6 @@ class TestSealedTextField:
     def test_refuses_plain_text(self) -> None:
         with pytest.raises(ValueError, match="takes the token of a sealed field"):
             Note._meta.get_field("text").get_prep_value("plain")
-
-
-class TestCreateMasterKey:
-    def test_makes_one_key_that_only_its_owner_reads(self, tmp_path: Path) -> None:
-        path = create_master_key(tmp_path)
-        text = path.read_text()
-        assert stat.S_IMODE(path.stat().st_mode) == 0o600
-        assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
-        assert len(base64.urlsafe_b64decode(text)) == 32
-        assert create_master_key(tmp_path).read_text() == text
-        assert [file.name for file in path.parent.iterdir()] == ["master.key"]
 
 
 @pytest.mark.flow
@@ -161,8 +148,9 @@ class TestKeys:
         settings.HOME = tmp_path
         with pytest.raises(MasterKeyMissing, match=r"restore .*master\.key"):
             a_key()
-        create_master_key(tmp_path)
-        assert a_key()
+        (tmp_path / "keys").mkdir()
+        (tmp_path / "keys" / "master.key").write_bytes(base64.b64encode(os.urandom(32)) + b"\n")
+        assert seal(a_key(), "text")
 
 
 class Confided(Event):

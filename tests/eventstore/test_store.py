@@ -8,7 +8,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from django.db import IntegrityError, connection, transaction
+from django.db import IntegrityError, close_old_connections, connection, transaction
 from opentelemetry.sdk.trace import TracerProvider
 
 from cartrita.errors import BadInput
@@ -182,6 +182,17 @@ class TestAppend:
             committing.join()
         assert caught.value.actual_version == 1
         assert len(load(stream)) == 1
+
+    def test_finds_a_new_connection_after_the_database_dropped_it(self, database: Database) -> None:
+        append(starring(new_id(), 1))
+        with psycopg.connect(database.superuser_url, autocommit=True) as other:
+            other.execute(
+                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "where datname = %s and pid <> pg_backend_pid()",
+                [database.name],
+            )
+        close_old_connections()
+        assert append(starring(new_id(), 1))
 
     def test_appends_nothing_without_events(self) -> None:
         assert append() == []

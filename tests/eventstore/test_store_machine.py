@@ -142,11 +142,11 @@ class StoreMachine(RuleBasedStateMachine):
     def reuse_ids(self, data: st.DataObject) -> None:
         calls = data.draw(st.sampled_from(self.done))
         others = [
-            (stream, after, key, [NoteStarred(stars=1000) for _ in events], ids)
+            self.make(stream, after, key, [NoteStarred(stars=1000) for _ in events], ids)
             for stream, after, key, events, ids in calls
         ]
         with pytest.raises(EventIdReused):
-            append(*(self.make(*call) for call in others))
+            append(*others)
 
     @rule(key=KEYS)
     def erase(self, key: int) -> None:
@@ -211,7 +211,7 @@ class TestTheStore:
     @pytest.mark.timeout(300)
     def test_does_what_the_model_does(self, notes: Database) -> None:
         machine = type("Machine", (StoreMachine,), {"database": notes})
-        run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        run_state_machine_as_test(
             machine,
             settings=settings(
                 max_examples=15,
