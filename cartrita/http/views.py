@@ -4,6 +4,7 @@ from functools import partial
 from typing import Any
 
 from rest_framework.request import Request
+from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from cartrita.http.idempotency import HEADER, answer_once
@@ -27,3 +28,9 @@ class ApiView(APIView):
                 return answer_once(request, key, partial(handler, request, *args, **kwargs))
 
             self.post = post
+
+    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+        """Keep answers, which hold personal text and secrets, out of every cache."""
+        answer = super().finalize_response(request, response, *args, **kwargs)
+        answer.setdefault("Cache-Control", "no-store")
+        return answer

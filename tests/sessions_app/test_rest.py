@@ -80,6 +80,7 @@ class TestOpen:
         body = answer.json()
         assert answer.status_code == 201
         assert set(body) == {"sessionId", "websocketUrl", "expiresAt"}
+        assert answer.headers["Cache-Control"] == "no-store"
         assert body["websocketUrl"].split("://")[0] in {"ws", "wss"}
         assert body["websocketUrl"].endswith(f"/ws/{body['sessionId']}")
         assert answer.headers["Location"] == f"/api/v2/sessions/{body['sessionId']}"
