@@ -22,6 +22,7 @@ from cartrita.eventstore import (
     load,
     new_id,
 )
+from cartrita.streaming.deltas import erase_texts
 from sessions_app import session as sessions
 from sessions_app.activity import last_sign, last_signs
 from sessions_app.models import ChatSession
@@ -40,7 +41,8 @@ class EraseAlso(Protocol):
         """Erase it, in the caller's transaction."""
 
 
-_erased_too: list[EraseAlso] = []
+# Text on its way to the screen stands in clear until it is finished.
+_erased_too: list[EraseAlso] = [erase_texts]
 
 
 def register_erasure(also: EraseAlso) -> None:

@@ -19,6 +19,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
+from django.db import connection
 
 from cartrita.errors import BadInput, Conflict
 from cartrita.eventstore.aio import async_pool, close_with_loop
@@ -32,6 +33,24 @@ COALESCE_BYTES: Final = 16 * 1024
 # resume.
 KEEP_COMPLETED_SECONDS: Final = 60
 KEEP_ABANDONED_SECONDS: Final = 3600
+
+
+# A closed message keeps its row for an hour, without text, under the highest attempt: a writer that still
+# lives is fenced off by it, where a missing row would tell it that the database crashed.
+_CLOSE: Final[LiteralString] = (
+    "WITH gone AS (UPDATE streaming_message SET attempt = 2147483647, length = 0, sha256 = NULL,"
+    " completed_at = clock_timestamp(), touched_at = clock_timestamp() WHERE attempt < 2147483647 AND "
+)
+_REMOVE_OLD: Final[LiteralString] = (
+    "WITH gone AS (DELETE FROM streaming_message"
+    " WHERE attempt < 2147483647 AND completed_at < clock_timestamp() - make_interval(secs => %s)"
+    " OR touched_at < clock_timestamp() - make_interval(secs => %s)"
+)
+_AND_PIECES: Final[LiteralString] = (
+    " RETURNING message_id),"
+    " pieces AS (DELETE FROM streaming_delta WHERE message_id IN (SELECT message_id FROM gone))"
+    " SELECT count(*) FROM gone"
+)
 
 
 class AttemptSuperseded(Conflict):
@@ -84,8 +103,8 @@ class _Wakes:
                 payloads = [f"{self.token} {session_id}" for session_id in self._sessions]
                 self._sessions.clear()
                 try:
-                    async with async_pool().connection() as connection:
-                        await connection.execute(
+                    async with async_pool().connection() as pooled:
+                        await pooled.execute(
                             "SELECT pg_notify(%s, payload) FROM unnest(%s::text[]) AS payload",
                             [NOTIFY_CHANNEL, payloads],
                         )
@@ -194,8 +213,8 @@ class DeltaWriter:
             raise self._failure
         done = Completed(len(self._text), hashlib.sha256(self._text).hexdigest())
         try:
-            async with async_pool().connection() as connection:
-                await connection.execute(
+            async with async_pool().connection() as pooled:
+                await pooled.execute(
                     "UPDATE streaming_message SET completed_at = clock_timestamp(), sha256 = %s,"
                     " touched_at = clock_timestamp() WHERE message_id = %s AND attempt = %s",
                     [done.sha256, self.message_id, self.attempt],
@@ -228,8 +247,8 @@ class DeltaWriter:
 
     async def _append(self, start: int, end: int, text: str) -> bool:
         """Append one piece behind the fence; False when the fence was off and has been reconciled."""
-        async with async_pool().connection() as connection:
-            appended = await connection.execute(
+        async with async_pool().connection() as pooled:
+            appended = await pooled.execute(
                 "WITH fenced AS ("
                 " UPDATE streaming_message SET length = %(end)s, touched_at = clock_timestamp()"
                 " WHERE message_id = %(message)s AND attempt = %(attempt)s AND length = %(start)s"
@@ -247,18 +266,18 @@ class DeltaWriter:
             if appended.rowcount == 1:
                 self._stored = end
                 return True
-            await self._reconcile(connection)
+            await self._reconcile(pooled)
         return False
 
-    async def _reconcile(self, connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
-        cursor = await connection.execute(
+    async def _reconcile(self, pooled: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+        cursor = await pooled.execute(
             "SELECT attempt, length FROM streaming_message WHERE message_id = %s",
             [self.message_id],
         )
         row = await cursor.fetchone()
         if row is None:
             # The database crashed and emptied the buffer: start it again, with everything from byte 0.
-            await _open(connection, self.session_id, self.message_id, self.attempt)
+            await _open(pooled, self.session_id, self.message_id, self.attempt)
             self._stored = 0
             return
         attempt, length = row
@@ -295,16 +314,16 @@ async def open_message(session_id: UUID, message_id: UUID, attempt: int) -> Asyn
     Leaving the context stores what is gathered, also when an error or a cancellation leaves it. Raises
     AttemptSuperseded when this or a later attempt (from 1) was opened before.
     """
-    async with async_pool().connection() as connection:
-        await _open(connection, session_id, message_id, attempt)
+    async with async_pool().connection() as pooled:
+        await _open(pooled, session_id, message_id, attempt)
     async with DeltaWriter(session_id, message_id, attempt) as writer:
         yield writer
 
 
 async def _open(
-    connection: psycopg.AsyncConnection[tuple[Any, ...]], session_id: UUID, message_id: UUID, attempt: int
+    pooled: psycopg.AsyncConnection[tuple[Any, ...]], session_id: UUID, message_id: UUID, attempt: int
 ) -> None:
-    cursor = await connection.execute(
+    cursor = await pooled.execute(
         "WITH earlier AS"
         " (DELETE FROM streaming_delta WHERE message_id = %(message)s AND attempt < %(attempt)s)"
         " INSERT INTO streaming_message (message_id, session_id, attempt, length, touched_at)"
@@ -325,8 +344,8 @@ async def read_deltas(session_id: UUID, known: Mapping[UUID, tuple[int, int]]) -
     `known` maps a message to its attempt and the bytes held; a message of another attempt is read from byte
     0.
     """
-    async with async_pool().connection() as connection:
-        cursor = await connection.execute(
+    async with async_pool().connection() as pooled:
+        cursor = await pooled.execute(
             "SELECT d.message_id, d.attempt, d.start_byte, d.end_byte, d.text"
             " FROM streaming_message m JOIN streaming_delta d USING (message_id, attempt)"
             " LEFT JOIN unnest(%s::uuid[], %s::integer[], %s::bigint[]) AS known(message_id, attempt, length)"
@@ -344,33 +363,35 @@ async def read_deltas(session_id: UUID, known: Mapping[UUID, tuple[int, int]]) -
 
 
 async def purge_session(session_id: UUID) -> int:
-    """Remove all buffered text of a session (it was erased). Returns how many messages were removed."""
-    return await _purge("WITH gone AS (DELETE FROM streaming_message WHERE session_id = %s", session_id)
+    """Remove all buffered text of a session and fence its writers off. Returns how many messages."""
+    return await _purge(_CLOSE + "session_id = %s" + _AND_PIECES, session_id)
+
+
+def erase_texts(*, session_id: UUID, **_: object) -> int:
+    """Do as `purge_session` in the caller's transaction, from a command that erases a session.
+
+    Takes and ignores what else such a command knows. Returns how many messages.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute(_CLOSE + "session_id = %s" + _AND_PIECES, [session_id])
+        return int(cursor.fetchone()[0])
 
 
 async def purge_message(message_id: UUID) -> int:
-    """Remove the buffered text of a message whose event is recorded. Returns 1, or 0 when there was none."""
-    return await _purge("WITH gone AS (DELETE FROM streaming_message WHERE message_id = %s", message_id)
+    """Remove the buffered text of a message whose event is recorded, and fence its writers off.
+
+    Returns 1, or 0 when there was none.
+    """
+    return await _purge(_CLOSE + "message_id = %s" + _AND_PIECES, message_id)
 
 
 async def purge_old() -> int:
     """Remove text that was completed 60 s ago, or not written for an hour. Returns how many messages."""
-    return await _purge(
-        "WITH gone AS (DELETE FROM streaming_message"
-        " WHERE completed_at < clock_timestamp() - make_interval(secs => %s)"
-        " OR touched_at < clock_timestamp() - make_interval(secs => %s)",
-        KEEP_COMPLETED_SECONDS,
-        KEEP_ABANDONED_SECONDS,
-    )
+    return await _purge(_REMOVE_OLD + _AND_PIECES, KEEP_COMPLETED_SECONDS, KEEP_ABANDONED_SECONDS)
 
 
-async def _purge(delete_messages: LiteralString, *parameters: UUID | float) -> int:
-    async with async_pool().connection() as connection:
-        cursor = await connection.execute(
-            delete_messages + " RETURNING message_id),"  # noqa: S608 -- literals only, as the type says
-            " pieces AS (DELETE FROM streaming_delta WHERE message_id IN (SELECT message_id FROM gone))"
-            " SELECT count(*) FROM gone",
-            parameters,
-        )
+async def _purge(statement: LiteralString, *parameters: UUID | float) -> int:
+    async with async_pool().connection() as pooled:
+        cursor = await pooled.execute(statement, parameters)
         row = await cursor.fetchone()
         return int(row[0]) if row else 0

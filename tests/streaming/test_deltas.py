@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from cartrita.errors import BadInput
-from cartrita.eventstore import new_id
+from cartrita.eventstore import in_database_thread, new_id
 from cartrita.streaming import deltas
 from cartrita.streaming.deltas import AttemptSuperseded, Delta, DeltaWriter, open_message, read_deltas
 from tests.databases import Database
@@ -188,6 +188,14 @@ class TestPurge:
         assert await stored(session_id) == ""
         assert await stored(other) == "x"
 
+    async def test_removes_them_with_the_command_that_erases_the_session(
+        self, session_id: UUID, message_id: UUID
+    ) -> None:
+        async with open_message(session_id, message_id, 1) as writer:
+            await writer.write("x")
+        assert await in_database_thread(deltas.erase_texts, session_id=session_id, actor="system") == 1
+        assert await stored(session_id) == ""
+
     async def test_removes_what_is_long_completed_or_abandoned(
         self, database: Database, session_id: UUID
     ) -> None:
@@ -211,6 +219,19 @@ class TestPurge:
         assert await deltas.purge_old() == 2
         left = {delta.message_id for delta in await read_deltas(session_id, {})}
         assert left == {names[1], names[3]}
+
+    async def test_stops_a_writer_that_still_lives(self, session_id: UUID, message_id: UUID) -> None:
+        async with open_message(session_id, message_id, 1) as writer:
+            await writer.write("erased")
+            await writer.flush()
+            await deltas.purge_session(session_id)
+            await writer.write("more")
+            with pytest.raises(AttemptSuperseded):
+                await writer.flush()
+        with pytest.raises(AttemptSuperseded):
+            async with open_message(session_id, message_id, 2):
+                pass
+        assert await stored(session_id) == ""
 
 
 class TestReadDeltas:
