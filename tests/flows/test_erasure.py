@@ -1,0 +1,77 @@
+"""An erased session is unreadable, in tables and in files, and the log still verifies."""
+
+import subprocess
+
+import psycopg
+import pytest
+
+from cartrita.eventstore import in_database_thread
+from retrieval.document import DocumentRemoved
+from retrieval.queries import sessions_with_readable_attachments
+from retrieval.search import search
+from sessions_app import commands, queries
+from sessions_app.session import SessionIsErased
+from tests.databases import Database
+from tests.flows.conftest import Person, ScriptedModel, running, until
+
+pytestmark = pytest.mark.usefixtures("consistent")
+
+# Words that occur nowhere else, so that a search of raw bytes tells.
+SPOKEN, WRITTEN, ANSWERED = "zwiebelkuchen", "quastenflosser", "wolkenkuckucksheim"
+
+
+def tables_holding(database: Database, word: str) -> list[str]:
+    """Return the tables whose rows, written out as text, hold a word."""
+    with psycopg.connect(database.superuser_url) as connection:
+        names = connection.execute(
+            "SELECT format('%I.%I', schemaname, tablename) FROM pg_tables "
+            "WHERE schemaname NOT IN ('pg_catalog', 'information_schema')"
+        ).fetchall()
+        return [
+            name
+            for (name,) in names
+            if connection.execute(
+                f"SELECT 1 FROM {name} AS row WHERE row::text ILIKE %s LIMIT 1",  # type: ignore[arg-type]
+                [f"%{word}%"],
+            ).fetchone()
+        ]
+
+
+def files_holding(database: Database, word: str) -> list[str]:
+    """Return the server's files that hold a word, after everything has been written to them."""
+    with psycopg.connect(database.superuser_url, autocommit=True) as connection:
+        connection.execute("CHECKPOINT")
+        row = connection.execute("SHOW data_directory").fetchone()
+    assert row is not None
+    found = subprocess.run(
+        ["grep", "--recursive", "--files-with-matches", "--ignore-case", word, row[0]],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return found.stdout.splitlines()
+
+
+class TestErasedSession:
+    async def test_leaves_no_word_behind(
+        self, person: Person, model: ScriptedModel, database: Database
+    ) -> None:
+        model.answers({"text": f"That is {ANSWERED}."})
+        async with running():
+            session_id = await person.opens_session()
+            text = f"# Fish\n\nThe {WRITTEN} lives in the sea near the Comoros.\n"
+            await person.attaches(session_id, "fish.md", text.encode())
+            reply = await person.asks(session_id, f"What is a {SPOKEN}?")
+            assert reply.content == f"That is {ANSWERED}."
+            assert await in_database_thread(sessions_with_readable_attachments, [session_id]) == {session_id}
+            await in_database_thread(commands.erase_session, session_id=session_id, actor=person.actor)
+            await until(session_id, lambda each: isinstance(each.event, DocumentRemoved))
+            found = await in_database_thread(
+                search, WRITTEN, workspace_id=person.workspace_id, session_id=session_id
+            )
+        assert found.hits == ()
+        with pytest.raises(SessionIsErased):
+            await in_database_thread(queries.session, session_id)
+        for word in (SPOKEN, WRITTEN, ANSWERED):
+            assert tables_holding(database, word) == [], word
+            assert files_holding(database, word) == [], word
