@@ -22,11 +22,12 @@ from psycopg import errors
 from psycopg_pool import PoolTimeout
 
 from cartrita.errors import BadInput, Unavailable
-from cartrita.eventstore import codec, log, projections
+from cartrita.eventstore import arrays, codec, log, projections
 from cartrita.eventstore.aio import async_pool, close_with_loop, connect
 from cartrita.eventstore.codec import Encoded
+from cartrita.eventstore.rows import as_arrays
 from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
-from cartrita.eventstore.store import EventIdReused, StreamMoved, find_gap, says_the_same
+from cartrita.eventstore.store import MAX_VERSION, EventIdReused, StreamMoved, find_gap, says_the_same
 from cartrita.eventstore.types import Append, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 
@@ -118,6 +119,8 @@ class Recorder:
         for one in ordered:
             _refuse_inline(one)
         rows = await _encode(ordered)
+        if any(row.version > MAX_VERSION for row in rows):
+            raise BadInput(f"A stream holds at most {MAX_VERSION} events", field="expected_version")
         gap = find_gap(rows)
         if gap is not None:
             raise await _moved(gap.stream_id, gap.version - 1)
@@ -296,12 +299,19 @@ async def _insert(
     ]
     # Rows go in by stream, as those of all writers do, so that no two wait for one another.
     rows = sorted(
-        ((number, *row.row()) for number, call in enumerate(batch) for row in call.rows),
-        key=lambda row: (row[1].bytes, row[2]),
+        ((number, row.row()) for number, call in enumerate(batch) for row in call.rows),
+        key=lambda row: (row[1][0].bytes, row[1][1]),
     )
+    numbers, streams, versions = zip(*wanted, strict=True)
     cursor = await connection.execute(
         _INSERT,
-        [*map(list, zip(*wanted, strict=True)), *map(list, zip(*rows, strict=True))],
+        [
+            arrays.integers4(numbers),
+            arrays.uuids(streams),
+            arrays.integers4(versions),
+            arrays.integers4([number for number, _ in rows]),
+            *as_arrays([row for _, row in rows]),
+        ],
         prepare=True,
         binary=True,
     )

@@ -1,6 +1,9 @@
-"""Rows of `event` as the log's readers and hashers take them: (*codec.COLUMNS)."""
+"""Rows of `event` as the log's readers, writers and hashers take them: (*codec.COLUMNS)."""
 
-from cartrita.eventstore import codec
+from collections.abc import Sequence
+from typing import Any
+
+from cartrita.eventstore import arrays, codec
 from cartrita.eventstore.codec import Row
 from cartrita.eventstore.leaf import leaf_v1
 
@@ -24,3 +27,26 @@ def leaf_of(row: Row) -> bytes:
         key_id=row[11],
         data=row[12],
     )
+
+
+def as_arrays(rows: Sequence[Row]) -> list[Any]:
+    """Return rows as one array parameter for each of `codec.COLUMNS`, in that order."""
+    return [pack(column) for pack, column in zip(_PACKERS, zip(*rows, strict=True), strict=True)]
+
+
+# In the order of `codec.COLUMNS`.
+_PACKERS: tuple[Any, ...] = (
+    arrays.uuids,
+    arrays.integers4,
+    arrays.uuids,
+    arrays.texts,
+    arrays.integers2,
+    arrays.times,
+    arrays.uuids,
+    arrays.uuids,
+    arrays.uuids,
+    arrays.texts,
+    arrays.texts,
+    arrays.uuids,
+    arrays.byteas,
+)

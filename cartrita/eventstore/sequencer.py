@@ -24,6 +24,7 @@ from psycopg import errors
 from psycopg.pq import TransactionStatus
 
 from cartrita.errors import CartritaError
+from cartrita.eventstore import arrays
 from cartrita.eventstore.aio import connect
 from cartrita.eventstore.codec import Row
 from cartrita.eventstore.listen import announce
@@ -68,7 +69,7 @@ _LAST_TICK = """
 
 _INSERT_LOG = """
     insert into log (position, stream_id, version, session_id, workspace_id, leaf)
-    select * from unnest(%b::bigint[], %b::uuid[], %b::int[], %b::uuid[], %b::uuid[], %b::bytea[])
+    select * from unnest(%b::int8[], %b::uuid[], %b::int4[], %b::uuid[], %b::uuid[], %b::bytea[])
 """
 
 _INSERT_TICK = """
@@ -360,18 +361,18 @@ def _fresh(before: _Standing) -> tuple[str, dict[str, object]]:
     return _FRESH, {"xmax": xmax, "xip": f"{{{xip}}}", "anchored": before.epoch > 0}
 
 
-def _placed(frontier: Frontier, rows: Sequence[Row]) -> list[list[Any]]:
+def _placed(frontier: Frontier, rows: Sequence[Row]) -> list[Any]:
     """Add the rows' leaves to the frontier; return the columns of `log`."""
     first = frontier.size + 1
     leaves = [leaf_of(row[1:]) for row in rows]
     frontier.extend(leaves)
     return [
-        list(range(first, first + len(rows))),
-        [row[1] for row in rows],
-        [row[2] for row in rows],
-        [row[8] for row in rows],
-        [row[7] for row in rows],
-        leaves,
+        arrays.integers8(range(first, first + len(rows))),
+        arrays.uuids([row[1] for row in rows]),
+        arrays.integers4([row[2] for row in rows]),
+        arrays.uuids([row[8] for row in rows]),
+        arrays.uuids([row[7] for row in rows]),
+        arrays.byteas(leaves),
     ]
 
 

@@ -43,9 +43,17 @@ def rows_of(database: Database, stream_id: UUID) -> list[tuple[int, UUID]]:
         ).fetchall()
 
 
-def too_far(stream_id: UUID) -> Append:
-    """An append that only the database refuses: its version does not fit the column."""
-    return happening(stream_id, 2**31)
+@pytest.fixture
+def poison(database: Database) -> Callable[[UUID], Append]:
+    """Make appends that only the database refuses."""
+    with psycopg.connect(database.superuser_url) as superuser:
+        superuser.execute("alter table event add constraint healthy check (actor <> 'agent:poison')")
+
+    def make(stream_id: UUID) -> Append:
+        context = Context(workspace_id=WORKSPACE, actor="agent:poison")
+        return Append(stream_id, 0, [Happened(number=1)], context, [new_id()])
+
+    return make
 
 
 @dataclass(frozen=True)
@@ -130,20 +138,26 @@ class TestRecord:
         with pytest.raises(EventIdReused):
             await recorder().record(happening(stream_id, event_ids=[event_id], note="something else"))
 
-    async def test_fails_the_caller_of_a_bad_row_alone(self, database: Database) -> None:
+    async def test_fails_the_caller_of_a_bad_row_alone(
+        self, database: Database, poison: Callable[[UUID], Append]
+    ) -> None:
         good, bad = new_id(), new_id()
         answers = await asyncio.gather(
             recorder().record(happening(good)),
-            recorder().record(too_far(bad)),
+            recorder().record(poison(bad)),
             recorder().record(happening(good, 2)),
             return_exceptions=True,
         )
         assert isinstance(answers[0], list)
-        assert isinstance(answers[1], StreamMoved | BadInput)
+        assert isinstance(answers[1], BadInput)
         assert rows_of(database, bad) == []
         assert [version for version, _ in rows_of(database, good)] == (
             [1, 2] if isinstance(answers[2], list) else [1]
         )
+
+    async def test_refuses_a_version_beyond_the_column(self) -> None:
+        with pytest.raises(BadInput, match="at most 2147483647 events"):
+            await recorder().record(happening(new_id(), 2**31))
 
     async def test_does_not_wait_for_another_writers_open_transaction(self, database: Database) -> None:
         held = new_id()
@@ -233,7 +247,7 @@ class TestRecord:
     @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     @given(story=st.lists(tries, min_size=1, max_size=12), with_poison=st.booleans())
     async def test_stores_each_call_wholly_or_not_at_all(
-        self, story: Sequence[Try], with_poison: bool
+        self, poison: Callable[[UUID], Append], story: Sequence[Try], with_poison: bool
     ) -> None:
         streams = [new_id() for _ in range(5)]
         calls: list[list[Append]] = []
@@ -243,7 +257,7 @@ class TestRecord:
             else:
                 calls.append([happening(streams[s], expected + 1, count=n) for s, expected, n in one.parts])
         if with_poison:
-            calls.insert(len(calls) // 2, [happening(new_id()), too_far(new_id())])
+            calls.insert(len(calls) // 2, [happening(new_id()), poison(new_id())])
         outcomes = await asyncio.gather(
             *(recorder().record(*appends) for appends in calls), return_exceptions=True
         )
