@@ -144,11 +144,11 @@ class MessageTooLarge(TooLarge):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What later decisions need of a message. `digest` tells a repeated message from a changed one."""
+    """What later decisions need of a message. `said` tells a repeated message from a changed one."""
 
     role: Role
     parent: UUID | None
-    digest: str
+    said: tuple[object, ...]
     answered_by: UUID | None = None
     cancel_requested: bool = False
 
@@ -167,37 +167,18 @@ class Session:
 
 def evolve(session: Session, event: Event, at: datetime) -> Session:
     """Return the session after `event`, which was recorded at `at`."""
-    match event:
-        case SessionCreated():
-            return replace(
-                session, status="active", user_id=event.user_id, kind=event.kind, last_activity_at=at
-            )
-        case MessagePosted():
-            message = Message(role=event.role, parent=event.parent, digest=_digest(event))
-            return _with_message(session, event.message_id, message, at)
-        case ReplyPosted():
-            message = Message(role="assistant", parent=event.parent, digest=_digest(event))
-            session = _with_message(session, event.message_id, message, at)
-            return _changed(session, event.parent, answered_by=event.message_id)
-        case TurnCancelRequested():
-            session = replace(session, last_activity_at=at)
-            return _changed(session, event.message_id, cancel_requested=True)
-        case SessionExpired():
-            return replace(session, status="expired")
-        case SessionReopened():
-            return replace(session, status="active", last_activity_at=at)
-        case SessionErased():
-            return replace(session, status="erased")
-        case _:
-            return session
+    messages = dict(session.messages)
+    return replace(_step(session, messages, event, at), messages=MappingProxyType(messages))
 
 
 def fold(history: Iterable[tuple[Event, datetime]]) -> Session:
     """Return the session that these events, each with the time of its recording, make."""
     session = Session()
+    # One dictionary for the whole history: a copy for each event would cost the square of its length.
+    messages: dict[UUID, Message] = {}
     for event, at in history:
-        session = evolve(session, event, at)
-    return session
+        session = _step(session, messages, event, at)
+    return replace(session, messages=MappingProxyType(messages))
 
 
 def create(session: Session, *, user_id: UUID, kind: str, metadata: Mapping[str, Any]) -> list[Event]:
@@ -375,37 +356,46 @@ def _require_exists(session: Session) -> None:
         raise SessionIsErased("This session was erased; open a new one.", field="session_id")
 
 
-def _with_message(session: Session, message_id: UUID, message: Message, at: datetime) -> Session:
-    messages = MappingProxyType({**session.messages, message_id: message})
-    return replace(session, messages=messages, newest=message_id, last_activity_at=at)
-
-
-def _changed(session: Session, message_id: UUID, **changes: Any) -> Session:
-    message = session.messages.get(message_id)
-    if message is None:
-        return session
-    return replace(
-        session,
-        messages=MappingProxyType({**session.messages, message_id: replace(message, **changes)}),
-    )
+def _step(session: Session, messages: dict[UUID, Message], event: Event, at: datetime) -> Session:
+    """Return what `event` makes of the session but for its messages, which are changed in place."""
+    match event:
+        case SessionCreated():
+            return replace(
+                session, status="active", user_id=event.user_id, kind=event.kind, last_activity_at=at
+            )
+        case MessagePosted():
+            messages[event.message_id] = Message(role=event.role, parent=event.parent, said=_said(event))
+            return replace(session, newest=event.message_id, last_activity_at=at)
+        case ReplyPosted():
+            messages[event.message_id] = Message(role="assistant", parent=event.parent, said=_said(event))
+            messages[event.parent] = replace(messages[event.parent], answered_by=event.message_id)
+            return replace(session, newest=event.message_id, last_activity_at=at)
+        case TurnCancelRequested():
+            messages[event.message_id] = replace(messages[event.message_id], cancel_requested=True)
+            return replace(session, last_activity_at=at)
+        case SessionExpired():
+            return replace(session, status="expired")
+        case SessionReopened():
+            return replace(session, status="active", last_activity_at=at)
+        case SessionErased():
+            return replace(session, status="erased")
+        case _:
+            return session
 
 
 def _nothing_if_same(known: Message, event: MessagePosted | ReplyPosted, message_id: UUID) -> list[Event]:
-    if known.digest != _digest(event):
+    if known.said != _said(event):
         raise MessageIdReused(
             f"The id {message_id} names another message of this session; send a new id.", field="message_id"
         )
     return []
 
 
-def _digest(event: MessagePosted | ReplyPosted) -> str:
-    """Hash what makes a message this message; in memory only, so that erasure leaves nothing to test."""
+def _said(event: MessagePosted | ReplyPosted) -> tuple[object, ...]:
+    """Return what makes a message this message."""
     if isinstance(event, ReplyPosted):
-        content = ["reply", str(event.parent), str(event.run_id), event.content]
-    else:
-        attachments = [str(attachment) for attachment in event.attachments]
-        content = [event.role, str(event.parent), event.content, *attachments]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        return ("reply", event.parent, event.run_id, event.content)
+    return (event.role, event.parent, event.content, event.attachments)
 
 
 def _checked_role(role: str) -> Role:
