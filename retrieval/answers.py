@@ -64,7 +64,6 @@ class Candidate:
     """A unit of a hit. `context` are title and headings, with the head of its table for a row."""
 
     hit: Hit
-    rank_of_document: int
     unit: Unit
     text: str
     context: str
@@ -88,17 +87,16 @@ class Figures:
     words_in_passage: float
 
 
-# Logistic regression over 1,200 pairs of question and document; see the module's docstring.
-_UNIT, _WORDS_IN_UNIT, _WORDS_IN_PASSAGE, _CONSTANT = 12.63, 2.5, 7.11, -9.67
-THRESHOLD = 0.6
+# Logistic regression over 698 pairs of question and document; see the module's docstring.
+_UNIT, _WORDS_IN_UNIT, _WORDS_IN_PASSAGE, _CONSTANT = 4.44, 2.16, 6.35, -5.8
+THRESHOLD = 0.55
+_COMMON = 0.7
 
 
 def candidates_of(hits: Sequence[Hit]) -> list[Candidate]:
     """Return the units of the hits that may answer, in the hits' order; headings and rules are no answers."""
     found = []
-    order = {hit.document_id: -rank for rank, hit in reversed(list(enumerate(hits)))}
     for hit in hits[:_HITS_READ]:
-        rank = -order[hit.document_id]
         head = ""
         path = " ".join(part for part in dict.fromkeys([hit.title, hit.heading]) if part)
         previous: Unit | None = None
@@ -119,7 +117,7 @@ def candidates_of(hits: Sequence[Hit]) -> list[Candidate]:
             if unit.kind != "table_row":
                 head = ""
             context = " ".join(part for part in (path, inner if inner not in path else "", head) if part)
-            found.append(Candidate(hit, rank, unit, text, context))
+            found.append(Candidate(hit, unit, text, context))
     return found
 
 
@@ -132,28 +130,31 @@ def plain(text: str) -> str:
 
 
 class Judge:
-    """Scores units for one question."""
+    """Scores the units of hits for one question.
 
-    def __init__(self, question: str, model: Encoder) -> None:
-        self.question = question
+    A word of the question weighs by its rarity in the language, and less the more of the units hold it: what
+    all of them are about tells none of them apart.
+    """
+
+    def __init__(self, question: str, candidates: Sequence[Candidate], model: Encoder) -> None:
+        self._question = question
+        self._candidates = candidates
         self._model = model
-        weights: dict[str, float] = {}
+        asked: dict[str, float] = {}
         for word in words(question):
             if word not in STOP_WORDS:
-                weights[stem(word)] = max(weights.get(stem(word), 0.0), model.rarity(word))
-        self.weights = weights
-        self.total = sum(weights.values())
+                asked[stem(word)] = max(asked.get(stem(word), 0.0), model.rarity(word))
+        held = [_stems(f"{candidate.text} {candidate.context}") for candidate in candidates]
+        self._weights = {
+            word: weight * (1 - _COMMON * sum(word in unit for unit in held) / max(1, len(held)))
+            for word, weight in asked.items()
+        }
+        self._total = sum(self._weights.values())
+        self._shares = [self._share(unit) for unit in held]
 
-    def share(self, text: str) -> float:
-        """Return which share of the question's weight in words `text` holds, 0 to 1."""
-        if not self.total:
-            return 0.0
-        present = {stem(word) for word in words(text)}
-        return sum(weight for word, weight in self.weights.items() if word in present) / self.total
-
-    def judge(self, candidates: Sequence[Candidate]) -> tuple[list[tuple[float, Candidate]], Figures]:
+    def judge(self) -> tuple[list[tuple[float, Candidate]], Figures]:
         """Return the candidates with their scores, best first, and the figures of them all."""
-        shares = [self.share(candidate.text + " " + candidate.context) for candidate in candidates]
+        candidates, shares = self._candidates, self._shares
         promise = [
             share + 0.3 * candidate.hit.score for share, candidate in zip(shares, candidates, strict=True)
         ]
@@ -161,7 +162,7 @@ class Judge:
         texts = [plain(candidates[index].text) for index in chosen]
         contexts = [candidates[index].context for index in chosen]
         vectors = self._model.encode(
-            [self.question, *(f"{context}. {text}" for context, text in zip(contexts, texts, strict=True))]
+            [self._question, *(f"{context}. {text}" for context, text in zip(contexts, texts, strict=True))]
         )
         cosines = vectors[1:] @ vectors[0]
         scored = []
@@ -169,7 +170,7 @@ class Judge:
             candidate = candidates[index]
             score = (
                 0.4 * float(cosines[position])
-                + 0.3 * self.share(candidate.text)
+                + 0.3 * self._share(_stems(candidate.text))
                 + 0.1 * shares[index]
                 + 0.2 * candidate.hit.score
             )
@@ -177,14 +178,23 @@ class Judge:
                 score -= 0.15
             scored.append((score, candidate))
         hits = {id(candidate.hit): candidate.hit for candidate in candidates}
+        passages = [_stems(f"{hit.title} {hit.heading} {hit.text}") for hit in hits.values()]
         figures = Figures(
             unit=float(cosines.max(initial=0.0)),
             words_in_unit=max((shares[index] for index in chosen), default=0.0),
-            words_in_passage=max(
-                (self.share(f"{hit.title} {hit.heading} {hit.text}") for hit in hits.values()), default=0.0
-            ),
+            words_in_passage=max((self._share(passage) for passage in passages), default=0.0),
         )
         return sorted(scored, key=lambda pair: -pair[0]), figures
+
+    def _share(self, present: frozenset[str]) -> float:
+        """Return which share of the question's weight in words is present, 0 to 1."""
+        if not self._total:
+            return 0.0
+        return sum(weight for word, weight in self._weights.items() if word in present) / self._total
+
+
+def _stems(text: str) -> frozenset[str]:
+    return frozenset(stem(word) for word in words(text))
 
 
 def confidence_of(figures: Figures) -> float:
@@ -201,7 +211,7 @@ def confidence_of(figures: Figures) -> float:
 def extract_answer(
     question: str, hits: Sequence[Hit], *, threshold: float = THRESHOLD, model: Encoder | None = None
 ) -> ExtractiveAnswer:
-    """Answer a question by the best units of the hits, in the documents' order, each with its citation.
+    """Answer a question by the best units of the hits, best passage first, each with its citation.
 
     Each part of a compound question is answered by itself. Parts that nothing in the hits answers with at
     least `threshold` probability are named; when that is all of them, the answer says so. Raises
@@ -214,8 +224,8 @@ def extract_answer(
     open_parts = []
     best_confidence = 0.0
     for part in parts:
-        scored, figures = Judge(part, reader).judge(candidates)
-        confidence = confidence_of(figures) if scored else 0.0
+        scored, figures = Judge(part, candidates, reader).judge()
+        confidence = confidence_of(figures) if scored and not _unknown_names(part, hits) else 0.0
         best_confidence = max(best_confidence, confidence)
         if confidence >= threshold:
             answered.append((confidence, _chosen(part, scored, candidates)))
@@ -242,6 +252,13 @@ def check_support(text: str, passages: Sequence[str]) -> list[str]:
         ):
             missing[span] = None
     return list(missing)
+
+
+def _unknown_names(question: str, hits: Sequence[Hit]) -> bool:
+    """Tell whether the question is about an identifier or abbreviation that no passage has."""
+    read = " ".join(f"{hit.title} {hit.heading} {hit.text}" for hit in hits).lower()
+    asked = [word for word in _TOKEN.findall(question) if "_" in word or _INNER_CAPITAL.search(word)]
+    return any(word.lower().removesuffix("s") not in read for word in asked)
 
 
 _TOKEN = re.compile(r"[^\W_]+(?:[.,:/_'’-][^\W_]+)*")
@@ -333,7 +350,7 @@ def _written(
     for chosen in answers:
         lines: list[str] = []
         flowing: list[str] = []
-        for candidate in sorted(chosen, key=lambda c: (c.rank_of_document, c.start)):
+        for candidate in _in_reading_order(chosen):
             place = candidate.hit.document_id, candidate.start
             if place in numbers and len(answers) > 1:
                 continue
@@ -358,6 +375,14 @@ def _written(
     return ExtractiveAnswer(
         text="\n\n".join(paragraphs), citations=tuple(citations), supported=True, confidence=confidence
     )
+
+
+def _in_reading_order(chosen: Sequence[Candidate]) -> list[Candidate]:
+    """Return units best first, those of one passage together and in its order."""
+    passages: dict[int, list[Candidate]] = {}
+    for candidate in chosen:
+        passages.setdefault(id(candidate.hit), []).append(candidate)
+    return [one for group in passages.values() for one in sorted(group, key=lambda c: c.unit.start)]
 
 
 def _readable(candidate: Candidate) -> str:

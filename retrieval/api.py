@@ -1,10 +1,10 @@
 """REST: documents and search."""
 
+import asyncio
 from dataclasses import asdict
 from typing import Any, ClassVar, cast
 from uuid import UUID
 
-from asgiref.sync import async_to_sync
 from django.core.files.uploadedfile import UploadedFile
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -16,10 +16,10 @@ from rest_framework.response import Response
 from cartrita.accounts.authentication import caller
 from cartrita.accounts.consumers import SocketUser
 from cartrita.errors import BadInput, NotAllowed, NotFound
-from cartrita.eventstore import Append, Context, append, create_data_key, new_id
+from cartrita.eventstore import Append, Context, append, close_async, create_data_key, new_id
 from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
 from cartrita.http.views import ApiView
-from cartrita.streaming.registry import channel_kind
+from cartrita.streaming.registry import Authorise, channel_kind
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
 from retrieval.search import MAX_K, MAX_QUERY, performed_event, search
@@ -298,9 +298,17 @@ def _visible(request: Request, session_id: UUID | None) -> UUID | None:
         return None
     asked = caller(request)
     kind, channel_id = channel_kind(f"session:{session_id}")
-    if not async_to_sync(kind.authorise)(SocketUser(pk=asked.user_id, caller=asked), channel_id):
+    if not asyncio.run(_asked(kind.authorise, SocketUser(pk=asked.user_id, caller=asked), channel_id)):
         raise SessionNotVisible("There is no such session.", field="session_id")
     return session_id
+
+
+async def _asked(authorise: Authorise, user: SocketUser, channel_id: str) -> bool:
+    try:
+        return await authorise(user, channel_id)
+    finally:
+        # This loop lives as long as the question; its database threads must not outlive it.
+        await close_async()
 
 
 def _number(request: Request, name: str) -> int:

@@ -6,8 +6,10 @@ found. What is indexed is the passage under its title and heading path.
 """
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import groupby
 
 from retrieval.parsing.structure import Block, Parsed
 from retrieval.sentences import units
@@ -55,7 +57,9 @@ def divide(parsed: Parsed) -> list[Chunk]:
     spans: list[tuple[tuple[str, ...], int, int]] = []
     for section in _merged(text, _sections(parsed)):
         pieces = [piece for block in section.blocks for piece in _pieces(text, block)]
-        spans.extend((section.path, start, end) for start, end in _packed(text, pieces))
+        # A passage stays on its page, so that a citation names the page on which it stands.
+        for _number, on_page in groupby(pieces, key=lambda piece: _page(parsed.pages, piece[0])):
+            spans.extend((section.path, start, end) for start, end in _packed(text, list(on_page)))
     return [
         Chunk(ordinal, start, end, path, _page(parsed.pages, start))
         for ordinal, (path, start, end) in enumerate(spans)
@@ -166,4 +170,4 @@ def _packed(text: str, pieces: list[tuple[int, int]]) -> Iterator[tuple[int, int
 
 
 def _page(pages: tuple[int, ...], start: int) -> int | None:
-    return max(sum(1 for first in pages if first <= start), 1) if pages else None
+    return max(bisect_right(pages, start), 1) if pages else None

@@ -152,7 +152,9 @@ def default_collection(*, workspace_id: UUID, session_id: UUID | None = None) ->
 
 def _remove(*, document_id: UUID, workspace_id: UUID, actor: str, erased: bool) -> None:
     with transaction.atomic():
-        row = models.Document.objects.filter(id=document_id, workspace_id=workspace_id).first()
+        # Ingestion takes the same lock, so neither meets the other's half-written events.
+        rows = models.Document.objects.select_for_update()
+        row = rows.filter(id=document_id, workspace_id=workspace_id).first()
         if row is None:
             raise DocumentNotFound("There is no such document.", field="document_id")
         state = documents.fold(recorded.event for recorded in load(document_id))

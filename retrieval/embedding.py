@@ -38,7 +38,6 @@ _HEADS = 12
 _HEAD_SIZE = DIMENSION // _HEADS
 _EPSILON = 1e-12
 _OPSET = 20
-_BATCH = 2
 # Before it stand special tokens, signs and single letters.
 _FIRST_WORD = 1990
 
@@ -76,19 +75,12 @@ class Encoder:
     def encode(self, texts: Sequence[str]) -> Vectors:
         """Return one unit vector a text, shape (len(texts), 384), in the order of the texts."""
         vectors = np.zeros((len(texts), DIMENSION), dtype=np.float32)
-        encodings = [encoding.ids for encoding in self._tokenizer.encode_batch(list(texts))]
-        # Texts of like length share a batch, so that little is computed for padding.
-        order = sorted(range(len(texts)), key=lambda index: len(encodings[index]))
-        for start in range(0, len(order), _BATCH):
-            members = order[start : start + _BATCH]
-            longest = max(len(encodings[index]) for index in members)
-            ids = np.zeros((len(members), longest), dtype=np.int64)
-            mask = np.zeros((len(members), longest), dtype=np.int64)
-            for row, index in enumerate(members):
-                ids[row, : len(encodings[index])] = encodings[index]
-                mask[row, : len(encodings[index])] = 1
-            (result,) = self._session.run(None, {"input_ids": ids, "attention_mask": mask})
-            vectors[members] = result
+        # One by one: int8 scales are those of a whole batch, so a vector would depend on the neighbours.
+        # It costs nothing: without padding, batches are no faster on a few cores.
+        for row, encoding in enumerate(self._tokenizer.encode_batch(list(texts))):
+            ids = np.array([encoding.ids], dtype=np.int64)
+            (result,) = self._session.run(None, {"input_ids": ids, "attention_mask": np.ones_like(ids)})
+            vectors[row] = result[0]
         return vectors
 
     def encode_one(self, text: str) -> NDArray[np.float32]:

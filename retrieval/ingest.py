@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
@@ -137,7 +137,10 @@ def remove_erased() -> int:
 
 def _remove_erased(row: models.Document) -> None:
     with transaction.atomic():
+        _lock_row(row.id)
         state = documents.fold(recorded.event for recorded in load(row.id))
+        if state.status == "removed":
+            return
         context = Context(workspace_id=row.workspace_id, session_id=row.session_id, actor="system")
         append(Append(row.id, state.version, [DocumentRemoved(erased=True)], context))
         index.drop_document(row.id)
@@ -187,13 +190,15 @@ def _read(row: models.Document, reader: Reader) -> None:
     try:
         parsed = reader.read(get_blob(row.blob, key_id=row.key_id), row.media_type)
     except ParseError as error:
-        _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
+        with suppress(documents.DocumentNotOpen):  # removed meanwhile
+            _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
         return
     except Erased:
         _remove_erased(row)
         return
     try:
         with transaction.atomic():
+            _lock_row(row.id)
             text_blob = put_blob(json.dumps(parsed.as_dict()).encode(), key_id=row.key_id)
             chunks = _write_index(row, parsed)
             chunked = DocumentChunked(
@@ -205,9 +210,10 @@ def _read(row: models.Document, reader: Reader) -> None:
                 chunks=chunks,
             )
             _record(row, chunked)
-    except (DatabaseError, InterfaceError, Unavailable, documents.DocumentNotOpen):
-        # Not the document's fault: it stays pending, or it was removed meanwhile.
-        raise
+    except documents.DocumentNotOpen:
+        logger.info("document %s was removed while it was read", row.id)
+    except (DatabaseError, InterfaceError, Unavailable):
+        raise  # not the document's fault: it stays pending
     except Exception:
         logger.exception("dividing document %s failed", row.id)
         message = "Dividing the document failed by a fault of this program; its log says more."
@@ -239,9 +245,11 @@ def _embed_some() -> int:
         advanced = _embed(held)
         rows = models.Document.objects.filter(id__in=held, status="chunked").order_by("created_at", "id")
         for row in rows.filter(~Exists(_chunks_without_vector())):
-            _record(
-                row, DocumentEmbedded(model=f"{MODEL}-{RECIPE}", dimension=DIMENSION, chunks=row.chunks or 0)
+            embedded = DocumentEmbedded(
+                model=f"{MODEL}-{RECIPE}", dimension=DIMENSION, chunks=row.chunks or 0
             )
+            with suppress(documents.DocumentNotOpen):  # removed meanwhile
+                _record(row, embedded)
             advanced += 1
         return advanced
     finally:
@@ -267,22 +275,29 @@ def _embed(document_ids: Sequence[UUID]) -> int:
 
 
 def _record(row: models.Document, event: Event) -> None:
-    """Append an event to a document's stream when its state still asks for it."""
-    state = documents.fold(recorded.event for recorded in load(row.id))
-    match event:
-        case DocumentChunked():
-            events = documents.divide(state, event)
-        case DocumentEmbedded():
-            events = documents.embed(state, event)
-        case DocumentFailed():
-            events = documents.fail(state, event)
-        case _:
-            events = [event]
-    if events:
-        context = Context(
-            workspace_id=row.workspace_id, session_id=row.session_id, actor="system", key_id=row.key_id
-        )
-        append(Append(row.id, state.version, events, context))
+    """Append an event to a document's stream where its state still asks for it. Raises DocumentNotOpen."""
+    with transaction.atomic():
+        _lock_row(row.id)
+        state = documents.fold(recorded.event for recorded in load(row.id))
+        match event:
+            case DocumentChunked():
+                events = documents.divide(state, event)
+            case DocumentEmbedded():
+                events = documents.embed(state, event)
+            case DocumentFailed():
+                events = documents.fail(state, event)
+            case _:
+                raise AssertionError(f"{event.type_name} is not recorded here")
+        if events:
+            context = Context(
+                workspace_id=row.workspace_id, session_id=row.session_id, actor="system", key_id=row.key_id
+            )
+            append(Append(row.id, state.version, events, context))
+
+
+def _lock_row(document_id: UUID) -> None:
+    """Let removal and ingestion of a document wait for one another; everybody takes this lock first."""
+    models.Document.objects.select_for_update().get(id=document_id)
 
 
 def _statuses(document_ids: list[UUID]) -> dict[UUID, str]:

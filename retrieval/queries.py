@@ -1,7 +1,8 @@
 """What may be asked about documents."""
 
 import json
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -11,6 +12,7 @@ from django.db.models import Q, QuerySet
 from cartrita.errors import BadInput
 from cartrita.eventstore import unseal, unseal_or_empty
 from cartrita.eventstore.blobs import get_blob
+from cartrita.eventstore.models import DataKey
 from cartrita.http.pagination import Page, page_of
 from retrieval import models
 from retrieval.document import DocumentNotFound
@@ -96,6 +98,13 @@ def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[
     return models.Document.objects.filter(reach, workspace_id=workspace_id).exclude(status="removed")
 
 
+def sessions_with_readable_attachments(session_ids: Collection[UUID]) -> set[UUID]:
+    """Return which of the sessions have an attachment, removed or not, whose key still opens it."""
+    keys = DataKey.objects.filter(erased_at=None).values("key_id")
+    rows = models.Document.objects.filter(session_id__in=session_ids, key_id__in=keys)
+    return {session_id for session_id in rows.values_list("session_id", flat=True) if session_id is not None}
+
+
 def parsed_text(
     document_id: UUID, *, workspace_id: UUID | None = None, session_id: UUID | None = None
 ) -> str:
@@ -150,7 +159,7 @@ def page_at(pages: Sequence[int], offset: int) -> int | None:
     """Return the page (from 1) that holds the character at `offset`; None without pages."""
     if not pages:
         return None
-    return max(number for number, start in enumerate(pages, 1) if start <= offset or number == 1)
+    return max(bisect_right(pages, offset), 1)
 
 
 def _row(document_id: UUID, *, workspace_id: UUID | None, session_id: UUID | None) -> models.Document:
