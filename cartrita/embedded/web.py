@@ -30,6 +30,7 @@ def main() -> int:
 
     from cartrita.embedded.children import follow_supervisor, name_process, report, terminate_self
 
+    gc.disable()  # until everything is loaded: nothing of that is garbage
     name_process("cartrita-web")
     follow_supervisor(terminate_self)
     # The first import of daphne installs its reactor; before everything that might want another one.
@@ -54,6 +55,7 @@ def main() -> int:
         gc.collect()
         gc.freeze()
         gc.set_threshold(*GC_THRESHOLDS)
+        gc.enable()
         report(links=links)
 
     def started(task: "asyncio.Task[None]") -> None:
