@@ -168,7 +168,7 @@ def _shown(message: dict[str, Any], titles: Mapping[UUID, str]) -> dict[str, Any
 
 def _address(citation: dict[str, Any], session_id: UUID) -> str:
     place = {"session": session_id, "start": citation["start"], "end": citation["end"]}
-    return f"{reverse('document', args=[citation['document']])}?{urlencode(place)}#passage"
+    return f"{reverse('document-page', args=[citation['document']])}?{urlencode(place)}#passage"
 
 
 def _passage(request: HttpRequest, length: int) -> tuple[int, int] | None:
