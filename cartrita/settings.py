@@ -271,4 +271,7 @@ LOGGING = {
 OPENAI_API_KEY = env.str("OPENAI_API_KEY", default="")
 OPENAI_BASE_URL = env.str("OPENAI_BASE_URL", default="")
 DEFAULT_MODEL = env.str("CARTRITA_DEFAULT_MODEL", default="")
+# The rules of this installation; the ones that come with it where none are named.
+STARTER_POLICY = BASE_DIR / "governance" / "policies" / "starter.yaml"
+POLICY_FILE = env.str("CARTRITA_POLICY_FILE", default=str(STARTER_POLICY))
 SCRIPTED_MODEL = env.str("CARTRITA_SCRIPTED_MODEL", default="")

@@ -5,3 +5,7 @@ class GovernanceApp(AppConfig):
     name = "governance"
     label = "governance"
     verbose_name = "Governance"
+
+    def ready(self) -> None:
+        """Register the checks."""
+        from governance import checks  # noqa: F401 - registers them

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
+from django.conf import settings
 from django.db import connection, transaction
 
-from cartrita.errors import NotFound
+from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import RecordedEvent, get_blob, load
 from governance import decision
 from governance.commands import record_policy_set
@@ -18,10 +19,14 @@ from governance.decision import DecisionMade
 from governance.models import PolicyDecision
 from governance.policy import PolicySet, SubjectKind, load_policy
 
-STARTER_POLICY = Path(__file__).parent / "policies" / "starter.yaml"
-
 # Database, workspace and hash of the sets whose text is known to be stored.
 _recorded: set[tuple[str, UUID, str]] = set()
+
+
+class PolicyNotReadable(BadInput):
+    """The file that should hold the rules is missing or is no text."""
+
+    code: ClassVar[str] = "policy_not_readable"
 
 
 class UnknownPolicy(NotFound):
@@ -37,14 +42,24 @@ class UnknownDecision(NotFound):
 
 
 @cache
-def starter_policy() -> PolicySet:
-    """Return the policy that comes with the platform."""
-    return load_policy(STARTER_POLICY.read_text(encoding="utf-8"), STARTER_POLICY.name)
+def policy_of_file(path: str) -> PolicySet:
+    """Return the policy that a file holds, as it was when this process first read it.
+
+    Raises PolicyNotValid, which names every problem with file, line and column, and PolicyNotReadable.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyNotReadable(
+            f"The policy file {path} cannot be read: {error}. Correct CARTRITA_POLICY_FILE.",
+            field="POLICY_FILE",
+        ) from None
+    return load_policy(text, Path(path).name)
 
 
 def active_policy(workspace_id: UUID) -> PolicySet:
     """Return the policy that decides in a workspace; its text is stored before it is first returned."""
-    policy = starter_policy()
+    policy = policy_of_file(settings.POLICY_FILE)
     known = (str(connection.settings_dict["NAME"]), workspace_id, policy.content_hash)
     if known not in _recorded:
         record_policy_set(policy=policy, workspace_id=workspace_id)

@@ -31,7 +31,7 @@ def tables_holding(database: Database, word: str) -> list[str]:
             name
             for (name,) in names
             if connection.execute(
-                f"SELECT 1 FROM {name} AS row WHERE row::text ILIKE %s LIMIT 1",  # type: ignore[arg-type]
+                f"SELECT 1 FROM {name} AS row WHERE row::text ILIKE %s LIMIT 1",
                 [f"%{word}%"],
             ).fetchone()
         ]

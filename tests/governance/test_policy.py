@@ -2,6 +2,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from django.conf import settings
 from django.core.management import CommandError, call_command
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from governance.decide import decide
 from governance.examples import run_examples
 from governance.policy import MOST_RULES, PolicyNotValid, load_policy
-from governance.queries import starter_policy
+from governance.queries import policy_of_file
 from tests.governance.policies import policy, request, rule, yaml_policy
 
 VALID = """\
@@ -157,13 +158,16 @@ class TestLoadPolicy:
 
 class TestStarterPolicy:
     def test_fulfils_its_examples_and_has_no_dead_rule(self) -> None:
-        assert run_examples(starter_policy()) == []
-        assert starter_policy().warnings == ()
+        assert run_examples(policy_of_file(settings.POLICY_FILE)) == []
+        assert policy_of_file(settings.POLICY_FILE).warnings == ()
 
     def test_has_an_example_and_a_default_for_everything(self) -> None:
-        assert all(one.examples for one in starter_policy().rules)
+        assert all(one.examples for one in policy_of_file(settings.POLICY_FILE).rules)
         defaults = {
-            kind for one in starter_policy().rules if one.priority == 9000 for kind in one.match.kinds
+            kind
+            for one in policy_of_file(settings.POLICY_FILE).rules
+            if one.priority == 9000
+            for kind in one.match.kinds
         }
         assert defaults == {"plan", "model_call", "tool_call", "retrieval", "document", "message_out"}
 

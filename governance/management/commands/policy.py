@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from governance import cel
 from governance.examples import run_examples
 from governance.policy import PolicyNotValid, load_policy
-from governance.queries import STARTER_POLICY
 
 
 class Command(BaseCommand):
@@ -21,7 +21,11 @@ class Command(BaseCommand):
         commands = parser.add_subparsers(dest="command", required=True)
         check = commands.add_parser("check", help="Read, compile and try a policy file.")
         check.add_argument(
-            "file", nargs="?", type=Path, default=STARTER_POLICY, help="a YAML file; else the starter policy"
+            "file",
+            nargs="?",
+            type=Path,
+            default=Path(settings.POLICY_FILE),
+            help="a YAML file; else this installation's",
         )
         commands.add_parser("names", help="List the names that conditions may read.")
 
