@@ -30,7 +30,6 @@ def run_command_line(argv: list[str]) -> None:
         if command == "up":
             from cartrita.embedded import supervisor
 
-            _check_rules()
             sys.exit(supervisor.run())
         environment.provide_secrets()
         if command not in WITHOUT_DATABASE:
@@ -51,21 +50,6 @@ def run_command_line(argv: list[str]) -> None:
 
             connections.close_all()
             server.release()
-
-
-def _check_rules() -> None:
-    """Raise what is wrong with the policy file, before anything is started."""
-    import django
-
-    from cartrita.embedded import environment
-
-    environment.provide_secrets()
-    django.setup()
-    from django.conf import settings
-
-    from governance.queries import policy_of_file
-
-    policy_of_file(settings.POLICY_FILE)
 
 
 def _bring_up_to_date() -> None:

@@ -243,6 +243,8 @@ class _Children:
                 raise NotReady(f"The server ended with code {code}. It said:\n{child.last_words()}")
             if time.monotonic() > deadline:
                 raise NotReady(f"The server was not ready within {READY_SECONDS} s: see {child.log}.")
+        if "error" in child.facts:
+            raise NotReady(child.facts["error"])
         return [(who, address) for who, address in child.facts.get("links", [])]
 
     def start_others(self) -> None:
@@ -288,6 +290,8 @@ class _Children:
             if self._stop.is_set() or (child.name == "web" and not child.ready.is_set()):
                 return  # a server that never got ready is reported by start_web
             pause = FIRST_PAUSE if time.monotonic() - started > 60 else min(pause * 2, LONGEST_PAUSE)
+            if "error" in child.facts:
+                _say(child.facts["error"])
             _say(f"{child.name} ended with code {code}; it starts again in {pause:.0f} s. See {child.log}")
             self._stop.wait(pause)
 

@@ -37,11 +37,23 @@ def main() -> int:
     from daphne.server import Server
 
     from cartrita import asgi
+
+    # isort: split
+    from django.conf import settings
+
     from cartrita.embedded import starter
     from cartrita.embedded.schema import bring_up_to_date
+    from cartrita.errors import CartritaError
+    from governance.queries import policy_of_file
 
-    bring_up_to_date()
-    starter.provide()
+    try:
+        # A policy file with a mistake is said before anything serves, instead of denying everything later.
+        policy_of_file(settings.POLICY_FILE)
+        bring_up_to_date()
+        starter.provide()
+    except CartritaError as error:
+        report(error=error.message)
+        return 1
     links = starter.sign_in_links() if options.sign_in_links else []
     failures: list[BaseException] = []
 

@@ -11,7 +11,7 @@ from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
 
 from cartrita import __version__
-from cartrita.errors import CartritaError
+from cartrita.errors import CartritaError, Unavailable
 
 REDIS_TIMEOUT_SECONDS = 1.0
 
@@ -91,6 +91,8 @@ def check_redis() -> Mapping[str, Any]:
     client = redis.Redis.from_url(settings.REDIS_URL, socket_timeout=REDIS_TIMEOUT_SECONDS)
     try:
         client.ping()
+    except redis.RedisError as error:
+        raise Unavailable(f"does not answer ({type(error).__name__})") from error
     finally:
         client.close()
     return {"used": True}
@@ -102,7 +104,7 @@ def _asked(check: Check) -> dict[str, Any]:
         found: dict[str, Any] = {"status": "ok", **check()}
     except CartritaError as error:
         found = {"status": "failed", "detail": error.message}
-    except (Error, redis.RedisError) as error:
+    except Error as error:
         # The text of a driver's error may name hosts and roles: it goes to nobody who is not signed in.
         found = {"status": "failed", "detail": f"does not answer ({type(error).__name__})"}
     return {**found, "milliseconds": round((time.perf_counter() - began) * 1000, 1)}
