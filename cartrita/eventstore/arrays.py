@@ -21,16 +21,30 @@ _INT4 = Struct("!ii")
 _INT8 = Struct("!iq")
 _NULL = _LENGTH.pack(-1)
 _UUID_LENGTH = _LENGTH.pack(16)
+_FALSE, _TRUE = _LENGTH.pack(1) + b"\0", _LENGTH.pack(1) + b"\1"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 
 # Numbers of pg_type.
-_BYTEA, _INT8_OID, _INT2_OID, _INT4_OID, _TEXT, _TIMESTAMPTZ, _UUID = 17, 20, 21, 23, 25, 1184, 2950
+_BOOL, _BYTEA, _INT8_OID, _INT2_OID, _INT4_OID, _TEXT, _TIMESTAMPTZ, _UUID = (
+    16,
+    17,
+    20,
+    21,
+    23,
+    25,
+    1184,
+    2950,
+)
 
 
 class _Array(bytes):
     """An array in the server's binary format."""
 
+    __slots__ = ()
+
+
+class _BoolArray(_Array):
     __slots__ = ()
 
 
@@ -66,6 +80,11 @@ def uuids(column: Sequence[UUID | None]) -> _UuidArray:
     """Return a uuid[]."""
     items = [_NULL if one is None else _UUID_LENGTH + one.bytes for one in column]
     return _UuidArray(_array(_UUID, column, items))
+
+
+def booleans(column: Sequence[bool]) -> _BoolArray:
+    """Return a bool[]."""
+    return _BoolArray(_array(_BOOL, column, [_TRUE if one else _FALSE for one in column]))
 
 
 def integers2(column: Sequence[int]) -> _Int2Array:
@@ -125,6 +144,7 @@ def _register(array: type[_Array], array_oid: int) -> None:
 
 
 for _kind, _oid in (
+    (_BoolArray, 1000),
     (_ByteaArray, 1001),
     (_Int2Array, 1005),
     (_Int4Array, 1007),

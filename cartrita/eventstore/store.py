@@ -12,8 +12,9 @@ from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
 from cartrita.eventstore import codec, projections, sealing
+from cartrita.eventstore.arrays import booleans
 from cartrita.eventstore.codec import KEY_COLUMN, Encoded, Row
-from cartrita.eventstore.rows import COLUMNS
+from cartrita.eventstore.rows import COLUMNS, as_arrays
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 
@@ -124,8 +125,7 @@ def insert_parameters(encoded: Sequence[Encoded]) -> list[Any]:
         values[1], values[4] = Int4(values[1]), Int2(values[4])
         return values if encoded[0].version == 1 else [*values, values[0], Int4(encoded[0].version - 1)]
     heads = [False, *(before.stream_id == after.stream_id for before, after in pairwise(encoded))]
-    columns = [list(column) for column in zip(*(row.row() for row in encoded), strict=True)]
-    return [*columns, heads]
+    return [*as_arrays([row.row() for row in encoded]), booleans(heads)]
 
 
 def find_gap(encoded: Sequence[Encoded]) -> Encoded | None:

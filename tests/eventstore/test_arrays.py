@@ -10,9 +10,11 @@ from hypothesis import strategies as st
 from cartrita.eventstore import arrays
 from tests.databases import Database
 
-TIMES = st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30), timezones=st.just(UTC))
+YEARS = (datetime(1, 1, 2), datetime(9999, 12, 30))  # noqa: DTZ001 - hypothesis adds the zone
+TIMES = st.datetimes(*YEARS, timezones=st.just(UTC))
 COLUMNS: dict[str, tuple[Callable[[Any], Any], st.SearchStrategy[Any]]] = {
     "uuid": (arrays.uuids, st.none() | st.uuids()),
+    "bool": (arrays.booleans, st.booleans()),
     "int2": (arrays.integers2, st.integers(-(2**15), 2**15 - 1)),
     "int4": (arrays.integers4, st.integers(-(2**31), 2**31 - 1)),
     "int8": (arrays.integers8, st.integers(-(2**63), 2**63 - 1)),
