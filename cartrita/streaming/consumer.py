@@ -10,7 +10,6 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 import psycopg
-from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from cartrita import telemetry
@@ -86,15 +85,12 @@ class InternalFailure(CartritaError):
 
 
 class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels has no types
-    """One connection.
+    """One connection. No channel layer is involved: the hub wakes connections.
 
     Frames go out by one pump that runs while there is something to send and the window is open; requests
     are carried out one after the other by a worker that runs while there are any. An idle connection has no
     task of its own, waits on nothing but the socket, and is looked at once a second by the hub.
     """
-
-    # Nothing comes through a channel layer: the hub wakes connections.
-    channel_layer_alias = None
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -113,7 +109,8 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self._ending: tuple[Close, str] | None = None
         self._ended_at = 0.0
         self._gone = False
-        self._given_up = asyncio.Event()
+        self._given_up = False
+        self._serving: asyncio.Task[None] | None = None
         self._beat_at = 0.0
         self._checked_at = 0.0
 
@@ -123,30 +120,32 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         receive: Callable[[], Awaitable[dict[str, Any]]],
         send: Callable[[dict[str, Any]], Awaitable[None]],
     ) -> None:
-        """Serve the connection until it is closed or given up."""
-        serving = asyncio.ensure_future(super().__call__(scope, receive, send))
-        giving_up = asyncio.ensure_future(self._given_up.wait())
-        try:
-            await asyncio.wait({serving, giving_up}, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            giving_up.cancel()
-            if not serving.done():
-                serving.cancel()
-            await asyncio.gather(serving, return_exceptions=True)
-            await self._clean_up()
-        if not serving.cancelled():
-            serving.result()
+        """Serve the connection until it is closed or given up.
 
-    async def dispatch(self, message: dict[str, Any]) -> None:
-        """Hand a message on. Channels would look at all database connections each time; none is used here."""
+        Channels' own loop would look at all database connections for each message and hold two more tasks.
+        """
+        self.scope, self.base_send = scope, send
+        self._serving = asyncio.current_task()
+        try:
+            while await self._handle(await receive()):
+                pass
+        except asyncio.CancelledError:
+            if not self._given_up or self._serving is None:
+                raise
+            self._serving.uncancel()
+        finally:
+            self._clean_up()
+
+    async def _handle(self, message: dict[str, Any]) -> bool:
+        """Take in what the server says of the connection; return whether more may come."""
         match message["type"]:
             case "websocket.connect":
                 await self.connect()
             case "websocket.receive":
                 self._receive(message.get("text"))
             case "websocket.disconnect":
-                self._gone = True
-                raise StopConsumer
+                return False
+        return True
 
     # Member of the hub ---------------------------------------------------------------------------------
 
@@ -162,7 +161,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     def tick(self, now: float) -> None:
         if self._ending is not None:
             if now - self._ended_at >= CLOSE_SECONDS:
-                self._given_up.set()
+                self.give_up()
         elif self._flow.window.stalled(at=now):
             self.end(Close.STALLED, "Frames were not acknowledged for 30 s.")
         elif self._flow.silent(at=now):
@@ -188,6 +187,12 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self._requests.clear()
         self._control.append(encode(bye(close, reason, retry_after=retry_after)))
         self.wake()
+
+    def give_up(self) -> None:
+        """Leave a connection that does not take anything any more; the server cuts it."""
+        if not self._given_up and self._serving is not None:
+            self._given_up = True
+            self._serving.cancel()
 
     # Coming and going ----------------------------------------------------------------------------------
 
@@ -257,7 +262,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         await self.send(text_data=encode(bye(close, reason)))
         await self.close(int(close), reason)
 
-    async def _clean_up(self) -> None:
+    def _clean_up(self) -> None:
         self._gone = True
         tasks = [task for task in (self._pump, self._worker, self._rechecking) if task is not None]
         for task in tasks:

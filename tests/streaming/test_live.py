@@ -128,7 +128,7 @@ class TestSubscription:
                 if number % 20 == 0:
                     await until(lambda: bool(server.hub.members))
                     for member in list(server.hub.members):
-                        member._given_up.set()  # type: ignore[attr-defined]
+                        member.give_up()  # type: ignore[attr-defined]
             assert await collecting == list(range(1, 61))
 
     async def test_ends_for_who_may_not_read_it(self, server: LiveServer, registered_rooms: House) -> None:
