@@ -1,4 +1,4 @@
-"""Measures retrieval on judged collections (corpus.jsonl, queries.jsonl, qrels.tsv) with ranx."""
+"""Measures retrieval on judged collections (corpus.jsonl, queries.jsonl, qrels.tsv) with ir-measures."""
 
 import csv
 import json
@@ -11,19 +11,15 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from cartrita.errors import BadInput, CartritaError, Unavailable
+import ir_measures
+
+from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import new_id
 from retrieval import commands, ingest, models
 from retrieval.search import search
 
 _TIMED_QUERIES = 200
 _ACTOR = "system"
-
-
-class EvaluationUnavailable(Unavailable):
-    """The library that computes the measures is not installed."""
-
-    code = "evaluation_unavailable"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,7 +52,6 @@ def evaluate(
     Raises BadInput for a folder without the three files or with lines that cannot be read,
     EvaluationUnavailable.
     """
-    measure = _measure()
     corpus, queries = _lines(folder / "corpus.jsonl"), _lines(folder / "queries.jsonl")
     judged = _judgements(folder / "qrels.tsv")
     workspace_id = new_id()
@@ -80,7 +75,7 @@ def evaluate(
             if number < _TIMED_QUERIES:
                 latencies.append(search(query["text"], workspace_id=workspace_id, k=10).timings["total"])
         progress(f"{len(asked)} queries run")
-        ndcg, recall, mrr = measure({key: judged[key] for key in run}, run)
+        ndcg, recall, mrr = _measured({key: judged[key] for key in run}, run)
     finally:
         if not keep:
             _erase(workspace_id)
@@ -102,21 +97,12 @@ Judgements = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 
 
-def _measure() -> Callable[[Judgements, Run], tuple[float, float, float]]:
-    try:
-        import ranx
-    except ImportError:
-        raise EvaluationUnavailable(
-            "Evaluation needs the package ranx; `make test` installs it with what tests need."
-        ) from None
-
-    def measure(judged: Judgements, run: Run) -> tuple[float, float, float]:
-        names = ["ndcg@10", "recall@100", "mrr@10"]
-        values = ranx.evaluate(ranx.Qrels(judged), ranx.Run(run), names, make_comparable=True)
-        ndcg, recall, mrr = (float(values[name]) for name in names)
-        return ndcg, recall, mrr
-
-    return measure
+def _measured(judged: Judgements, run: Run) -> tuple[float, float, float]:
+    """Return nDCG@10, recall@100 and MRR@10, means over the queries of the run."""
+    measures = [ir_measures.nDCG @ 10, ir_measures.R @ 100, ir_measures.RR @ 10]
+    values = ir_measures.calc_aggregate(measures, judged, run)
+    ndcg, recall, mrr = (float(values[measure]) for measure in measures)
+    return ndcg, recall, mrr
 
 
 def _receive(

@@ -7,12 +7,7 @@ from django.core.management import CommandError, call_command
 from retrieval import models
 from tests.databases import Database
 
-pytestmark = [
-    pytest.mark.flow,
-    # ranx's compiled functions narrow integers knowingly.
-    pytest.mark.filterwarnings("ignore:unsafe cast from uint64 to int64"),
-    pytest.mark.timeout(300),
-]
+pytestmark = pytest.mark.flow
 
 
 @pytest.fixture
