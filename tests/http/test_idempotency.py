@@ -114,10 +114,10 @@ class TestIdempotencyKey:
         assert answers[0].status_code == 201
         assert create(second, "a").headers["Idempotency-Replayed"] == "true"
 
-    @pytest.mark.parametrize("key", ["", "x" * 256, "é"])
-    def test_is_short_printable_text(self, client: Client, key: str) -> None:
-        answer = create(client, key)
-        assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
+    def test_is_short_printable_text(self, client: Client) -> None:
+        for key in ("", "x" * 256, "é"):
+            answer = create(client, key)
+            assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
 
     def test_keeps_no_secret_readable(self, client: Client) -> None:
         secret = create(client, "a").json()["secret"]

@@ -47,11 +47,12 @@ class TestPageOf:
         assert [row.id.int for row in second.items] == [11, 10]
         assert second.next_cursor is None
 
-    @pytest.mark.parametrize(
-        "cursor",
-        ["x", "é", "\0", "W10", "WyJ4Il0", "WyJ4IiwieSJd", "bnVsbA", "WyIyMDI2LTAxLTAxIiwgMV0", "W" * 9999],
-    )
-    def test_refuses_a_cursor_of_another_list(self, cursor: str) -> None:
-        with pytest.raises(BadInput) as caught:
-            page_of(Workspace.objects.all(), order=("created_at", "id"), cursor=cursor)
-        assert caught.value.field == "cursor"
+    def test_refuses_a_cursor_of_another_list(self, subtests: pytest.Subtests) -> None:
+        for cursor in (
+            *("x", "é", "\0", "W10", "WyJ4Il0", "WyJ4IiwieSJd", "bnVsbA", "WyIyMDI2LTAxLTAxIiwgMV0"),
+            "W" * 9999,
+        ):
+            with subtests.test(cursor=cursor[:20]):
+                with pytest.raises(BadInput) as caught:
+                    page_of(Workspace.objects.all(), order=("created_at", "id"), cursor=cursor)
+                assert caught.value.field == "cursor"

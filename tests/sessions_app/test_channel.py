@@ -95,23 +95,22 @@ class TestCommands:
         assert first == {"message_id": str(wanted.cid), "status": "queued", "version": 2}
         assert second == {**first, "version": None}
 
-    @pytest.mark.parametrize(
-        ("args", "field"),
-        [
+    async def test_post_names_what_is_wrong(
+        self, ann: Person, session_id: UUID, subtests: pytest.Subtests
+    ) -> None:
+        user = await sync_to_async(socket_user)(ann)
+        refused: tuple[tuple[dict[str, Any], str], ...] = (
             ({}, "args.content"),
             ({"content": 5}, "args.content"),
             ({"content": "x", "role": "assistant"}, "args.role"),
             ({"content": "x", "attachments": ["y"]}, "args.attachments.0"),
             ({"content": ""}, "content"),
-        ],
-    )
-    async def test_post_names_what_is_wrong(
-        self, ann: Person, session_id: UUID, args: dict[str, Any], field: str
-    ) -> None:
-        user = await sync_to_async(socket_user)(ann)
-        with pytest.raises(BadInput) as caught:
-            await consumers.post_message(call(user, session_id, **args))
-        assert caught.value.field == field
+        )
+        for args, field in refused:
+            with subtests.test(args=args):
+                with pytest.raises(BadInput) as caught:
+                    await consumers.post_message(call(user, session_id, **args))
+                assert caught.value.field == field
 
     async def test_cancel_stops_the_turn(self, ann: Person, session_id: UUID) -> None:
         user = await sync_to_async(socket_user)(ann)
@@ -210,10 +209,10 @@ class TestSocketAuthentication:
         )
         assert not await sockets.still_valid(user, scope)
 
-    @pytest.mark.parametrize("cookies", [{}, {"sessionid": ""}, {"sessionid": "x"}, {"sessionid": "\0"}])
-    async def test_refuses_everybody_else(self, ann: Person, cookies: dict[str, str]) -> None:
-        with pytest.raises(NotSignedIn):
-            await sockets.authenticate({"cookies": cookies}, None)
+    async def test_refuses_everybody_else(self, ann: Person) -> None:
+        for cookies in ({}, {"sessionid": ""}, {"sessionid": "x"}, {"sessionid": "\0"}):
+            with pytest.raises(NotSignedIn):
+                await sockets.authenticate({"cookies": cookies}, None)
         with pytest.raises(NotSignedIn):
             await sockets.authenticate({}, "x")
 
