@@ -6,7 +6,7 @@ Each function takes one column (None for null) and returns a parameter for a pla
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
-from typing import Any, ClassVar
+from typing import Any
 from uuid import UUID
 
 import psycopg
@@ -134,7 +134,7 @@ def _array(element: int, column: Sequence[Any], items: Iterable[bytes]) -> bytes
 def _register(array: type[_Array], array_oid: int) -> None:
     class ArrayDumper(Dumper):
         format = Format.BINARY
-        oid: ClassVar[int] = array_oid
+        oid = array_oid
 
         def dump(self, obj: Any) -> Buffer:
             packed: bytes = obj

@@ -122,8 +122,8 @@ class _Walk:
                     self._check_tick(tick)
                     tick = next(ticks, None)
                     # Sizes grow from tick to tick; one that does not is met here, before it is skipped.
-                    if tick is not None and tick[4] <= checkpoint:
-                        raise _Bad(checkpoint + 1, f"Tick {tick[0]} does not grow the log")
+                    if tick is not None and tick[4] <= self.frontier.size:
+                        raise _Bad(self.frontier.size + 1, f"Tick {tick[0]} does not grow the log")
                 elif head is not None:
                     if head[1] != self.frontier.root():
                         raise _Bad(
