@@ -110,8 +110,8 @@ class LiveServer:
             yield Raw(connection)
 
 
-@pytest.fixture
-async def server(ordered_log: None, registered_rooms: rooms.House) -> AsyncIterator[LiveServer]:
+@contextlib.asynccontextmanager
+async def serving() -> AsyncIterator[LiveServer]:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
             ProtocolTypeRouter({"websocket": websocket_application()}),
@@ -125,6 +125,20 @@ async def server(ordered_log: None, registered_rooms: rooms.House) -> AsyncItera
         await hub().stop()
         running.should_exit = True
         await task
+
+
+@pytest.fixture
+async def server(ordered_log: None, registered_rooms: rooms.House) -> AsyncIterator[LiveServer]:
+    """A server with the rooms."""
+    async with serving() as live:
+        yield live
+
+
+@pytest.fixture
+async def product(ordered_log: None) -> AsyncIterator[LiveServer]:
+    """A server with the channels and commands of the product."""
+    async with serving() as live:
+        yield live
 
 
 @pytest.fixture
