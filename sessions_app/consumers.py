@@ -64,10 +64,10 @@ async def post_message(call: CommandCall) -> dict[str, Any]:
     """Post a message of the socket's user."""
     wanted = _arguments(PostMessage, call)
     message_id = wanted.message_id or call.cid
-    caller = _writer(call)
+    session_id, caller = await in_database_thread(_writer, call)
     recorded = await in_database_thread(
         commands.post_message,
-        session_id=UUID(call.channel_id or ""),
+        session_id=session_id,
         message_id=message_id,
         content=wanted.content,
         parent=wanted.parent,
@@ -88,11 +88,12 @@ async def post_message(call: CommandCall) -> dict[str, Any]:
 async def cancel_turn(call: CommandCall) -> dict[str, Any]:
     """Ask to stop an answer."""
     wanted = _arguments(CancelTurn, call)
+    session_id, caller = await in_database_thread(_writer, call)
     recorded = await in_database_thread(
         commands.cancel_turn,
-        session_id=UUID(call.channel_id or ""),
+        session_id=session_id,
         message_id=wanted.message_id,
-        actor=_writer(call).actor,
+        actor=caller.actor,
         expected_version=call.expected_version,
     )
     return {"cancel_requested": bool(recorded)}
@@ -133,11 +134,15 @@ def _snapshot(session_id: UUID) -> dict[str, Any]:
     return plain
 
 
-def _writer(call: CommandCall) -> Caller:
+def _writer(call: CommandCall) -> tuple[UUID, Caller]:
+    """Return the session and who may write in it: its owner. Raises SessionNotFound, ScopeMissing."""
     caller: Caller = call.user.caller
     if "write" not in caller.scopes:
         raise ScopeMissing("This needs an API token with the scope 'write'.", scope="write")
-    return caller
+    session_id = UUID(call.channel_id or "")
+    # The channel may be read by others too.
+    queries.visible_session(session_id, caller, own=True)
+    return session_id, caller
 
 
 def _session_id(channel_id: str) -> UUID | None:

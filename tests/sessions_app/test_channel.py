@@ -13,12 +13,13 @@ from django.utils import timezone
 
 from cartrita.accounts import commands as accounts
 from cartrita.accounts import consumers as sockets
+from cartrita.accounts.permissions import ScopeMissing
 from cartrita.accounts.queries import caller_of_secret
 from cartrita.errors import BadInput, NotSignedIn
 from cartrita.eventstore import Event, RecordedEvent, Sealed, in_database_thread, load
 from cartrita.streaming.registry import CommandCall
 from sessions_app import channel, commands, consumers, queries
-from sessions_app.session import SessionHasExpired
+from sessions_app.session import SessionHasExpired, SessionNotFound
 from tests.accounts.people import Person, someone
 
 pytestmark = pytest.mark.flow
@@ -111,6 +112,19 @@ class TestCommands:
                 with pytest.raises(BadInput) as caught:
                     await consumers.post_message(call(user, session_id, **args))
                 assert caught.value.field == field
+
+    async def test_are_for_the_owner_with_the_scope_write(self, ann: Person, session_id: UUID) -> None:
+        def others() -> tuple[sockets.SocketUser, sockets.SocketUser]:
+            auditor = someone("audit@example.org", workspace_id=ann.workspace_id, roles=("auditor",))
+            return socket_user(auditor), socket_user(ann, "read")
+
+        auditor, reader = await sync_to_async(others)()
+        assert await consumers.authorise(auditor, str(session_id))
+        for command, args in ((consumers.post_message, {"content": "x"}), (consumers.cancel_turn, {})):
+            with pytest.raises(SessionNotFound):
+                await command(call(auditor, session_id, **args))
+            with pytest.raises(ScopeMissing):
+                await command(call(reader, session_id, **args))
 
     async def test_cancel_stops_the_turn(self, ann: Person, session_id: UUID) -> None:
         user = await sync_to_async(socket_user)(ann)
