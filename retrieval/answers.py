@@ -95,7 +95,7 @@ _COMMON = 0.7
 
 def candidates_of(hits: Sequence[Hit]) -> list[Candidate]:
     """Return the units of the hits that may answer, in the hits' order; headings and rules are no answers."""
-    found = []
+    found: list[Candidate] = []
     for hit in hits[:_HITS_READ]:
         head = ""
         path = " ".join(part for part in dict.fromkeys([hit.title, hit.heading]) if part)

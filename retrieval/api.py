@@ -167,7 +167,7 @@ class Documents(ApiView):
         wanted = NewDocument(data=request.data)
         wanted.is_valid(raise_exception=True)
         values = wanted.validated_data
-        file = cast(UploadedFile, values["file"])
+        file = cast("UploadedFile[Any]", values["file"])
         if (file.size or 0) > commands.MAX_BYTES:
             raise commands.DocumentTooLarge(
                 f"The document has {file.size} bytes; at most {commands.MAX_BYTES} are accepted.",

@@ -44,6 +44,7 @@ def project_documents(recorded: RecordedEvent) -> None:
     at = recorded.recorded_at
     match recorded.event:
         case DocumentReceived() as event:
+            assert recorded.key_id is not None  # noqa: S101 - the title is sealed
             Document.objects.create(
                 id=recorded.stream_id,
                 workspace_id=recorded.workspace_id,

@@ -147,7 +147,7 @@ def search(
     texts = [query, *question_parts(query)]
     vectors = encoder().encode(texts)
     embedded = time.perf_counter()
-    reach = {
+    reach: dict[str, Any] = {
         "collections": _collections(workspace_id, session_id, collection_ids),
         "documents": None if document_ids is None else list(document_ids),
         "without": list(without_labels),
@@ -253,9 +253,9 @@ def _collections(
 
 
 def _candidates(
-    text: str, vector: NDArray[np.float32], reach: Mapping[str, Any], depth: int
+    text: str, vector: NDArray[np.float32], reach: dict[str, Any], depth: int
 ) -> list[_Candidate]:
-    values = {"query": text, "vector": as_literal(vector), "depth": depth, "k1": _K1, "b": _B}
+    values: dict[str, Any] = {"query": text, "vector": as_literal(vector), "depth": depth, "k1": _K1, "b": _B}
     with connection.cursor() as cursor:
         cursor.execute(_SEARCH, {**reach, **values})
         return fuse(cursor.fetchall())

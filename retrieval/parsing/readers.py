@@ -109,7 +109,8 @@ def read_pdf(content: bytes) -> Parsed:
         raise ParseError(
             "document_has_too_many_pages", f"The PDF has more than {MAX_PAGES} pages: divide it."
         )
-    text, pages, blocks = "", [], []
+    pages: list[int] = []
+    blocks: list[Block] = []
     parts: list[str] = []
     length = 0
     for number in range(len(file)):
