@@ -2,7 +2,7 @@
 
 import json
 from bisect import bisect_right
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -12,7 +12,6 @@ from django.db.models import Q, QuerySet
 from cartrita.errors import BadInput
 from cartrita.eventstore import unseal, unseal_or_empty
 from cartrita.eventstore.blobs import get_blob
-from cartrita.eventstore.models import DataKey
 from cartrita.http.pagination import Page, page_of
 from retrieval import models
 from retrieval.document import DocumentNotFound
@@ -96,13 +95,6 @@ def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[
     """Return the rows that this workspace and session may see; removed ones are not among them."""
     reach = Q(session_id=None) | Q(session_id=session_id) if session_id else Q(session_id=None)
     return models.Document.objects.filter(reach, workspace_id=workspace_id).exclude(status="removed")
-
-
-def sessions_with_readable_attachments(session_ids: Collection[UUID]) -> set[UUID]:
-    """Return which of the sessions have an attachment, removed or not, whose key still opens it."""
-    keys = DataKey.objects.filter(erased_at=None).values("key_id")
-    rows = models.Document.objects.filter(session_id__in=session_ids, key_id__in=keys)
-    return {session_id for session_id in rows.values_list("session_id", flat=True) if session_id is not None}
 
 
 def parsed_text(
