@@ -47,14 +47,16 @@ test-all: install-test system lint types imports ## everything
 chaos: install-test system ## only the tests that kill processes
 	$(PYTEST) -q -m chaos
 
-bench: install-test ## measure, beside the peers: all, or NAME=eventstore
-	$(BIN)/python manage.py bench $(NAME)
+bench: install ## measure, beside the peers: all, or NAME=eventstore
+	@$(INSTALL) bench
+	@for script in benchmarks/$(or $(NAME),*).py; do $(BIN)/python $$script || exit 1; done
 
 lock: install-test ## resolve the versions anew within the bounds of pyproject.toml (UPGRADE=--upgrade for newer ones)
 	$(COMPILE) --group installer -o requirements-installer.lock
 	$(COMPILE) pyproject.toml -o requirements.lock
 	$(COMPILE) pyproject.toml --group test -c requirements.lock -o requirements-test.lock
 	$(COMPILE) --group models --no-deps -o requirements-models.lock
+	$(COMPILE) --group bench -o requirements-bench.lock
 
 .PHONY: install-test system
 install-test:

