@@ -101,11 +101,6 @@ def sessions_with_open_turns(*, limit: int = 1000) -> list[UUID]:
     return [row["session_id"] for row in rows[:limit]]
 
 
-def erased_sessions() -> list[tuple[UUID, UUID]]:
-    """Return the ids of all erased sessions, each with its workspace's."""
-    return list(ChatSession.objects.filter(status="erased").values_list("id", "workspace_id"))
-
-
 def key_of(session_id: UUID) -> UUID:
     """Return the data key of a session. Raises SessionNotFound, SessionIsErased."""
     return _row(session_id).key_id

@@ -122,7 +122,8 @@ async def ask(
             metadata={name: value for name, value in metadata.items() if value},
             actor=actor,
         )
-        showing = asyncio.create_task(_show_text(session_id, on_text))
+        shown: list[str] = []
+        showing = asyncio.create_task(_show_text(session_id, on_text, shown))
         try:
             events = await asyncio.wait_for(
                 _until_replied(session_id, message_id, after, on_phase), question.seconds
@@ -135,6 +136,10 @@ async def ask(
             showing.cancel()
             with suppress(asyncio.CancelledError):
                 await showing
+    # What was written faster than it was looked at, and the text of a reply that was not streamed at all.
+    answer = _reply_of(events, message_id).content
+    before = "".join(shown)
+    on_text(answer.removeprefix(before) if answer.startswith(before) else f"\n{answer}")
     report = _report(session_id, events, duration_ms=round((time.monotonic() - started) * 1000))
     return Reply(_reply_of(events, message_id).outcome, report)
 
@@ -221,10 +226,15 @@ async def _until_replied(
     return events
 
 
-async def _show_text(session_id: UUID, on_text: Callable[[str], None]) -> None:
+async def _show_text(session_id: UUID, on_text: Callable[[str], None], shown: list[str]) -> None:
     known: dict[UUID, tuple[int, int]] = {}
     while True:
         for delta in await read_deltas(session_id, known):
+            if delta.start == 0 and shown:
+                # The answer is written again from its beginning.
+                shown.clear()
+                on_text("\n")
+            shown.append(delta.text)
             on_text(delta.text)
             known[delta.message_id] = (delta.attempt, delta.end)
         await asyncio.sleep(POLL_SECONDS)

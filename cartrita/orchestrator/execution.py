@@ -23,7 +23,7 @@ from cartrita.orchestrator import answering, loop
 from cartrita.orchestrator.agents import ASSISTANT, Agent, agent
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.assignment import Assignment
-from cartrita.streaming.deltas import open_message
+from cartrita.streaming.deltas import open_message, purge_message
 from cartrita.tools.events import ToolFailed
 from governance.decide import Cost, DecisionRequest, RequestFacts, Verdict
 from governance.decision import ActOutcome
@@ -443,6 +443,7 @@ class Execution:
             causation_id=work.causation_id,
             actor=f"agent:{self._agent.name}",
         )
+        await purge_message(self.reply_id)
 
     # Deciding and recording
 

@@ -22,12 +22,10 @@ from cartrita.eventstore import (
 )
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from cartrita.orchestrator.claims import Claims
-from cartrita.orchestrator.erasure import finish_erasures
 from cartrita.orchestrator.execution import Execution
-from cartrita.streaming.deltas import purge_session
 from retrieval.ingest import run_ingest
 from sessions_app.queries import sessions_with_open_turns
-from sessions_app.session import MessagePosted, SessionErased, TurnCancelRequested
+from sessions_app.session import MessagePosted, TurnCancelRequested
 
 logger = logging.getLogger(__name__)
 
@@ -55,7 +53,6 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Work until cancelled. What is unfinished then is gone on with by whoever claims it next."""
-        await finish_erasures()
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._follow(), name="orchestrator-follow")
@@ -75,9 +72,6 @@ class Orchestrator:
                 match recorded.event:
                     case MessagePosted(role="user") if self._serves(recorded.session_id):
                         self._offer(recorded.stream_id)
-                    case SessionErased():
-                        await purge_session(recorded.stream_id)
-                        await finish_erasures()
                     case TurnCancelRequested(message_id=message_id):
                         if message_id in self._stops:
                             self._stops[message_id].set()

@@ -6,13 +6,11 @@ import psycopg
 import pytest
 
 from cartrita.eventstore import in_database_thread
-from retrieval.document import DocumentRemoved
-from retrieval.queries import sessions_with_readable_attachments
 from retrieval.search import search
 from sessions_app import commands, queries
 from sessions_app.session import SessionIsErased
 from tests.databases import Database
-from tests.flows.conftest import Person, ScriptedModel, running, until
+from tests.flows.conftest import Person, ScriptedModel, running
 
 pytestmark = pytest.mark.usefixtures("consistent")
 
@@ -63,9 +61,7 @@ class TestErasedSession:
             await person.attaches(session_id, "fish.md", text.encode())
             reply = await person.asks(session_id, f"What is a {SPOKEN}?")
             assert reply.content == f"That is {ANSWERED}."
-            assert await in_database_thread(sessions_with_readable_attachments, [session_id]) == {session_id}
             await in_database_thread(commands.erase_session, session_id=session_id, actor=person.actor)
-            await until(session_id, lambda each: isinstance(each.event, DocumentRemoved))
             found = await in_database_thread(
                 search, WRITTEN, workspace_id=person.workspace_id, session_id=session_id
             )
