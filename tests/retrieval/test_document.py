@@ -74,9 +74,12 @@ class TestProgress:
 
     def test_ends_with_removal(self) -> None:
         removed = fold([RECEIVED, DocumentRemoved()])
-        for step, event in ((divide, CHUNKED), (embed, EMBEDDED), (fail, FAILED)):
-            with pytest.raises(DocumentNotOpen):
-                step(removed, event)  # type: ignore[operator]
+        with pytest.raises(DocumentNotOpen):
+            divide(removed, CHUNKED)
+        with pytest.raises(DocumentNotOpen):
+            embed(removed, EMBEDDED)
+        with pytest.raises(DocumentNotOpen):
+            fail(removed, FAILED)
 
 
 class TestRemove:

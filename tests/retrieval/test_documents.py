@@ -122,12 +122,12 @@ class TestSearch:
     def test_can_be_narrowed_to_documents_and_away_from_labels(self, library: Library) -> None:
         apples = library.receive(APPLES, labels=("orchard",))
         taxes = library.shelve(TAXES)
-        scope = {"workspace_id": library.workspace_id}
-        only = search("Zephyrine", document_ids=[taxes], **scope)
+        workspace_id = library.workspace_id
+        only = search("Zephyrine", document_ids=[taxes], workspace_id=workspace_id)
         assert {hit.document_id for hit in only.hits} == {taxes}
-        without = search("Zephyrine", without_labels=["orchard"], **scope)
+        without = search("Zephyrine", without_labels=["orchard"], workspace_id=workspace_id)
         assert {hit.document_id for hit in without.hits} == {taxes}
-        everything = search("Zephyrine", **scope)
+        everything = search("Zephyrine", workspace_id=workspace_id)
         assert everything.hits[0].document_id == apples
         assert everything.candidate_labels == {"orchard"}
 
@@ -292,7 +292,7 @@ def index_content() -> list[tuple[object, ...]]:
             "  FROM retrieval_postings p WHERE p.chunk_number = c.number)"
             " FROM retrieval_chunks c JOIN retrieval_vectors v ON v.chunk_number = c.number ORDER BY c.id"
         )
-        return cursor.fetchall()
+        return list(cursor.fetchall())
 
 
 def everything_stored() -> str:
@@ -303,7 +303,7 @@ def everything_stored() -> str:
             " AND table_type = 'BASE TABLE'"
         )
         tables = [name for (name,) in cursor.fetchall()]
-        found = []
+        found: list[str] = []
         for table in tables:
             cursor.execute(f'SELECT t::text FROM "{table}" t')
             found.extend(row for (row,) in cursor.fetchall())
