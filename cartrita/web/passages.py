@@ -50,7 +50,7 @@ def visible_part(length: int, passage: tuple[int, int] | None, wanted: int | Non
 def marked_pages(
     text: str, page_starts: Sequence[int], passage: tuple[int, int] | None, part: Part
 ) -> list[Page]:
-    """Return the visible pages; `page_starts` holds the offset of each page, none where there are no pages."""
+    """Return the visible pages; `page_starts` holds the offset of each page, and nothing without pages."""
     starts = [0, *page_starts[1:]] if page_starts else [0]
     ends = [*starts[1:], len(text)]
     pages = []
@@ -63,14 +63,14 @@ def marked_pages(
 
 
 def _pieces(text: str, start: int, end: int, passage: tuple[int, int] | None) -> list[Piece]:
-    if passage is None:
-        return [Piece(text[start:end])]
-    mark_start, mark_end = max(start, passage[0]), min(end, passage[1])
+    # Pages end in line breaks that would show as empty lines.
+    stripped = start + len(text[start:end].rstrip())
+    mark_start, mark_end = (max(start, passage[0]), min(end, passage[1])) if passage else (0, 0)
     if mark_start >= mark_end:
-        return [Piece(text[start:end])]
+        return [Piece(text[start:stripped])]
     pieces = [
         Piece(text[start:mark_start]),
-        Piece(text[mark_start:mark_end], marked=True, first=mark_start == passage[0]),
-        Piece(text[mark_end:end]),
+        Piece(text[mark_start:mark_end], marked=True, first=passage is not None and mark_start == passage[0]),
+        Piece(text[mark_end:stripped]),
     ]
     return [piece for piece in pieces if piece.text]

@@ -148,7 +148,7 @@ def set_theme(request: HttpRequest) -> HttpResponse:
 
 
 def _shown(message: dict[str, Any], titles: Mapping[UUID, str]) -> dict[str, Any]:
-    """Add what the page shows of a message: its HTML, its sources by number, the titles of its attachments."""
+    """Add what the page shows of a message: its HTML, its sources by number, its attachments' titles."""
     if message["role"] != "assistant":
         attachments = [{"id": each, "title": titles.get(each, "")} for each in message["attachments"]]
         return {**message, "html": None, "attached": attachments}

@@ -161,7 +161,11 @@ async def visit(browser: Browser) -> AsyncIterator[Visit]:
         person = await asyncio.to_thread(someone, f"visitor{number}.{os.getpid()}@example.org")
         context = await browser.new_context(**context_options)
         visitor = Visitor(context, server, person)
-        await context.expose_function("noteViolation", lambda text: visitor.wrongs.append(text))
+
+        def note(text: str) -> None:
+            visitor.wrongs.append(text)
+
+        await context.expose_function("noteViolation", note)
         await context.add_init_script(
             "document.addEventListener('securitypolicyviolation', (event) => noteViolation("
             "`${location.pathname}: ${event.violatedDirective} ${event.blockedURI} ${event.sample}`))"

@@ -10,9 +10,7 @@ def pdf(pages: Sequence[str]) -> bytes:
     objects.append(f"<< /Type /Pages /Kids [{kids}] /Count {len(pages)} >>".encode())
     objects.append(b"<< /Type /Font /Subtype /Type1 /BaseFont /Helvetica /Encoding /WinAnsiEncoding >>")
     for number, text in enumerate(pages):
-        lines = [
-            b"(" + line.encode("cp1252").translate(_ESCAPED) + b") Tj T*" for line in text.splitlines()
-        ]
+        lines = [b"(" + line.encode("cp1252").translate(_ESCAPED) + b") Tj T*" for line in text.splitlines()]
         content = b"BT /F1 12 Tf 72 760 Td 16 TL\n" + b"\n".join(lines) + b"\nET"
         objects.append(
             f"<< /Type /Page /Parent 2 0 R /MediaBox [0 0 595 842] /Contents {5 + 2 * number} 0 R "
@@ -34,15 +32,23 @@ def pdf(pages: Sequence[str]) -> bytes:
 # Parentheses would need a backslash in a PDF's strings; none of our texts needs them.
 _ESCAPED = bytes.maketrans(b"()\\", b"[]/")
 
-FERRY_GUIDE = pdf(
-    [
-        "The guide to the island ferry\n\nThis guide is for everybody who travels with us.\n"
-        "It was printed for the summer season.\nOur crew is happy to help you on board.",
-        "Departures\n\nThe ferry to Norderney leaves at 7:45 every morning from pier 4.\n"
-        "Passengers board twenty minutes before the departure.\n"
-        "In winter the last ferry comes back at 18:30.",
-        "Tickets\n\nA day ticket costs 19.50 EUR for adults.\n"
-        "Dogs travel free of charge when they are kept on a lead.\n"
-        "Bicycles need a ticket of their own, which costs 6 EUR.",
-    ]
-)
+_PAGES = """The guide to the island ferry
+
+This guide is for everybody who travels with us.
+It was printed for the summer season.
+Our crew is happy to help you on board.
+---
+Departures
+
+The ferry to Norderney leaves at 7:45 every morning from pier 4.
+Passengers board twenty minutes before the departure.
+In winter the last ferry comes back at 18:30.
+---
+Tickets
+
+A day ticket costs 19.50 EUR for adults.
+Dogs travel free of charge when they are kept on a lead.
+Bicycles need a ticket of their own, which costs 6 EUR.
+"""
+
+FERRY_GUIDE = pdf(_PAGES.split("---\n"))

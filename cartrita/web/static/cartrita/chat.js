@@ -133,12 +133,31 @@ const documentItem = (id) => documents?.querySelector(`[data-document="${CSS.esc
 function newDocumentItem(title) {
   const item = element("document-template").content.firstElementChild.cloneNode(true);
   item.querySelector(".name").textContent = title;
-  item.querySelector(".dismiss").addEventListener("click", () => {
-    item.remove();
-    content.focus();
-  });
   documents.append(item);
   return item;
+}
+
+// Takes away a document that could not be used; one that the server has is removed there first.
+async function dismiss(item) {
+  const id = item.dataset.document;
+  if (id) {
+    const headers = { "X-CSRFToken": composer.elements.csrfmiddlewaretoken.value };
+    const url = `${page.dataset.documentsUrl}/${encodeURIComponent(id)}?session_id=${session}`;
+    let answer;
+    try {
+      const response = await fetch(url, { method: "DELETE", headers });
+      answer = { status: response.status, body: await response.text() };
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      answer = { status: 0, body: "" };
+    }
+    if (answer.status !== 204 && answer.status !== 404) {
+      problem.textContent = reasonOf(answer);
+      return;
+    }
+  }
+  item.remove();
+  content.focus();
 }
 
 function identify(item, id, title) {
@@ -155,6 +174,7 @@ function documentStatus(item, status, text = say.documents[status]) {
   item.querySelector(".status").textContent = text;
   const progress = item.querySelector("progress");
   if (progress) progress.hidden = status !== "sending";
+  item.querySelector(".dismiss").hidden = status !== "failed";
   const title = item.querySelector("a, .name").textContent;
   if (status !== "sending") announce.textContent = `${title}: ${text}`;
 }
@@ -301,7 +321,6 @@ async function upload(chosen) {
   });
   if (answer.status < 200 || answer.status >= 300) {
     documentStatus(item, "failed", reasonOf(answer));
-    item.querySelector(".dismiss").hidden = false;
     return;
   }
   const { id, status } = JSON.parse(answer.body);
@@ -400,6 +419,10 @@ function listen() {
       event.preventDefault();
       composer.requestSubmit();
     }
+  });
+  documents.addEventListener("click", (event) => {
+    const button = event.target.closest(".dismiss");
+    if (button) dismiss(button.closest("li"));
   });
   file.addEventListener("change", () => {
     uploadAll([...file.files]);
