@@ -83,7 +83,7 @@ def have_uv(venv: Path) -> bool:
     if (venv / "bin" / "uv").exists():
         return True
     lock = str(CHECKOUT / "requirements-installer.lock")
-    pip = [
+    pip: list[str | Path] = [
         venv / "bin" / "python",
         "-m",
         "pip",
@@ -100,7 +100,7 @@ def have_uv(venv: Path) -> bool:
 def run_uv(venv: Path, options: list[str]) -> bool:
     """Let uv install into the environment; False when it fails."""
     environment = {**os.environ, "UV_PYTHON_DOWNLOADS": "never", "UV_NO_PROGRESS": "1"}
-    command = [
+    command: list[str | Path] = [
         venv / "bin" / "uv",
         "pip",
         "install",

@@ -103,7 +103,7 @@ def _stop_on_signals() -> None:
         logger.info("Stopping on signal %d.", number)
         stopping.append(loop.create_task(_stop(), name="stop"))
 
-    loop = reactor._asyncioEventloop  # type: ignore[attr-defined]  # noqa: SLF001 - it has no public name
+    loop = reactor._asyncioEventloop  # noqa: SLF001 - it has no public name
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
 
@@ -122,7 +122,7 @@ async def _stop() -> None:
 def _stop_reactor() -> None:
     from twisted.internet import reactor
 
-    reactor.stop()  # type: ignore[attr-defined]
+    reactor.stop()  # type: ignore[misc] # a module that becomes an object when daphne installs it
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """What a fresh checkout needs to set itself up."""
 
+import os
 import re
 import tomllib
 from pathlib import Path
@@ -64,7 +65,7 @@ class TestInstallPrograms:
         self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ) -> None:
         monkeypatch.setattr(install, "PROGRAMS", {"no-such-program": "no-such-package"})
-        monkeypatch.setattr(install.os, "geteuid", lambda: 1000)
+        monkeypatch.setattr(os, "geteuid", lambda: 1000)
         monkeypatch.delenv("CI", raising=False)
         assert install.install_programs() == 0
         assert "no-such-package" in capsys.readouterr().err

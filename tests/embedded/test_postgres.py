@@ -48,7 +48,7 @@ def home(new_home: Path, initialised: Path) -> Path:
 
 def ask(url: str, question: str = "SELECT current_user") -> str:
     with psycopg.connect(url) as connection:
-        row = connection.execute(question).fetchone()  # type: ignore[arg-type]
+        row = connection.execute(question).fetchone()
     assert row is not None
     return str(row[0])
 
