@@ -1,6 +1,7 @@
 """Waking: writers wake the sequencer, the sequencer wakes followers. Never needed for correctness."""
 
 import asyncio
+import atexit
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ LOG_CHANNEL = "cartrita_log"
 
 COALESCE_SECONDS = 0.005
 IDLE_SECONDS = 60.0
+FLUSH_SECONDS = 0.5
 
 
 class Bell:
@@ -99,12 +101,19 @@ class _Notifier:
 
     def __init__(self) -> None:
         self._wanted = threading.Event()
+        self._told = threading.Event()
+        self._told.set()
         self._starting = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    def flush(self) -> None:
+        """Wait until others were told; a process that ends right after a commit would take the wake along."""
+        self._told.wait(FLUSH_SECONDS)
 
     def notify(self) -> None:
         with self._starting:
             self._wanted.set()
+            self._told.clear()
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="cartrita-wake", daemon=True)
                 self._thread.start()
@@ -126,6 +135,9 @@ class _Notifier:
                         autocommit=True,
                     )
                 connection.execute(f"notify {WAKE_CHANNEL}")
+                with self._starting:
+                    if not self._wanted.is_set():
+                        self._told.set()
             except psycopg.Error as error:
                 # The sequencer's slow poll finds the events meanwhile.
                 logger.warning("Could not wake the sequencer: %s", error)
@@ -155,6 +167,12 @@ def _after_fork() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork)
+
+
+@atexit.register
+def _flush() -> None:
+    _notifier.flush()
+
 
 # Bells of the sequencers of this process that lead now.
 _leading: set[Bell] = set()
