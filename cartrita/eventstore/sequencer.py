@@ -225,11 +225,16 @@ class Sequencer:
 
 async def _open() -> Connection:
     connection = await connect("cartrita sequencer")
-    # Planned for each snapshot: the transaction ids sit at the far end of the index, where a generic plan
-    # would expect a third of the table.
-    await connection.execute("set plan_cache_mode = force_custom_plan")
-    await connection.execute("set enable_seqscan = off")
-    await connection.execute("set jit = off")
+    try:
+        # Planned for each snapshot: the transaction ids sit at the far end of the index, where a generic plan
+        # would expect a third of the table.
+        await connection.execute("set plan_cache_mode = force_custom_plan")
+        await connection.execute("set enable_seqscan = off")
+        await connection.execute("set jit = off")
+    except BaseException:
+        # Also when this task is cancelled here: nobody else knows of the connection yet.
+        await connection.close()
+        raise
     return connection
 
 
