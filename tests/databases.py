@@ -32,6 +32,10 @@ SERVER_SETTINGS = {
     "log_error_verbosity": "default",
 }
 CHECKOUT = Path(__file__).resolve().parent.parent
+_OLD_TEMPLATES = r"""
+    SELECT datname FROM pg_database WHERE datname LIKE 'template\_%'
+       AND (pg_stat_file('base/' || oid || '/PG_VERSION')).modification < now() - interval '1 day'
+"""
 _numbers = itertools.count(1)
 _django_connections: "weakref.WeakSet[BaseDatabaseWrapper]" = weakref.WeakSet()
 
@@ -87,9 +91,11 @@ def make_template(server: postgres.Postgres) -> str:
         connection.execute("SELECT pg_advisory_lock(hashtext('cartrita.tests.template'))")
         found = connection.execute("SELECT datname FROM pg_database").fetchall()
         databases = {row[0] for row in found}
-        _drop_leftovers(server, databases)
         if name in databases:
             return name
+        _drop_leftovers(server, databases)
+        for (old,) in connection.execute(_OLD_TEMPLATES).fetchall():
+            drop(server, old)
         building = f"building_{name}"
         drop(server, building)
         connection.execute(
