@@ -10,7 +10,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -61,6 +60,11 @@ class Server:
     def socket_url(self) -> str:
         return f"{self.url.replace('http', 'ws')}/ws"
 
+    @property
+    def runs(self) -> bool:
+        """Tell whether the process is there."""
+        return self.process is not None and self.process.poll() is None
+
     def start(self) -> list[str]:
         """Start the server, wait until it serves, and return sign-in links: administrator, reviewer."""
         report_read, report_write = os.pipe()
@@ -102,7 +106,7 @@ class Server:
 
     def stop(self) -> None:
         """End the server in order."""
-        if self.process is None or self.process.poll() is not None:
+        if self.process is None or not self.runs:
             return
         self.process.terminate()
         try:
@@ -128,12 +132,3 @@ def listening_server(database: Database, folder: Path, *, scripted: bool) -> Ite
             yield server
         finally:
             server.stop()
-
-
-def wait_until(check: Any, what: str, seconds: float = 60) -> Any:
-    """Return the first true value of `check()`."""
-    deadline = time.monotonic() + seconds
-    while not (found := check()):
-        assert time.monotonic() < deadline, f"never: {what}"
-        time.sleep(0.02)
-    return found

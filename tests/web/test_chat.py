@@ -13,8 +13,8 @@ from pytest_django.fixtures import SettingsWrapper
 
 from sessions_app import commands, queries
 from tests.accounts.people import PASSWORD
+from tests.browsers import Visit, answered, asks, attaches, connected
 from tests.servers import Server
-from tests.web.conftest import Visit, answered, asks, attaches, connected
 from tests.web.files import FERRY_GUIDE, pdf
 
 Sent = tuple[str, bytes, str]

@@ -4,8 +4,8 @@ import pytest
 from axe_playwright_python.async_playwright import Axe
 from playwright.async_api import Page, expect
 
+from tests.browsers import Visit, Visitor, answered, asks, attaches
 from tests.servers import Server
-from tests.web.conftest import Visit, Visitor, answered, asks, attaches
 from tests.web.files import FERRY_GUIDE
 
 POLICY = {

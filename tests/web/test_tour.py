@@ -4,8 +4,8 @@ import re
 
 from playwright.async_api import expect
 
+from tests.browsers import Visit, answered, asks, attaches, connected
 from tests.servers import Server
-from tests.web.conftest import Visit, answered, asks, attaches, connected
 from tests.web.files import FERRY_GUIDE
 
 
