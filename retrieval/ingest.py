@@ -13,11 +13,11 @@ from contextlib import contextmanager, suppress
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
-from django.db.models import Exists, OuterRef, QuerySet
+from django.db.models import Exists, F, OuterRef, QuerySet
 
 from cartrita.errors import Unavailable
 from cartrita.eventstore import Append, Context, Event, append, in_database_thread, load, unseal
-from cartrita.eventstore.blobs import get_blob, put_blob
+from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_blob
 from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
 from retrieval import document as documents
@@ -161,6 +161,9 @@ def _serve(stopping: threading.Event, work: threading.Event) -> None:
             except (DatabaseError, InterfaceError, Unavailable):
                 logger.exception("ingestion waits: the database or the embedding model does not answer")
                 stopping.wait(POLL_SECONDS)
+            except Exception:
+                logger.exception("ingestion met a fault of this program and tries again")
+                stopping.wait(POLL_SECONDS)
             work.wait(POLL_SECONDS)
     finally:
         connection.close()
@@ -168,7 +171,11 @@ def _serve(stopping: threading.Event, work: threading.Event) -> None:
 
 def _read_some(reader: Reader, stop: threading.Event) -> int:
     """Read up to a batch of received documents; return how many were."""
-    pending = models.Document.objects.filter(status="received").order_by("created_at", "id")
+    # Somebody waits for an attachment; the workspace's documents may be many.
+    attachments_first = F("session_id").asc(nulls_last=True)
+    pending = models.Document.objects.filter(status="received").order_by(
+        attachments_first, "created_at", "id"
+    )
     advanced = 0
     collections: set[UUID] = set()
     for document_id in pending.values_list("id", flat=True)[:READ_BATCH]:
@@ -195,6 +202,11 @@ def _read(row: models.Document, reader: Reader) -> None:
         return
     except Erased:
         _remove_erased(row)
+        return
+    except (UnknownBlob, BlobAltered) as error:
+        # A restore that lost blobs must not hold up the documents behind this one.
+        with suppress(documents.DocumentNotOpen):
+            _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
         return
     try:
         with transaction.atomic():
@@ -237,7 +249,8 @@ def _write_index(row: models.Document, parsed: Parsed) -> int:
 def _embed_some() -> int:
     """Embed a batch of chunks; return how many chunks or documents that advanced."""
     pending = models.Document.objects.filter(status="chunked").order_by("created_at", "id")
-    ids = list(pending.values_list("id", flat=True)[:EMBED_DOCUMENTS])
+    attached = pending.exclude(session_id=None)
+    ids = list((attached if attached.exists() else pending).values_list("id", flat=True)[:EMBED_DOCUMENTS])
     held = [document_id for document_id in ids if _try_hold(document_id)]
     try:
         if not held:
