@@ -1,8 +1,14 @@
 """Trace ids and log lines."""
 
+import http.server
 import json
 import logging
+import os
 import re
+import subprocess
+import sys
+import threading
+from pathlib import Path
 
 import pytest
 from opentelemetry import trace
@@ -10,6 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF
 
 from cartrita import telemetry
+from tests.databases import Database
 
 
 def line_of(message: str, *arguments: object, exc_info: object = None) -> dict[str, str]:
@@ -78,3 +85,46 @@ class TestRedact:
     def test_leaves_ordinary_text_alone(self) -> None:
         text = "The session 018f expired at 12:00, see http://127.0.0.1:8000/chat"
         assert telemetry.redact(text) == text
+
+
+_REQUEST = """
+from cartrita import telemetry
+telemetry.set_up("web")
+import django
+django.setup()
+from django.test import Client
+from opentelemetry import trace
+Client().get("/readyz")
+trace.get_tracer_provider().force_flush()
+"""
+
+
+class TestSetUp:
+    def test_exports_requests_and_queries_to_a_receiver(self, database: Database) -> None:
+        received: list[tuple[str, bytes]] = []
+
+        class Receiver(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                received.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *args: object) -> None:
+                """Keep the test's output clean."""
+
+        with http.server.HTTPServer(("127.0.0.1", 0), Receiver) as server:
+            threading.Thread(target=server.serve_forever, daemon=True).start()
+            ended = subprocess.run(
+                [sys.executable, "-c", _REQUEST],
+                cwd=Path(__file__).resolve().parent.parent.parent,
+                env={**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{server.server_port}"},
+                capture_output=True,
+                text=True,
+                check=False,
+            )
+            server.shutdown()
+        assert ended.returncode == 0, ended.stderr
+        assert {path for path, _ in received} == {"/v1/traces"}
+        spans = b"".join(body for _, body in received)
+        assert b"GET readyz" in spans
+        assert b"postgresql" in spans
