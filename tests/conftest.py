@@ -99,6 +99,8 @@ def database(
     new_database: Callable[[], Database], django_db_blocker: DjangoDbBlocker, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Database]:
     made = new_database()
+    # Programs that the test starts run with the real settings; tests/settings.py would hide this database.
+    monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "cartrita.settings")
     monkeypatch.setenv("DATABASE_URL", made.url)
     monkeypatch.setenv("DATABASE_OWNER_URL", made.owner_url)
     monkeypatch.setattr(django_settings, "DATABASE_OWNER_URL", made.owner_url)
