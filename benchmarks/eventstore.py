@@ -1,9 +1,10 @@
 """What the event store reaches, beside a raw INSERT and eventsourcing's ApplicationRecorder, in one run.
 
-Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and what
-the peer is. Every figure is the median of its runs; ours and the peers take turns. A PostgreSQL of its own runs
-with fsync on, and the sequencer runs in a process of its own while we append, because order is part of what we
-promise. The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it, it is null.
+Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
+what the peer is. Every figure is the median of its runs; ours and the peers take turns. A PostgreSQL of its
+own runs with fsync on, and the sequencer runs in a process of its own while we append, because order is part
+of what we promise. The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it,
+it is null.
 
     python benchmarks/eventstore.py [--quick] [--only PART]
 """

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import os
+import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from pathlib import Path
 from uuid import UUID
 
 import psycopg
@@ -225,6 +228,26 @@ class TestWakeSequencer:
                 wake_sequencer()
             heard = await asyncio.to_thread(lambda: list(other.notifies(timeout=0.5)))
         assert 1 <= len(heard) < 10
+
+    async def test_tells_of_the_last_commit_of_a_process_that_ends(self, database: Database) -> None:
+        environment = {**os.environ, "DJANGO_SETTINGS_MODULE": "cartrita.settings"}
+        with psycopg.connect(database.url, autocommit=True) as other:
+            other.execute("listen cartrita_wake")
+            process = await asyncio.create_subprocess_exec(
+                sys.executable, "-c", APPEND_ONE, cwd=CHECKOUT, env=environment
+            )
+            assert await process.wait() == 0
+            assert list(other.notifies(timeout=0))
+
+
+APPEND_ONE = """
+import django
+django.setup()
+from cartrita.eventstore import append, new_id
+from tests.eventstore.happenings import happening
+append(happening(new_id()))
+"""
+CHECKOUT = Path(__file__).resolve().parents[2]
 
 
 def _append_and_close(stream_id: UUID) -> None:

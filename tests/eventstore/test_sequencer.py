@@ -30,6 +30,7 @@ from cartrita.eventstore import (
     read_log,
     recorder,
 )
+from cartrita.eventstore.integrity import verify_log
 from cartrita.eventstore.sequencer import LEADER_LOCK
 from tests.databases import Database
 from tests.eventstore.happenings import happening
@@ -260,6 +261,7 @@ class TestSequencer:
                 "order by position) + 1 as next from log) as ordered where version <> next"
             ).fetchone()
         assert reordered == (0,), "reordered"
+        assert verify_log().verified
 
     async def test_orders_what_a_long_foreign_transaction_does_not_hold(
         self, database: Database, loop_resources: None
