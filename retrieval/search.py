@@ -29,7 +29,7 @@ from retrieval.questions import question_parts
 PIPELINE = f"hybrid-1/{MODEL}-{RECIPE}/{CHUNKER}"
 # Measured on judged sets: 0.45 to 0.5 is best on each; parts that weigh more push better passages out.
 DENSE_WEIGHT = 0.5
-PART_WEIGHT = 0.7
+PART_WEIGHT = 0.6
 DEPTH = 100
 MAX_K = 100
 MAX_QUERY = 4000
