@@ -116,7 +116,7 @@ def _say(text: str) -> None:
 
 def _release(database: postgres.Postgres, home: Path) -> None:
     database.release()
-    postgres.wait_until_stopped(home, seconds=5)
+    postgres.wait_until_stopped(home, seconds=STOP_SECONDS)
 
 
 # ------------------------------------------------------------------------------------------- home and port
