@@ -95,10 +95,12 @@ class Execution:
     def __init__(self, assignment: Assignment, *, stop: asyncio.Event) -> None:
         self._work = assignment
         self._stop = stop
-        self.plan_id = derived_id(assignment.message_id, "plan")
+        # Clients choose message ids, so one may stand in several sessions; its event's id stands in one only.
+        turn_id = assignment.causation_id
+        self.plan_id = derived_id(turn_id, "plan")
         self.task_id = derived_id(self.plan_id, "task:1")
         self.run_id = derived_id(self.task_id, "attempt:1")
-        self.reply_id = derived_id(assignment.message_id, "reply")
+        self.reply_id = derived_id(turn_id, "reply")
         self._plan_decision_id = derived_id(self.plan_id, "decision")
         self._plan = Plan()
         self._run = loop.RunState()

@@ -48,7 +48,8 @@ class Orchestrator:
         self._claims = Claims()
         self._workers: dict[UUID, asyncio.Task[None]] = {}
         self._again: set[UUID] = set()
-        self._stops: dict[UUID, asyncio.Event] = {}
+        # By session and message: clients choose message ids, so one may stand in several sessions.
+        self._stops: dict[tuple[UUID, UUID], asyncio.Event] = {}
         self._places = asyncio.Semaphore(SESSIONS_AT_ONCE)
 
     async def run(self) -> None:
@@ -73,8 +74,8 @@ class Orchestrator:
                     case MessagePosted(role="user") if self._serves(recorded.session_id):
                         self._offer(recorded.stream_id)
                     case TurnCancelRequested(message_id=message_id):
-                        if message_id in self._stops:
-                            self._stops[message_id].set()
+                        if (stop := self._stops.get((recorded.stream_id, message_id))) is not None:
+                            stop.set()
 
     async def _sweep(self) -> None:
         """Find turns that nobody works on: after a start, another process's crash, or lost claims."""
@@ -125,7 +126,7 @@ class Orchestrator:
 
     async def _answer(self, session_id: UUID, message_id: UUID) -> None:
         """Run one message's turn, folding again after what may pass."""
-        stop = self._stops.setdefault(message_id, asyncio.Event())
+        stop = self._stops.setdefault((session_id, message_id), asyncio.Event())
         tries = 0
         try:
             while True:
@@ -160,7 +161,7 @@ class Orchestrator:
                     return
                 await asyncio.sleep(0.05 * 2**tries)
         finally:
-            self._stops.pop(message_id, None)
+            self._stops.pop((session_id, message_id), None)
 
 
 class Services:

@@ -17,6 +17,7 @@ from psycopg import sql
 from cartrita.eventstore import derived_id, load
 from cartrita.llm.events import ModelAnswered
 from cartrita.streaming.client import Stream
+from sessions_app.commands import message_event_id
 from sessions_app.models import Message
 from sessions_app.session import MessagePosted, ReplyPosted
 from tests.browsers import Visit, Visitor, answered, asks
@@ -108,9 +109,10 @@ async def ends_the_same(page: Page, program: Program, session_id: UUID) -> Reply
     return reply
 
 
-async def answered_by_model(message_id: UUID) -> ModelAnswered:
+async def answered_by_model(session_id: UUID, message_id: UUID) -> ModelAnswered:
     """Wait until the model's answer is recorded."""
-    run_id = derived_id(derived_id(derived_id(message_id, "plan"), "task:1"), "attempt:1")
+    turn_id = message_event_id(session_id, message_id)
+    run_id = derived_id(derived_id(derived_id(turn_id, "plan"), "task:1"), "attempt:1")
     while True:
         for recorded in await asyncio.to_thread(load, run_id):
             if isinstance(recorded.event, ModelAnswered):
@@ -155,7 +157,7 @@ class TestKillOfTheServer:
             await expect(page.locator(".message.assistant .text")).to_contain_text("wörd3")
             message_id = UUID(await page.locator(".message.user").get_attribute("data-mid"))
             async with no_message_can_be_added(server):
-                recorded = await answered_by_model(message_id)
+                recorded = await answered_by_model(session_id, message_id)
                 server.kill()
             history = await asyncio.to_thread(load, session_id)
             assert not [each for each in history if isinstance(each.event, ReplyPosted)]

@@ -51,8 +51,15 @@ class Person:
         assert await wait_ready([document_id], timeout=60) == {document_id: "ready"}
         return document_id
 
-    async def says(self, session_id: UUID, text: str, attachments: Sequence[UUID] = ()) -> UUID:
-        message_id = new_id()
+    async def says(
+        self,
+        session_id: UUID,
+        text: str,
+        attachments: Sequence[UUID] = (),
+        *,
+        message_id: UUID | None = None,
+    ) -> UUID:
+        message_id = message_id or new_id()
         await in_database_thread(
             commands.post_message,
             session_id=session_id,
@@ -90,6 +97,13 @@ def person(database: Database) -> Person:
     user = ensure_user(email="ann@example.com", display_name="Ann")
     workspace_id = create_workspace(name="Flows", owner_id=user.id, actor="system")
     return Person(user.id, workspace_id)
+
+
+@pytest.fixture
+def stranger(database: Database) -> Person:
+    """Return somebody in another workspace."""
+    user = ensure_user(email="bob@example.com", display_name="Bob")
+    return Person(user.id, create_workspace(name="Elsewhere", owner_id=user.id, actor="system"))
 
 
 @dataclass(slots=True)

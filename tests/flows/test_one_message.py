@@ -125,6 +125,23 @@ class TestOneMessage:
             ]
         assert proposed == [first, second]
 
+    async def test_has_nothing_to_do_with_another_sessions_message_of_the_same_id(
+        self, person: Person, stranger: Person, model: ScriptedModel
+    ) -> None:
+        model.answers(
+            {"when": "my plan", "text": "Only for Ann."},
+            {"text": "For Bob."},
+        )
+        async with running():
+            first, second = await person.opens_session(), await stranger.opens_session()
+            message_id = await person.says(first, "What is my plan?")
+            own = await reply_to(first, message_id)
+            await stranger.says(second, "What is it?", message_id=message_id)
+            strange = await reply_to(second, message_id)
+        assert (own.content, strange.content) == ("Only for Ann.", "For Bob.")
+        assert own.message_id != strange.message_id
+        assert {own.plan_id, own.run_id}.isdisjoint({strange.plan_id, strange.run_id})
+
     async def test_says_why_there_is_no_answer(self, person: Person, model: ScriptedModel) -> None:
         model.answers({"fail": {"code": "rejected", "message": "the key is wrong", "retryable": False}})
         async with running():
