@@ -327,7 +327,7 @@ class TestInDatabaseThread:
         def work() -> int:
             connection.ensure_connection()
             together.wait()
-            return connection.connection.info.backend_pid
+            return int(connection.connection.info.backend_pid)
 
         first = await asyncio.gather(*(in_database_thread(work) for _ in range(4)))
         assert len(set(first)) == 4

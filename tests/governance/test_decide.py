@@ -219,7 +219,7 @@ class TestDecisionRequest:
             Cost(currency="dollars")
 
     def test_has_another_hash_for_any_other_fact(self) -> None:
-        ways = [
+        ways: list[dict[str, Any]] = [
             {},
             {"actor": "user:2"},
             {"arguments": {"expression": "1 + 2"}},

@@ -71,7 +71,7 @@ class TestMakeDecision:
         assert (recorded.outcome, recorded.rule, recorded.review) == ("deny", "broken", True)
 
     def test_makes_the_same_append_again(self) -> None:
-        ways = {"decision_id": new_id(), "context": context(), "policy": ALLOWING}
+        ways: dict[str, Any] = {"decision_id": new_id(), "context": context(), "policy": ALLOWING}
         assert make_decision(request(), **ways)[1] == make_decision(request(), **ways)[1]
 
 
@@ -192,7 +192,7 @@ class TestDecisionFlow:
         )
         append(decision)
         order_and_follow()
-        page = site.get_model_admin(PolicyDecision)
+        page: Any = site.get_model_admin(PolicyDecision)
         row = PolicyDecision.objects.get()
         shown = page.request(row)
         assert "&lt;b&gt;\\u202e1" in shown

@@ -172,7 +172,7 @@ class TestRunState:
         assert run.open_decisions == (DECISION, DECISION)
 
     def test_counts_how_often_an_answer_began_to_stream(self) -> None:
-        events = [started()]
+        events: list[Event] = [started()]
         for attempt in (1, 2):
             events += [
                 decided("message_out", step=1, attempt=attempt),

@@ -45,6 +45,9 @@ class Repeated(Parameters):
     score: float = 0.5
 
 
+UNCHECKED: dict[str, Any] = {"text": 3}
+
+
 @pytest.fixture(autouse=True)
 def own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tools of a test are gone after it."""
@@ -53,7 +56,10 @@ def own_tools(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def repeat_tool(**more: Any) -> None:
-    @tool("repeat", **{"description": "Repeat a text.", "category": "test", **more})
+    more = {"description": "Repeat a text.", "category": "test", **more}
+    description, category = more.pop("description"), more.pop("category")
+
+    @tool("repeat", description=description, category=category, **more)
     async def repeat(arguments: Repeat, call: ToolCall) -> Repeated:
         return Repeated(text=arguments.text * arguments.times)
 
@@ -71,8 +77,6 @@ async def outcome(
 
 class TestTool:
     def test_refuses_functions_of_another_shape(self) -> None:
-        define = {"description": "d", "category": "test"}
-
         def plain(arguments: Repeat, call: ToolCall) -> Repeated:
             return Repeated(text="")
 
@@ -86,16 +90,16 @@ class TestTool:
             return Repeated(text="")
 
         with pytest.raises(TypeError, match="async def"):
-            tool("plain", **define)(plain)  # type: ignore[type-var]
+            tool("plain", description="d", category="test")(plain)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"Open in the return value .* allows further members"):
-            tool("open", **define)(open_result)
+            tool("open", description="d", category="test")(open_result)
         with pytest.raises(TypeError, match="annotate arguments with a pydantic model"):
-            tool("untyped", **define)(untyped)  # type: ignore[type-var]
+            tool("untyped", description="d", category="test")(untyped)  # type: ignore[type-var]
         with pytest.raises(TypeError, match="tool name 'Bad Name'"):
-            tool("Bad Name", **define)(fine)
+            tool("Bad Name", description="d", category="test")(fine)
         repeat_tool()
         with pytest.raises(TypeError, match="Two tools are called repeat"):
-            tool("repeat", **define)(fine)
+            tool("repeat", description="d", category="test")(fine)
 
     def test_changes_its_hash_with_its_definition(self) -> None:
         hashes = set()
@@ -318,7 +322,7 @@ class TestPerform:
     @pytest.mark.parametrize(
         "result",
         [
-            Repeated.model_construct(text=3),
+            Repeated.model_construct(**UNCHECKED),
             Repeated(text="x", score=float("nan")),
             Repeated(text="\0"),
             Repeat(text="x"),
