@@ -10,6 +10,7 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.utils.http import url_has_allowed_host_and_scheme
+from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
 from cartrita.accounts.queries import Caller, caller_of_user
@@ -28,6 +29,7 @@ THEME_COOKIE_SECONDS = 365 * 24 * 3600
 
 
 @require_GET
+@never_cache
 @login_required
 def chat(request: HttpRequest) -> HttpResponse:
     """Show the sessions, or the way to the first one."""
@@ -52,6 +54,7 @@ def new_chat(request: HttpRequest) -> HttpResponse:
 
 
 @require_GET
+@never_cache
 @login_required
 def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
     """Show a session as it is now; the page then follows it from this position on."""
@@ -85,6 +88,7 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
 
 
 @require_GET
+@never_cache
 @login_required
 def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpResponse:
     """Return one finished message as the page shows it, for a page that followed its writing."""
@@ -100,6 +104,7 @@ def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpRes
 
 
 @require_GET
+@never_cache
 @login_required
 def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
     """Show a document's text with the passage from `start` to `end` marked."""

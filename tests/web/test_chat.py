@@ -4,12 +4,12 @@ import asyncio
 import re
 import signal
 from datetime import timedelta
+from typing import Any
 
 import pytest
 from django.conf import global_settings
 from django.utils import timezone
 from playwright.async_api import Page, expect
-from pytest_django.fixtures import SettingsWrapper
 
 from sessions_app import commands, queries
 from tests.accounts.people import PASSWORD
@@ -17,9 +17,22 @@ from tests.browsers import Visit, answered, asks, attaches, connected
 from tests.servers import Server
 from tests.web.files import FERRY_GUIDE, pdf
 
-Sent = tuple[str, bytes, str]
 PAGE = b"<!doctype html><title>x</title><script>bad()</script><p>The master is Ina.</p>"
-SLOW = {"text": " ".join(f"word{number}" for number in range(60)), "seconds_per_token": 0.05}
+# Name, content, claimed type, what is to be read in the end.
+GOOD_FILES = (
+    ("notes.txt", b"The harbour master is called Ina.", "text/plain", "master is called Ina"),
+    ("notes.md", b"# Harbour\n\nThe *master* is Ina.", "text/markdown", "Harbour"),
+    ("page.html", PAGE, "text/html", "The master is Ina."),
+    ("guide.pdf", FERRY_GUIDE, "application/pdf", "Norderney"),
+)
+BAD_FILES = (
+    ("empty.txt", b"", "text/plain", "empty"),
+    ("picture.pdf", b"\x89PNG\r\n\x1a\n" + bytes(64), "application/pdf", "PDF|PNG|image"),
+    ("broken.pdf", b"%PDF-1.4 and nothing", "application/pdf", "damaged"),
+    ("program.txt", b"\x7fELF" + bytes(200), "text/plain", "text"),
+)
+COUNTING = " ".join(f"word{number}" for number in range(60))
+SLOW = {"text": COUNTING, "seconds_per_token": 0.05}
 
 
 class TestAMessage:
@@ -50,7 +63,7 @@ class TestAMessage:
         await expect(page.locator("#phase")).to_have_text("Writing")
         await expect(page.get_by_role("status")).to_have_text("Writing")
         await answered(page)
-        await expect(text).to_have_text(SLOW["text"])
+        await expect(text).to_have_text(COUNTING)
         await expect(page.locator("#phase")).to_be_hidden()
         await expect(page.get_by_role("status")).to_have_text("The answer is complete.")
 
@@ -66,7 +79,7 @@ class TestAMessage:
         await expect(page.locator(".message.assistant .by")).to_contain_text("Stopped")
         reply = (await asyncio.to_thread(queries.messages, session_id))[-1]
         assert reply["outcome"] == "stopped"
-        assert SLOW["text"].startswith(reply["content"])
+        assert COUNTING.startswith(reply["content"])
         await expect(page.locator(".message.assistant .text")).to_have_text(reply["content"])
 
     async def test_goes_on_after_a_reload_in_mid_answer(self, server: Server, visit: Visit) -> None:
@@ -80,8 +93,8 @@ class TestAMessage:
         await expect(text).to_contain_text("word0 word1")
         await expect(page.get_by_role("button", name="Stop")).to_be_visible()
         await answered(page)
-        await expect(text).to_have_text(SLOW["text"])
-        assert server.script.productions() == [SLOW["text"]]
+        await expect(text).to_have_text(COUNTING)
+        assert server.script.productions() == [COUNTING]
 
     async def test_waits_its_turn_while_another_is_answered(self, server: Server, visit: Visit) -> None:
         assert server.script is not None
@@ -93,7 +106,7 @@ class TestAMessage:
         await field.fill("second")
         await field.press("Enter")
         await answered(page, 2)
-        await expect(page.locator(".message.assistant .text")).to_have_text([SLOW["text"], "Two."])
+        await expect(page.locator(".message.assistant .text")).to_have_text([COUNTING, "Two."])
 
     async def test_shows_its_markdown_but_no_html(self, server: Server, visit: Visit) -> None:
         assert server.script is not None
@@ -103,7 +116,7 @@ class TestAMessage:
         await answered(page)
         answer = page.locator(".message.assistant")
         await expect(answer.locator("strong")).to_have_text("Bold")
-        await expect(answer.get_by_role("heading", level=4)).to_have_text("Part")
+        await expect(answer.get_by_role("heading", level=3)).to_have_text("Part")
         await expect(answer.locator("img")).to_have_count(0)
         await expect(page.locator(".message.user .text")).to_have_text("<b>Hello</b>")
 
@@ -130,9 +143,7 @@ class TestTwoPages:
         await answered(other)
         await expect(other.locator(".message .text")).to_have_text(["Hello", "The scripted answer."])
 
-    async def test_both_end_with_the_sign_out(
-        self, server: Server, visit: Visit, settings: SettingsWrapper
-    ) -> None:
+    async def test_both_end_with_the_sign_out(self, server: Server, visit: Visit, settings: Any) -> None:
         # The server knows no more than Django's own hashers.
         settings.PASSWORD_HASHERS = global_settings.PASSWORD_HASHERS
         visitor = await visit(server)
@@ -171,50 +182,33 @@ class TestAnExpiredSession:
 
 
 class TestDocuments:
-    @pytest.mark.parametrize(
-        ("sent", "kept"),
-        [
-            (("notes.txt", b"The harbour master is called Ina.", "text/plain"), "master is called Ina"),
-            (("notes.md", b"# Harbour\n\nThe *master* is Ina.", "text/markdown"), "Harbour"),
-            (("page.html", PAGE, "text/html"), "The master is Ina."),
-            (("guide.pdf", FERRY_GUIDE, "application/pdf"), "Norderney"),
-        ],
-    )
-    async def test_of_all_kinds_become_ready(
-        self, server: Server, visit: Visit, sent: Sent, kept: str
-    ) -> None:
+    async def test_of_all_kinds_become_ready(self, server: Server, visit: Visit) -> None:
         page, _ = await (await visit(server)).opens_session()
-        await attaches(page, *sent)
-        item = page.locator("#documents li")
-        await expect(item).to_have_attribute("data-status", "ready")
-        await expect(item).to_contain_text(f"{sent[0]} ready")
-        await item.get_by_role("link").click()
-        await expect(page.get_by_role("heading", level=1)).to_have_text(sent[0])
-        await expect(page.get_by_role("article")).to_contain_text(kept)
-        await expect(page.get_by_role("article")).not_to_contain_text("bad()")
+        for name, content, media_type, _ in GOOD_FILES:
+            await attaches(page, name, content, media_type)
+        for name, _, _, kept in GOOD_FILES:
+            item = page.locator("#documents li", has_text=name)
+            await expect(item).to_have_attribute("data-status", "ready")
+            await expect(item).to_contain_text(f"{name} ready")
+            await item.get_by_role("link").click()
+            await expect(page.get_by_role("heading", level=1)).to_have_text(name)
+            await expect(page.get_by_role("article")).to_contain_text(kept)
+            await expect(page.get_by_role("article")).not_to_contain_text("bad()")
+            await page.get_by_role("link", name="Back to the session").click()
 
-    @pytest.mark.parametrize(
-        ("sent", "reason"),
-        [
-            (("empty.txt", b"", "text/plain"), "empty"),
-            (("picture.pdf", b"\x89PNG\r\n\x1a\n" + bytes(64), "application/pdf"), "PDF|PNG|image"),
-            (("broken.pdf", b"%PDF-1.4 and nothing", "application/pdf"), "damaged"),
-            (("program.txt", b"\x7fELF" + bytes(200), "text/plain"), "text"),
-        ],
-    )
-    async def test_that_are_no_use_say_why_and_can_be_dismissed(
-        self, server: Server, visit: Visit, sent: Sent, reason: str
-    ) -> None:
+    async def test_that_are_no_use_say_why_and_can_be_dismissed(self, server: Server, visit: Visit) -> None:
         page, _ = await (await visit(server)).opens_session()
-        await attaches(page, *sent)
-        item = page.locator("#documents li")
-        await expect(item).to_have_attribute("data-status", "failed")
-        await expect(item.locator(".status")).to_contain_text(re.compile(reason))
-        await item.get_by_role("button", name="Dismiss").click()
-        await expect(item).to_have_count(0)
+        for name, content, media_type, reason in BAD_FILES:
+            await attaches(page, name, content, media_type)
+            item = page.locator("#documents li")
+            await expect(item).to_have_attribute("data-status", "failed")
+            await expect(item.locator(".status")).to_contain_text(re.compile(reason))
+            await expect(page.get_by_role("status")).to_contain_text(re.compile(f"{name}: .*({reason})"))
+            await item.get_by_role("button", name="Dismiss").click()
+            await expect(item).to_have_count(0)
         await page.reload()
         await connected(page)
-        await expect(item).to_have_count(0)
+        await expect(page.locator("#documents li")).to_have_count(0)
         await asks(page, "Hello")
         await answered(page)
 

@@ -124,6 +124,10 @@ class TestPages:
         erase_session(session_id=session_id, actor=f"user:{ann.id}")
         assert client.get(f"/chat/{session_id}/").status_code == 404
 
+    def test_are_kept_by_no_cache(self, ann: Person, client: Client) -> None:
+        for path in ("/chat/", f"/chat/{session_of(ann)}/", f"/documents/{document_of(ann)}/"):
+            assert "no-store" in client.get(path).headers["Cache-Control"]
+
     @pytest.mark.parametrize("path", ["/chat/x/", "/documents/x/", "/nowhere", f"/chat/{uuid4()}/"])
     def test_are_not_found_in_the_look_of_all_pages(self, client: Client, path: str) -> None:
         response = client.get(path)

@@ -175,7 +175,7 @@ function documentStatus(item, status, text = say.documents[status]) {
   const progress = item.querySelector("progress");
   if (progress) progress.hidden = status !== "sending";
   item.querySelector(".dismiss").hidden = status !== "failed";
-  const title = item.querySelector("a, .name").textContent;
+  const title = (item.querySelector(".name") ?? item.querySelector("a")).textContent;
   if (status !== "sending") announce.textContent = `${title}: ${text}`;
 }
 
