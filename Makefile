@@ -20,7 +20,7 @@ install: ## create .venv and install what requirements.lock names
 	@$(INSTALL) runtime
 
 check: install-test lint types imports ## before every commit: lint, types, imports, pure tests
-	$(PYTEST) -q -n $(WORKERS) -m "$(PURE)"
+	$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m "$(PURE)"
 
 lint:
 	$(BIN)/ruff check .
@@ -39,10 +39,10 @@ imports:
 	$(BIN)/python manage.py makemigrations --check --dry-run
 
 test: install-test system lint types imports ## everything but the longest, on real PostgreSQL, Redis and Chromium
-	$(PYTEST) -q -n $(WORKERS) -m "not slow"
+	$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: install-test system lint types imports ## everything
-	$(PYTEST) -q -n $(WORKERS)
+	$(PYTEST) -q -n $(WORKERS) --dist loadgroup
 
 chaos: install-test system ## only the tests that kill processes
 	$(PYTEST) -q -m chaos
