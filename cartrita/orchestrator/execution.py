@@ -121,7 +121,7 @@ class Execution:
                 catalog.choose, name=_text(work.metadata.get("model")), tier=None, purpose="execution"
             )
         except CartritaError as error:
-            await self._reply(f"This message cannot be answered: {error.message}", outcome="failed")
+            await self._fail(f"This message cannot be answered: {error.message}", code=error.code)
             return
         if self._plan.status == "new":
             await self._propose()
@@ -131,9 +131,11 @@ class Execution:
 
     async def give_up(self) -> None:
         """Reply that the turn failed, after it could not be brought further by trying again."""
-        await self._reply(
+        self._plan = plans.fold(recorded.event for recorded in await aload(self.plan_id))
+        self._run = loop.fold(recorded.event for recorded in await aload(self.run_id))
+        await self._fail(
             f"There is no answer: something failed inside. Tell an operator the trace {self._work.trace_id}.",
-            outcome="failed",
+            code="failed_inside",
         )
 
     # Planning
@@ -411,6 +413,15 @@ class Execution:
                 for decision_id in (self._plan_decision_id, *self._run.open_decisions)
             ],
         )
+
+    async def _fail(self, text: str, *, code: str) -> None:
+        """End what was begun and reply with what went wrong."""
+        if self._plan.status == "accepted" and self._run.finished is None:
+            finished = RunFinished(
+                status="failed", answer=text, citations=[], model="", supported=None, code=code
+            )
+            await self._finish(finished)
+        await self._reply(text, outcome="failed")
 
     # The reply
 

@@ -10,6 +10,7 @@ import pytest
 
 from cartrita.eventstore import Event, RecordedEvent, aread_log, derived_id
 from cartrita.llm.events import ModelAnswered
+from cartrita.orchestrator import answering
 from governance.decision import ActSettled, DecisionMade
 from retrieval.document import RetrievalPerformed
 from sessions_app import commands
@@ -216,3 +217,23 @@ class TestOneMessageWithDocuments:
             finished = [each.event for each in await events_of(session_id) if each.stream_id == run_id]
         ended = [event for event in finished if isinstance(event, RunFinished)]
         assert [event.supported for event in ended] == [False]
+
+
+class TestBrokenTurn:
+    async def test_ends_as_failed_with_its_plan(
+        self, person: Person, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async def broken(*_: object) -> None:
+            raise RuntimeError("a fault of this program")
+
+        monkeypatch.setattr(answering, "prompt", broken)
+        async with running():
+            session_id = await person.opens_session()
+            reply = await person.asks(session_id, "What is the answer?")
+            events = await events_of(session_id)
+        assert reply.outcome == "failed"
+        assert events[0].trace_id not in reply.content
+        posted = next(each for each, _ in of_type(events, MessagePosted))
+        assert f"Tell an operator the trace {posted.trace_id}." in reply.content
+        assert [event.status for _, event in of_type(events, PlanCompleted)] == ["failed"]
+        assert [event.code for _, event in of_type(events, RunFinished)] == ["failed_inside"]
