@@ -8,7 +8,8 @@ class HttpApp(AppConfig):
 
     def ready(self) -> None:
         """Register the parts that every installation has."""
-        from cartrita.http import health
+        from cartrita.http import connections, health
 
+        connections.register()
         health.register_component("database", health.check_database)
         health.register_component("redis", health.check_redis)
