@@ -11,10 +11,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from django.core.management import call_command
 from playwright.async_api import Page, expect
 from psycopg import sql
 
-from cartrita.eventstore import derived_id, load
+from cartrita.eventstore import derived_id, load, run_following
 from cartrita.llm.events import ModelAnswered
 from cartrita.streaming.client import Stream
 from sessions_app.commands import message_event_id
@@ -120,6 +121,14 @@ async def answered_by_model(session_id: UUID, message_id: UUID) -> ModelAnswered
         await asyncio.sleep(0.02)
 
 
+def check_log_and_read_models(server: Server) -> None:
+    """Check that the log verifies, and that a rebuild leaves every read model as it is."""
+    call_command("verify_log")
+    run_following()
+    with server.database.as_owner():
+        call_command("rebuild_projections", check=True)
+
+
 @asynccontextmanager
 async def no_message_can_be_added(server: Server) -> AsyncIterator[None]:
     """Hold up whoever adds a message to a session."""
@@ -146,6 +155,8 @@ class TestKillOfTheServer:
         assert server.script.productions("started") == [TEXT, TEXT]
         assert server.script.productions("finished") == [TEXT]
         assert {update["att"] for update in program.texts} == {1, 2}
+        await asyncio.to_thread(server.stop)
+        await asyncio.to_thread(check_log_and_read_models, server)
 
     async def test_after_the_models_answer_does_not_ask_it_again(self, server: Server, visit: Visit) -> None:
         assert server.script is not None

@@ -212,6 +212,22 @@ class TestDocuments:
         await asks(page, "Hello")
         await answered(page)
 
+    async def test_show_how_far_the_sending_is(self, server: Server, visit: Visit) -> None:
+        page, _ = await (await visit(server)).opens_session()
+        assert server.process is not None
+        server.process.send_signal(signal.SIGSTOP)
+        try:
+            await attaches(page, "notes.txt", b"Some notes.", "text/plain")
+            item = page.locator("#documents li")
+            await expect(item).to_have_attribute("data-status", "sending")
+            await expect(item.get_by_role("progressbar")).to_be_visible()
+        finally:
+            server.process.send_signal(signal.SIGCONT)
+        await expect(item.get_by_role("progressbar")).to_be_hidden()
+        await expect(item).not_to_have_attribute("data-status", "sending")
+        await item.get_by_role("link").click()
+        await expect(page.get_by_role("heading", level=1)).to_have_text("notes.txt")
+
     async def test_sent_twice_are_kept_once(self, server: Server, visit: Visit) -> None:
         page, _ = await (await visit(server)).opens_session()
         for name in ("one.pdf", "two.pdf"):
