@@ -19,6 +19,8 @@ TARGET = 200
 LIMIT = 250
 SMALL = 60
 SEPARATOR = " > "
+# Every passage is stored and searched under its headings: a heading of a megabyte would multiply.
+HEADING_LENGTH = 200
 
 _WORD = re.compile(r"[぀-ヿ㐀-鿿가-힯]|[^\W぀-ヿ㐀-鿿가-힯]+|[^\w\s]")
 
@@ -79,16 +81,18 @@ def indexed_text(title: str, heading: str, body: str) -> str:
 def _sections(parsed: Parsed) -> Iterator[_Section]:
     path: list[tuple[int, str]] = []
     blocks: list[Block] = []
-    opened = False
+    opened = filled = False
     for block in parsed.blocks:
         if block.kind == "heading":
             # Headings that follow one another directly open one section, the deepest one's.
-            if any(other.kind != "heading" for other in blocks):
+            if filled:
                 yield _Section(tuple(title for _level, title in path), tuple(blocks), opened)
-                blocks = []
+                blocks, filled = [], False
             path = [(level, title) for level, title in path if level < block.level]
-            path.append((block.level, block.title))
+            path.append((block.level, block.title[:HEADING_LENGTH]))
             opened = True
+        else:
+            filled = True
         blocks.append(block)
     if blocks:
         yield _Section(tuple(title for _level, title in path), tuple(blocks), opened)

@@ -23,7 +23,7 @@ from cartrita.eventstore.sealing import Erased
 from retrieval import document as documents
 from retrieval import index, models
 from retrieval.chunking import VERSION as CHUNKER
-from retrieval.chunking import divide
+from retrieval.chunking import Chunk, divide
 from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
 from retrieval.embedding import DIMENSION, MODEL, RECIPE, encoder
 from retrieval.parsing.process import Reader
@@ -115,7 +115,7 @@ def reindex(document_ids: Sequence[UUID] | None = None) -> int:
                 continue
             parsed = parsed_from(json.loads(get_blob(row.text_blob, key_id=row.key_id)))
             with transaction.atomic():
-                _write_index(row, parsed)
+                _write_index(row, parsed, divide(parsed))
             index.refresh_statistics([row.collection_id])
             while _embed([document_id]):
                 pass
@@ -195,7 +195,7 @@ def _read_some(reader: Reader, stop: threading.Event) -> int:
 
 def _read(row: models.Document, reader: Reader) -> None:
     try:
-        parsed = reader.read(get_blob(row.blob, key_id=row.key_id), row.media_type)
+        parsed, chunks = reader.read_and_divide(get_blob(row.blob, key_id=row.key_id), row.media_type)
     except ParseError as error:
         with suppress(documents.DocumentNotOpen):  # removed meanwhile
             _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
@@ -212,14 +212,14 @@ def _read(row: models.Document, reader: Reader) -> None:
         with transaction.atomic():
             _lock_row(row.id)
             text_blob = put_blob(json.dumps(parsed.as_dict()).encode(), key_id=row.key_id)
-            chunks = _write_index(row, parsed)
+            _write_index(row, parsed, chunks)
             chunked = DocumentChunked(
                 parser=parsed.parser,
                 chunker=CHUNKER,
                 text_blob=text_blob,
                 characters=len(parsed.text),
                 pages=len(parsed.pages) or None,
-                chunks=chunks,
+                chunks=len(chunks),
             )
             _record(row, chunked)
     except documents.DocumentNotOpen:
@@ -232,9 +232,8 @@ def _read(row: models.Document, reader: Reader) -> None:
         _record(row, DocumentFailed(stage="chunk", code="ingest_fault", message=message))
 
 
-def _write_index(row: models.Document, parsed: Parsed) -> int:
+def _write_index(row: models.Document, parsed: Parsed, chunks: list[Chunk]) -> None:
     language = models.Collection.objects.values_list("language", flat=True).get(id=row.collection_id)
-    chunks = divide(parsed)
     index.write_document(
         row,
         title=unseal(row.key_id, row.title),
@@ -243,7 +242,6 @@ def _write_index(row: models.Document, parsed: Parsed) -> int:
         version=CHUNKER,
         language=language,
     )
-    return len(chunks)
 
 
 def _embed_some() -> int:

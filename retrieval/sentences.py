@@ -58,10 +58,14 @@ _ABBREVIATIONS = frozenset(
         "resp",
     ]
 )
-_STOP = re.compile(r"[.!?…]+[\"'”’)\]*_`]*(?=\s|$)|[。！？]")
+# Documents may be hostile: nothing here backtracks, or looks at a character once for each other one.
+_STOP = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’)\]*_`]*+(?=\s|$)|[。！？]")
 _LIST_ITEM = re.compile(r"[ \t]*(?:[-*+•]|\d{1,3}[.)]|\([a-z0-9]\))[ \t]+")
 _HEADING = re.compile(r"[ \t]{0,3}#{1,6}[ \t]+")
-_TABLE_RULE = re.compile(r"[ \t]*\|?[ \t]*:?-{2,}:?[ \t]*(\|[ \t]*:?-{2,}:?[ \t]*)*\|?[ \t]*$")
+_TABLE_RULE = re.compile(r"[ \t]*+\|?[ \t]*+:?-{2,}+:?[ \t]*+(\|[ \t]*+:?-{2,}+:?[ \t]*+)*+\|?[ \t]*+$")
+_WORD_BEFORE = re.compile(r"[\w.]*+$")
+# The words that matter before a full stop are shorter: abbreviations, initials, numbers of list items.
+_WORD_BEFORE_LENGTH = 16
 _FENCE = re.compile(r"[ \t]*(```|~~~)")
 
 
@@ -140,7 +144,7 @@ def _ends_sentence(text: str, begin: int, match: re.Match[str], end: int) -> boo
         return False
     if not match.group().startswith(".") or match.group().startswith(".."):
         return True
-    word = re.search(r"[\w.]*$", text[begin : match.start()])
+    word = _WORD_BEFORE.search(text[max(begin, match.start() - _WORD_BEFORE_LENGTH) : match.start()])
     before = word.group().lower() if word else ""
     # An initial (`J. Smith`), an abbreviation, or a number that opens a list item.
     return not (

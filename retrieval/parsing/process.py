@@ -1,4 +1,4 @@
-"""Reads documents in a process of their own with limits of processor time, memory and time."""
+"""Reads and divides documents in a process of their own with limits of processor time, memory and time."""
 
 import json
 import select
@@ -10,6 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from retrieval.chunking import Chunk
 from retrieval.parsing.sniffing import PDF
 from retrieval.parsing.structure import Parsed, ParseError, parsed_from
 
@@ -52,6 +53,10 @@ class Reader:
 
     def read(self, content: bytes, media_type: str) -> Parsed:
         """Return the parsed document. Raises ParseError, also when a limit ended the process."""
+        return self.read_and_divide(content, media_type)[0]
+
+    def read_and_divide(self, content: bytes, media_type: str) -> tuple[Parsed, list[Chunk]]:
+        """Return the parsed document and its passages. Raises ParseError as `read` does."""
         if media_type == PDF or self._uses >= _REUSES:
             self.close()
         process = self._started()
@@ -73,7 +78,11 @@ class Reader:
             self.close()
         if "code" in answer:
             raise ParseError(answer["code"], answer["message"])
-        return parsed_from(answer)
+        chunks = [
+            Chunk(ordinal, start, end, tuple(path), page)
+            for ordinal, start, end, path, page in answer["chunks"]
+        ]
+        return parsed_from(answer), chunks
 
     def close(self) -> None:
         """End the process."""

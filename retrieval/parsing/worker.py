@@ -1,8 +1,8 @@
 """The limited process that reads documents: `python -m retrieval.parsing.worker CPU_SECONDS MEMORY_BYTES`.
 
 It takes one request after another from its input: the length of a JSON header (8 bytes, big endian), the
-header {"media_type", "size"}, then the bytes; and answers with a length and JSON: the parsed document or
-{"code", "message"}. It loads nothing of Django and inherits no environment.
+header {"media_type", "size"}, then the bytes; and answers with a length and JSON: the parsed document with
+its `chunks`, or {"code", "message"}. It loads nothing of Django and inherits no environment.
 """
 
 import contextlib
@@ -10,9 +10,11 @@ import json
 import resource
 import struct
 import sys
+from dataclasses import astuple
 from typing import BinaryIO
 
 from cartrita.errors import CartritaError
+from retrieval.chunking import divide
 from retrieval.parsing.readers import read
 from retrieval.parsing.structure import ParseError
 
@@ -38,7 +40,8 @@ def main() -> None:
 
 def _answer(content: bytes, media_type: str) -> dict[str, object]:
     try:
-        return read(content, media_type).as_dict()
+        parsed = read(content, media_type)
+        return {**parsed.as_dict(), "chunks": [astuple(chunk) for chunk in divide(parsed)]}
     except (ParseError, CartritaError) as error:
         return {"code": error.code, "message": error.message}
     except (MemoryError, RecursionError):

@@ -1,9 +1,10 @@
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrieval.chunking import LIMIT, TARGET, count_tokens, divide, indexed_text
+from retrieval.chunking import HEADING_LENGTH, LIMIT, TARGET, count_tokens, divide, indexed_text
 from retrieval.parsing.readers import read_markdown, read_plain
-from retrieval.parsing.structure import Parsed
+from retrieval.parsing.structure import Block, Parsed
 
 WORDS = st.text(alphabet=st.sampled_from("abcdefgh äß.!?|-#*`\n\t0123漢字🙂"), max_size=400)
 DOCUMENTS = st.lists(
@@ -51,6 +52,28 @@ class TestDivide:
         body = "A sentence about it. " * 20
         parsed = read_markdown(f"# Book\n\n## One\n\n{body}\n\n## Two\n\n### Deep\n\n{body}".encode())
         assert [chunk.heading for chunk in divide(parsed)] == ["Book > One", "Book > Two > Deep"]
+
+    def test_keeps_a_long_heading_from_multiplying(self) -> None:
+        parsed = read_markdown(b"# " + b"word " * 10_000 + b"\n\n" + b"A sentence about it. " * 2_000)
+        assert all(len(chunk.heading) <= HEADING_LENGTH for chunk in divide(parsed))
+
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "# One\n" * 20_000,
+            "." * 200_000 + "x",
+            "A. B. " * 60_000,
+            "x\n" + " " * 200_000 + "y",
+            "|--" * 60_000,
+        ],
+        ids=["headings", "dots", "initials", "blanks", "dashes"],
+    )
+    def test_takes_time_in_proportion_to_the_text(self, source: str) -> None:
+        # What took the square of the length would take hours.
+        block = Block(0, len(source), "paragraph")
+        lines = (Block(start, start + 5, "heading", 1, "One") for start in range(0, len(source), 6))
+        blocks = tuple(lines) if source.startswith("#") else (block,)
+        assert divide(Parsed(source, parser="x", blocks=blocks))
 
     def test_names_the_page_on_which_a_passage_begins(self) -> None:
         text = "word " * 150 + "\n\n" + "other " * 150

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cartrita.errors import BadInput
+from retrieval.chunking import divide
 from retrieval.parsing.process import Reader
 from retrieval.parsing.sniffing import HTML, MARKDOWN, PDF, PLAIN, accept_media_type, decode
 from retrieval.parsing.structure import ParseError
@@ -149,6 +150,12 @@ class TestReader:
             reader.read(content, media_type)
         assert caught.value.code == code
         assert reader.read(b"It still works.", PLAIN).text == "It still works."
+
+    def test_divides_what_it_reads(self, reader: Reader) -> None:
+        source = b"# One\n\n" + b"A sentence about it. " * 200 + b"\n\n# Two\n\nAn end.\n"
+        parsed, chunks = reader.read_and_divide(source, MARKDOWN)
+        assert chunks == divide(parsed)
+        assert len(chunks) > 2
 
     def test_survives_a_decompression_bomb(self) -> None:
         with Reader(memory_bytes=400 * 1024 * 1024, cpu_seconds=10) as small:
