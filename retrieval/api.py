@@ -22,7 +22,8 @@ from cartrita.http.views import ApiView
 from cartrita.streaming.registry import Authorise, channel_kind
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
-from retrieval.search import MAX_K, MAX_QUERY, performed_event, search
+from retrieval.questions import MAX_QUERY
+from retrieval.search import MAX_K, performed_event, search
 
 _SESSION = OpenApiParameter(
     "session_id",

@@ -2,15 +2,18 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 from uuid import UUID
 
-import numpy as np
 from django.db import connection
-from numpy.typing import NDArray
 
 from cartrita.eventstore import derived_id, seal, unseal
 from retrieval import models
 from retrieval.chunking import Chunk, indexed_text
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _WRITE = """
 WITH input AS (
@@ -137,7 +140,7 @@ def without_vector(document_ids: Sequence[UUID], *, limit: int) -> list[Unembedd
     ]
 
 
-def write_vectors(numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
+def write_vectors(numbers: Sequence[int], vectors: "NDArray[np.float32]") -> None:
     """Write the vectors of chunks that are still there."""
     with connection.cursor() as cursor:
         cursor.execute(
@@ -146,6 +149,6 @@ def write_vectors(numbers: Sequence[int], vectors: NDArray[np.float32]) -> None:
         )
 
 
-def as_literal(vector: NDArray[np.float32]) -> str:
+def as_literal(vector: "NDArray[np.float32]") -> str:
     """Return a vector in PostgreSQL's notation, in the precision that is stored."""
-    return "[" + ",".join(f"{value:.5g}" for value in vector.astype(np.float16)) + "]"
+    return "[" + ",".join(f"{value:.5g}" for value in vector.astype("float16")) + "]"

@@ -2,6 +2,9 @@
 
 import re
 
+# Characters of a question that is searched.
+MAX_QUERY = 4000
+
 _ASKING = (
     r"(?:who|whom|whose|what|which|when|where|why|how|is|are|was|were|does|do|did|can|could|may|must"
     r"|should|will)"

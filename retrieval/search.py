@@ -24,7 +24,7 @@ from retrieval.document import RetrievalPerformed, ScoredPassage
 from retrieval.embedding import MODEL, RECIPE, encoder
 from retrieval.index import as_literal
 from retrieval.projections import encode_vector
-from retrieval.questions import question_parts
+from retrieval.questions import MAX_QUERY, question_parts
 
 PIPELINE = f"hybrid-1/{MODEL}-{RECIPE}/{CHUNKER}"
 # Measured on judged sets: 0.45 to 0.5 is best on each; parts that weigh more push better passages out.
@@ -32,7 +32,6 @@ DENSE_WEIGHT = 0.5
 PART_WEIGHT = 0.6
 DEPTH = 100
 MAX_K = 100
-MAX_QUERY = 4000
 
 _SEARCH = """
 WITH scope AS MATERIALIZED (

@@ -8,7 +8,7 @@ from cartrita.errors import NotFound
 from cartrita.eventstore import Append, in_database_thread, new_id
 from cartrita.tools.registry import Parameters, ToolCall, tool
 from retrieval import queries
-from retrieval.search import MAX_QUERY, performed_event, search
+from retrieval.questions import MAX_QUERY
 
 READ_CHARACTERS = 8000
 
@@ -76,6 +76,9 @@ class ReadResult(Parameters):
 )
 async def search_documents(arguments: SearchDocuments, call: ToolCall) -> SearchResult:
     """Search what the call's session may see, and have the search recorded with its result."""
+    # Loads numpy, which no process should have to that never searches.
+    from retrieval.search import performed_event, search
+
     found = await in_database_thread(
         search,
         arguments.query,

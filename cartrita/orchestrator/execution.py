@@ -32,7 +32,8 @@ from governance.policy import SubjectKind
 from governance.queries import active_policy, recent_counters
 from retrieval import ingest
 from retrieval.queries import in_scope
-from retrieval.search import MAX_QUERY, performed_event, search
+from retrieval.questions import MAX_QUERY
+from retrieval.search import performed_event, search
 from sessions_app import commands as sessions
 from sessions_app.session import ReplyOutcome
 from tasks_app import plan as plans

@@ -130,6 +130,12 @@ function showAttachments(item, titles) {
 
 const documentItem = (id) => documents?.querySelector(`[data-document="${CSS.escape(id)}"]`);
 
+// A file of that name that is still being sent: its event may be faster than the answer to its sending.
+const sendingItem = (title) =>
+  [...documents.querySelectorAll('[data-status="sending"]')].find(
+    (item) => item.querySelector(".name")?.textContent === title,
+  );
+
 function newDocumentItem(title) {
   const item = element("document-template").content.firstElementChild.cloneNode(true);
   item.querySelector(".name").textContent = title;
@@ -185,7 +191,7 @@ function takeDocument(name, d) {
   switch (name) {
     case "DocumentReceived":
       if (!item) {
-        item = newDocumentItem(d.title);
+        item = sendingItem(d.title) ?? newDocumentItem(d.title);
         identify(item, d.document_id, d.title);
         documentStatus(item, "received");
       }
@@ -327,8 +333,8 @@ async function upload(chosen) {
   const known = documentItem(id);
   attached.set(id, chosen.name);
   if (known) {
-    // The same file again, or its event was faster than this answer.
-    item.remove();
+    // The same file again; or its event was faster than this answer and may have taken this item for it.
+    if (known !== item) item.remove();
     if (known.dataset.status === "failed") attached.delete(id);
     return;
   }
