@@ -12,6 +12,8 @@ WITHOUT_DATABASE = {
 }  # fmt: skip
 # These change tables, or rows that the serving role may not change.
 AS_OWNER = {"makemigrations", "migrate", "rebuild_projections", "showmigrations", "sqlmigrate"}
+# These act in somebody's name, also in a home that was never started.
+NEEDS_PEOPLE = {"ask"}
 # These look at the schema as it is.
 ON_ANY_SCHEMA = {"dbshell", "makemigrations", "migrate", "showmigrations", "sqlmigrate", "inspectdb"}
 
@@ -31,6 +33,8 @@ def run_command_line(argv: list[str]) -> None:
             from cartrita.embedded import supervisor
 
             sys.exit(supervisor.run())
+        # A command says what it has to say itself; its log is for what goes wrong.
+        os.environ.setdefault("CARTRITA_LOG_LEVEL", "WARNING")
         environment.provide_secrets()
         if command not in WITHOUT_DATABASE:
             server = environment.provide_database()
@@ -39,7 +43,7 @@ def run_command_line(argv: list[str]) -> None:
             if command in AS_OWNER:
                 os.environ["DATABASE_URL"] = owner_url
             if embedded and command not in ON_ANY_SCHEMA:
-                _bring_up_to_date()
+                _bring_up_to_date(with_people=command in NEEDS_PEOPLE)
         _execute(argv)
     except CartritaError as error:
         sys.stderr.write(f"{error.message}\n")
@@ -52,13 +56,17 @@ def run_command_line(argv: list[str]) -> None:
             server.release()
 
 
-def _bring_up_to_date() -> None:
+def _bring_up_to_date(*, with_people: bool) -> None:
     import django
 
     from cartrita.embedded.schema import bring_up_to_date
 
     django.setup()
     bring_up_to_date()
+    if with_people:
+        from cartrita.embedded import starter
+
+        starter.provide()
 
 
 def _execute(argv: list[str]) -> None:
