@@ -262,6 +262,8 @@ LOGGING = {
         # A client's libraries log whole requests, with what people wrote in them.
         "httpx": {"level": "WARNING"},
         "httpcore": {"level": "WARNING"},
+        "httpx2": {"level": "WARNING"},
+        "httpcore2": {"level": "WARNING"},
         "openai": {"level": "WARNING"},
     },
 }

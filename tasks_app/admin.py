@@ -1,6 +1,12 @@
 """Read-only pages of plans, tasks and runs; each row leads to its events."""
 
+from typing import Any, ClassVar
+from uuid import UUID
+
 from django.contrib import admin
+from django.urls import reverse
+from django.utils.html import format_html
+from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from cartrita.eventstore import unseal_or_empty
@@ -8,8 +14,25 @@ from cartrita.eventstore.admin import ReadOnlyAdmin
 from tasks_app.models import PlanRow, RunRow, TaskRow
 
 
+class LinkedAdmin(ReadOnlyAdmin):
+    """A page whose rows lead to the events that made them."""
+
+    readonly_fields: ClassVar[tuple[str, ...]] = ("its_events",)
+
+    @admin.display(description=_("events"))
+    def its_events(self, row: Any) -> SafeString:
+        """Link to the events of the row's stream."""
+        address = reverse("admin:eventstore_orderedevent_changelist")
+        return format_html('<a href="{}?q={}">{}</a>', address, self.stream_id(row), _("Show events"))
+
+    def stream_id(self, row: Any) -> UUID:
+        """Return the stream that the row is made of."""
+        stream_id: UUID = row.id
+        return stream_id
+
+
 @admin.register(PlanRow)
-class PlanAdmin(ReadOnlyAdmin):
+class PlanAdmin(LinkedAdmin):
     """Plans, newest first."""
 
     list_display = (
@@ -23,6 +46,8 @@ class PlanAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", "planner")
     ordering = ("-created_at",)
+    exclude = ("goal",)
+    readonly_fields = ("goal_text", "its_events")
 
     @admin.display(description=_("goal"))
     def goal_text(self, row: PlanRow) -> str:
@@ -31,7 +56,7 @@ class PlanAdmin(ReadOnlyAdmin):
 
 
 @admin.register(TaskRow)
-class TaskAdmin(ReadOnlyAdmin):
+class TaskAdmin(LinkedAdmin):
     """Tasks, newest first."""
 
     list_display = (
@@ -45,15 +70,21 @@ class TaskAdmin(ReadOnlyAdmin):
     )
     list_filter = ("status", "agent_assigned")
     ordering = ("-created_at",)
+    exclude = ("intent", "spec_json")
+    readonly_fields = ("intent_text", "its_events")
 
     @admin.display(description=_("intent"))
     def intent_text(self, row: TaskRow) -> str:
         """Return the intent's beginning."""
         return unseal_or_empty(row.key_id, row.intent)[:120]
 
+    def stream_id(self, row: TaskRow) -> UUID:
+        """Return the plan: its tasks' events are in its stream."""
+        return row.plan_id
+
 
 @admin.register(RunRow)
-class RunAdmin(ReadOnlyAdmin):
+class RunAdmin(LinkedAdmin):
     """Runs, newest first."""
 
     list_display = (

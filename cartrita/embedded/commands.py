@@ -30,6 +30,9 @@ def run_command_line(argv: list[str]) -> None:
     server = None
     try:
         if command == "up":
+            if len(argv) > 2:
+                sys.stderr.write("usage: manage.py up\nStart everything; PORT and CARTRITA_HOME say where.\n")
+                sys.exit(0 if argv[2] in ("-h", "--help") else 2)
             from cartrita.embedded import supervisor
 
             sys.exit(supervisor.run())

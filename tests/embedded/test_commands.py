@@ -29,6 +29,12 @@ def manage(home: Path, *arguments: str, **environ: str) -> "subprocess.Completed
 
 
 class TestManage:
+    @pytest.mark.parametrize(("argument", "code"), [("--help", 0), ("--prot=8001", 2)])
+    def test_starts_nothing_for_up_with_arguments(self, argument: str, code: int, tmp_path: Path) -> None:
+        ended = manage(tmp_path, "up", argument)
+        assert (ended.returncode, list(tmp_path.iterdir())) == (code, []), ended.stderr
+        assert ended.stderr.startswith("usage: manage.py up")
+
     def test_starts_the_database_migrates_it_and_stops_it_again(self, tmp_path: Path) -> None:
         ended = manage(tmp_path, "shell", "--no-imports", "-c", LOOK)
         assert "found|cartrita_app|" in ended.stdout, ended.stderr

@@ -88,6 +88,11 @@ class TestAsk:
         assert raised.value.returncode == 2
         assert model.productions() == []
 
+    @pytest.mark.parametrize("seconds", ["-1", "0", "nan", "inf", "soon"])
+    def test_needs_a_time_to_wait(self, seconds: str) -> None:
+        with pytest.raises(CommandError, match="no number of seconds above 0"):
+            call_command("ask", "Who?", f"--timeout={seconds}")
+
     @pytest.mark.parametrize(
         ("name", "content", "message"),
         [

@@ -150,6 +150,14 @@ class TestAMessage:
         assert f'<a class="cite" href="{address}start=4&amp;end=9#passage">[1]</a>' in page
         assert "own words" in page
 
+    def test_without_sources_does_not_claim_any(self, ann: Person, client: Client) -> None:
+        session_id = session_of(ann)
+        refused = replied(session_id, "The documents do not say.", model="extractive", citations=[])
+        page = client.get(f"/chat/{session_id}/messages/{refused}/").content.decode()
+        assert "own words" not in page
+        invented = replied(session_id, "It is said.", model="scripted", citations=[])
+        assert b"without a source" in client.get(f"/chat/{session_id}/messages/{invented}/").content
+
     def test_escapes_what_people_write(self, ann: Person, client: Client) -> None:
         page = client.get(f"/chat/{session_of(ann, '<script>x</script>')}/").content
         assert b"<script>x" not in page

@@ -48,7 +48,7 @@ class Command(BaseCommand):
         parser.add_argument("--agent", metavar="NAME", help="the agent that answers")
         parser.add_argument("--model", metavar="NAME", help="the model that answers")
         parser.add_argument(
-            "--timeout", type=float, default=600.0, metavar="SECONDS", help="give up waiting after so long"
+            "--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="give up waiting after so long"
         )
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
 
@@ -101,6 +101,16 @@ def _uuid(text: str) -> UUID:
         return UUID(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is no session id; it looks like a UUID") from None
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _sentence(error: CartritaError) -> str:
