@@ -5,6 +5,8 @@ from uuid import UUID
 from django import forms
 from django.conf import settings
 from django.contrib.auth import login, logout
+from django.contrib.auth.views import redirect_to_login
+from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.shortcuts import redirect, render, resolve_url
 from django.utils import timezone
@@ -83,6 +85,14 @@ def sign_out(request: HttpRequest) -> HttpResponse:
     if sign_in_id is not None:
         commands.record_sign_out(sign_in_id=UUID(sign_in_id))
     return redirect(settings.LOGOUT_REDIRECT_URL)
+
+
+@never_cache
+def console_sign_in(request: HttpRequest) -> HttpResponse:
+    """Send whoever wants to enter the governance console to the sign-in page. Raises PermissionDenied."""
+    if request.user.is_authenticated and not request.user.is_staff:
+        raise PermissionDenied
+    return redirect_to_login(_wanted(request) or resolve_url("admin:index"))
 
 
 def _sign_in(request: HttpRequest, user: User, *, by: By) -> None:

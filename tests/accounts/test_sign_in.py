@@ -21,7 +21,7 @@ from cartrita.accounts.sign_in import (
 )
 from cartrita.errors import BadInput
 from cartrita.eventstore import load
-from tests.accounts.people import PASSWORD, someone
+from tests.accounts.people import PASSWORD, Person, someone
 
 pytestmark = [pytest.mark.flow, pytest.mark.usefixtures("database")]
 
@@ -85,6 +85,32 @@ class TestSignInPage:
         response = Client().post("/sign-in", {"email": "new@example.org", "password": PASSWORD})
         assert response.status_code == 403
         assert "no workspace" in response.text
+
+
+class TestConsole:
+    def test_is_entered_through_the_sign_in_page(self) -> None:
+        _staff(someone())
+        client = Client()
+        entered = client.get("/admin/", follow=True)
+        assert entered.redirect_chain[-1][0] == "/sign-in?next=/admin/"
+        assert sign_in(client, "ann@example.org", PASSWORD, next="/admin/") == 302
+        assert client.get("/admin/").status_code == 200
+        uuid = _sign_in_id(client)
+        client.post("/admin/logout/")
+        assert [type(row.event) for row in load(uuid)] == [SignedIn, SignedOut]
+
+    def test_has_no_sign_in_of_its_own(self) -> None:
+        _staff(someone())
+        client = Client()
+        answer = client.post("/admin/login/", {"username": "ann@example.org", "password": PASSWORD})
+        assert answer.headers["Location"] == "/sign-in?next=/admin/"
+        assert "sessionid" not in client.cookies
+
+    def test_tells_others_that_they_may_not(self) -> None:
+        someone()
+        client = Client()
+        sign_in(client, "ann@example.org", PASSWORD)
+        assert client.get("/admin/", follow=True).status_code == 403
 
 
 class TestThrottle:
@@ -261,6 +287,10 @@ class TestDeleteWhatEnded:
         assert commands.delete_what_ended(now=now) == 0
         assert commands.delete_what_ended(now=now + timedelta(minutes=1)) == 1
         assert (SocketTicket.objects.count(), SignInLink.objects.count()) == (0, 1)
+
+
+def _staff(person: Person) -> None:
+    User.objects.filter(id=person.id).update(is_staff=True)
 
 
 def _sign_in_id(client: Client) -> UUID:
