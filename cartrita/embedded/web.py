@@ -42,6 +42,7 @@ def main() -> int:
     from django.conf import settings
 
     from cartrita.embedded import starter
+    from cartrita.embedded.bodies import bound_bodies
     from cartrita.embedded.schema import bring_up_to_date
     from cartrita.errors import CartritaError
     from governance.queries import policy_of_file
@@ -76,6 +77,7 @@ def main() -> int:
             failures.append(error)
             _stop_reactor()
 
+    bound_bodies()
     # `fd` wants a socket that daphne adopts; signals are ours, because sockets and services end in order.
     server = Server(
         asgi.application,
