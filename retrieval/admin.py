@@ -33,10 +33,10 @@ class DocumentAdmin(ReadOnlyAdmin):
 
 @admin.register(RetrievalMetric)
 class RetrievalMetricAdmin(ReadOnlyAdmin):
-    """What searches cost and gave."""
+    """What searches cost and gave, without what was asked."""
 
     list_display = (
-        "opened_query",
+        "id",
         "retrieval_latency_ms",
         "context_tokens_before",
         "context_tokens_after",
@@ -45,8 +45,3 @@ class RetrievalMetricAdmin(ReadOnlyAdmin):
         "created_at",
     )
     exclude = ("query_text", "query_embedding")
-    readonly_fields = ("opened_query",)
-
-    @admin.display(description=_("query"))
-    def opened_query(self, row: Any) -> str:
-        return unseal_or_empty(row.key_id, row.query_text) or str(_("(erased)"))

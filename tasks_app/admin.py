@@ -1,4 +1,4 @@
-"""Read-only pages of plans, tasks and runs; each row leads to its events."""
+"""Read-only pages of plans, tasks and runs, without what people wrote; each row leads to its events."""
 
 from typing import Any, ClassVar
 from uuid import UUID
@@ -9,7 +9,6 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from cartrita.eventstore import unseal_or_empty
 from cartrita.eventstore.admin import ReadOnlyAdmin
 from tasks_app.models import PlanRow, RunRow, TaskRow
 
@@ -37,7 +36,6 @@ class PlanAdmin(LinkedAdmin):
 
     list_display = (
         "id",
-        "goal_text",
         "status",
         "planner",
         "actual_cost_tokens",
@@ -47,12 +45,6 @@ class PlanAdmin(LinkedAdmin):
     list_filter = ("status", "planner")
     ordering = ("-created_at",)
     exclude = ("goal",)
-    readonly_fields = ("goal_text", "its_events")
-
-    @admin.display(description=_("goal"))
-    def goal_text(self, row: PlanRow) -> str:
-        """Return the goal's beginning."""
-        return unseal_or_empty(row.key_id, row.goal)[:120]
 
 
 @admin.register(TaskRow)
@@ -61,7 +53,6 @@ class TaskAdmin(LinkedAdmin):
 
     list_display = (
         "id",
-        "intent_text",
         "agent_assigned",
         "status",
         "priority",
@@ -71,12 +62,6 @@ class TaskAdmin(LinkedAdmin):
     list_filter = ("status", "agent_assigned")
     ordering = ("-created_at",)
     exclude = ("intent", "spec_json")
-    readonly_fields = ("intent_text", "its_events")
-
-    @admin.display(description=_("intent"))
-    def intent_text(self, row: TaskRow) -> str:
-        """Return the intent's beginning."""
-        return unseal_or_empty(row.key_id, row.intent)[:120]
 
     def stream_id(self, row: TaskRow) -> UUID:
         """Return the plan: its tasks' events are in its stream."""

@@ -31,6 +31,9 @@ class PlanRow(models.Model):
         verbose_name = "plan"
         indexes: ClassVar = [models.Index(fields=["session_id", "created_at"], name="plans_by_session")]
 
+    def __str__(self) -> str:
+        return f"plan {self.id}"
+
 
 class TaskRow(models.Model):
     """A task of a plan."""
@@ -75,6 +78,9 @@ class TaskRow(models.Model):
             models.Index(fields=["plan_id"], name="tasks_by_plan"),
         ]
 
+    def __str__(self) -> str:
+        return f"task {self.id}"
+
 
 class RunRow(models.Model):
     """An attempt at a task."""
@@ -104,3 +110,6 @@ class RunRow(models.Model):
             models.Index(fields=["session_id", "created_at"], name="runs_by_session"),
             models.Index(fields=["task_id"], name="runs_by_task"),
         ]
+
+    def __str__(self) -> str:
+        return f"run {self.id}"

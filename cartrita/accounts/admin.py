@@ -7,8 +7,9 @@ from django.contrib.auth.admin import UserAdmin as StockUserAdmin
 from django.contrib.auth.forms import AdminUserCreationForm
 from django.utils.translation import gettext_lazy as _
 
+from cartrita.accounts.console import looked_after
 from cartrita.accounts.models import ApiToken, Membership, User, Workspace
-from cartrita.eventstore.admin import ReadOnlyAdmin
+from cartrita.eventstore.admin import ReadOnlyAdmin, register_reach
 
 if TYPE_CHECKING:
     _UserAdmin = StockUserAdmin[User]
@@ -17,6 +18,9 @@ else:
     # Neither takes a type argument at run time.
     _UserAdmin = StockUserAdmin
     _CreationForm = AdminUserCreationForm
+
+
+register_reach(looked_after)
 
 
 class NewUserForm(_CreationForm):
