@@ -24,6 +24,9 @@ MODEL_PASSAGES = 6
 LOCAL_PROMPT_TOKENS = 600
 
 _CITED = re.compile(r"\[(\d{1,2})\]")
+# Models take tags for tags in whatever case, and with blanks in them.
+_PASSAGE_TAG = re.compile(r"(?<=<)(?=\s*/?\s*passage)", re.IGNORECASE)
+_ATTRIBUTE_END = re.compile(r"[\s<>]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,12 +99,12 @@ def _with_passages(question: str, hits: Sequence[Hit]) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Keep a passage from ending its own quotation."""
-    return text.replace("</passage", "<\\/passage")
+    """Keep a passage from ending its own quotation, and from quoting another that is not there."""
+    return _PASSAGE_TAG.sub(r"\\", text)
 
 
 def _attribute(text: str) -> str:
-    return text.replace('"', "'").replace("\n", " ")
+    return _ATTRIBUTE_END.sub(" ", text.replace('"', "'"))
 
 
 def _citation(citation: Citation) -> dict[str, Any]:
