@@ -1,6 +1,5 @@
 """REST: documents and search."""
 
-import asyncio
 from dataclasses import asdict
 from typing import Any, ClassVar, cast
 from uuid import UUID
@@ -14,15 +13,14 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
-from cartrita.accounts.consumers import SocketUser
 from cartrita.errors import BadInput, NotAllowed, NotFound
-from cartrita.eventstore import Append, Context, append, close_async, create_data_key, new_id
+from cartrita.eventstore import Append, Context, append, create_data_key, new_id
 from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
 from cartrita.http.views import ApiView
-from cartrita.streaming.registry import Authorise, channel_kind
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
 from retrieval.questions import MAX_QUERY
+from retrieval.scope import may_read, may_write
 from retrieval.search import MAX_K, performed_event, search
 
 _SESSION = OpenApiParameter(
@@ -181,7 +179,7 @@ class Documents(ApiView):
             title=values.get("title") or file.name or "",
             media_type=file.content_type or "",
             content=file.read(),
-            session_id=_visible(request, values.get("session_id")),
+            session_id=_own(request, values.get("session_id")),
             labels=values.get("labels", ()),
             actor=asked.actor,
         )
@@ -291,25 +289,17 @@ def _session(request: Request) -> UUID | None:
 
 
 def _visible(request: Request, session_id: UUID | None) -> UUID | None:
-    """Return the session's id when the caller may see it. Raises SessionNotVisible.
-
-    Who may is known to the app that owns sessions, and asked through the channel that it registered.
-    """
-    if session_id is None:
-        return None
-    asked = caller(request)
-    kind, channel_id = channel_kind(f"session:{session_id}")
-    if not asyncio.run(_asked(kind.authorise, SocketUser(pk=asked.user_id, caller=asked), channel_id)):
+    """Return the session's id when the caller may see it. Raises SessionNotVisible."""
+    if session_id is not None and not may_read(caller(request), session_id):
         raise SessionNotVisible("There is no such session.", field="session_id")
     return session_id
 
 
-async def _asked(authorise: Authorise, user: SocketUser, channel_id: str) -> bool:
-    try:
-        return await authorise(user, channel_id)
-    finally:
-        # This loop lives as long as the question; its database threads must not outlive it.
-        await close_async()
+def _own(request: Request, session_id: UUID | None) -> UUID | None:
+    """Return the session's id when it is the caller's. Raises SessionNotVisible."""
+    if session_id is not None and not may_write(caller(request), session_id):
+        raise SessionNotVisible("You have no such session.", field="session_id")
+    return session_id
 
 
 def _number(request: Request, name: str) -> int:

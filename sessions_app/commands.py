@@ -1,6 +1,6 @@
 """What people, programs and runs may ask of a session: load, decide, append."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -9,6 +9,7 @@ from uuid import UUID
 from django.db import transaction
 from django.utils import timezone
 
+from cartrita.errors import BadInput
 from cartrita.eventstore import (
     Append,
     Context,
@@ -49,6 +50,23 @@ def register_erasure(also: EraseAlso) -> None:
     """Register what else goes when a session is erased (its attachments), in the same transaction."""
     if also not in _erased_too:
         _erased_too.append(also)
+
+
+class UnknownAttachments(Protocol):
+    """Tells which ids are no documents within a session's reach."""
+
+    def __call__(
+        self, *, session_id: UUID, workspace_id: UUID, attachments: Collection[UUID]
+    ) -> Collection[UUID]:
+        """Return the unknown ones."""
+
+
+_unknown_attachments: list[UnknownAttachments] = []
+
+
+def register_attachments(unknown: UnknownAttachments) -> None:
+    """Register what knows the documents that a message may name."""
+    _unknown_attachments[:] = [unknown]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +127,7 @@ def post_message(
     """
     moment = now or timezone.now()
     active_at = last_sign(session_id, now=moment)
+    _check_attachments(session_id, attachments)
 
     def decide(session: Session) -> list[Event]:
         return sessions.post_message(
@@ -262,6 +281,19 @@ def _load(session_id: UUID) -> _Loaded:
         workspace_id=history[0].workspace_id if history else UUID(int=0),
         key_id=history[0].key_id if history else None,
     )
+
+
+def _check_attachments(session_id: UUID, attachments: Sequence[UUID]) -> None:
+    workspace_id = ChatSession.objects.filter(id=session_id).values_list("workspace_id", flat=True).first()
+    if not attachments or workspace_id is None:
+        return
+    for knows in _unknown_attachments:
+        unknown = knows(session_id=session_id, workspace_id=workspace_id, attachments=attachments)
+        if unknown:
+            names = ", ".join(sorted(map(str, unknown)))
+            raise BadInput(
+                f"No document of this session has the id {names}; attach it first.", field="attachments"
+            )
 
 
 def _key_of(session_id: UUID) -> UUID:

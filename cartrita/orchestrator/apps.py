@@ -1,14 +1,4 @@
-from typing import Any
-from uuid import UUID
-
 from django.apps import AppConfig
-
-
-def _erase_attachments(*, session_id: UUID, workspace_id: UUID, actor: str) -> Any:
-    # Loads numpy, which no process should have to that erases nothing.
-    from retrieval.commands import erase_session_documents
-
-    return erase_session_documents(session_id=session_id, workspace_id=workspace_id, actor=actor)
 
 
 class OrchestratorApp(AppConfig):
@@ -17,10 +7,14 @@ class OrchestratorApp(AppConfig):
     verbose_name = "Orchestrator"
 
     def ready(self) -> None:
-        """Tell sessions what the other apps know of them: running plans, attachments to erase."""
+        """Tell sessions and documents what they must know of one another and of plans."""
+        from cartrita.orchestrator import attachments
         from cartrita.orchestrator.liveness import running_plans
+        from retrieval.scope import register_session_rights
         from sessions_app.activity import register_activity
-        from sessions_app.commands import register_erasure
+        from sessions_app.commands import register_attachments, register_erasure
 
         register_activity(running_plans)
-        register_erasure(_erase_attachments)
+        register_erasure(attachments.erase_attachments)
+        register_attachments(attachments.unknown_attachments)
+        register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)

@@ -92,6 +92,29 @@ class TestDocuments:
             "/api/v2/documents", {"file": upload(b"Lies."), "session_id": str(session_id)}
         )
         assert intrusion.json()["code"] == "session_not_found"
+        # Who may read another's session still plants nothing in it.
+        auditor = someone("eve@example.org", workspace_id=ann.workspace_id, roles=("auditor",)).program()
+        assert auditor.get(place).status_code == 200
+        planted = auditor.post("/api/v2/documents", {"file": upload(b"Lies."), "session_id": str(session_id)})
+        assert planted.json()["code"] == "session_not_found"
+
+    def test_of_elsewhere_are_no_attachments(self, ann: Person) -> None:
+        bob = someone("bob@example.org")
+        foreign = bob.program().post("/api/v2/documents", {"file": upload()}).json()["id"]
+        client = ann.program()
+        ours = client.post("/api/v2/documents", {"file": upload()}).json()["id"]
+        session_id = create_session(user_id=ann.id, workspace_id=ann.workspace_id, actor=f"user:{ann.id}")
+        address = f"/api/v2/sessions/{session_id}/messages"
+        for attachment, status in ((foreign, 400), (str(new_id()), 400), (ours, 202)):
+            answer = client.post(
+                address,
+                {"content": "What is it?", "attachments": [attachment]},
+                content_type="application/json",
+            )
+            assert answer.status_code == status, answer.content
+            if status == 400:
+                assert answer.json()["field"] == "attachments"
+                assert attachment in answer.json()["detail"]
 
     def test_are_removed_by_their_sender_or_an_administrator(self, ann: Person) -> None:
         place = ann.program().post("/api/v2/documents", {"file": upload()})["Location"]
