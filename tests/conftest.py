@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NoReturn
 
+import hypothesis
 import pytest
 import redis
 from django.conf import settings as django_settings
@@ -56,6 +57,12 @@ from tests.databases import (
     point_django_at,
 )
 from tests.settings import SHARED_HOME
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile(
+    "cartrita", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("cartrita")
 
 
 @pytest.fixture(scope="session")
