@@ -69,13 +69,18 @@ def divide(parsed: Parsed) -> list[Chunk]:
 
 
 def indexed_text(title: str, heading: str, body: str) -> str:
-    """Return what of a passage is searched: its title and headings (but its own first line), then its
-    words.
+    """Return what of a passage is searched: its title and headings (but those that it begins with), then
+    its words.
     """
-    first = body.lstrip("# \n").split("\n", 1)[0].strip()
+    opening = " ".join(body.lstrip("# \n")[:1000].split())
     path = heading.split(SEPARATOR) if heading else []
-    context = [part for part in dict.fromkeys([title, *path]) if part != first]
+    context = [part for part in dict.fromkeys([title, *path]) if not _begins(opening, part)]
     return "\n".join([*context, body])
+
+
+def _begins(opening: str, part: str) -> bool:
+    """Tell whether the passage begins with this part, whole words of it."""
+    return opening.startswith(part) and not opening[len(part) :][:1].isalnum()
 
 
 def _sections(parsed: Parsed) -> Iterator[_Section]:

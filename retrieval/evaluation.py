@@ -19,6 +19,7 @@ from retrieval import commands, ingest, models
 from retrieval.search import search
 
 _TIMED_QUERIES = 200
+_OPENING = 80
 _ACTOR = "system"
 
 
@@ -114,7 +115,7 @@ def _receive(
     for entry in corpus:
         if not entry["text"].strip():
             continue
-        title = " ".join(str(entry.get("title") or "Untitled").split())[:500]
+        title = " ".join(str(entry.get("title") or "").split())[:500] or _opening(entry["text"])
         try:
             document_id = commands.receive_document(
                 workspace_id=workspace_id,
@@ -129,6 +130,13 @@ def _receive(
             raise BadInput(f"Document {entry['_id']}: {error.message}", field="corpus.jsonl") from error
         names[document_id].append(str(entry["_id"]))
     return dict(names)
+
+
+def _opening(text: str) -> str:
+    """Return the words that a text begins with, by which a document without a title is known."""
+    words = " ".join(text.split())
+    cut = words if len(words) <= _OPENING else words[:_OPENING].rsplit(" ", 1)[0]
+    return "".join(character for character in cut if character.isprintable()) or "Untitled"
 
 
 def _ingest(workspace_id: UUID) -> None:

@@ -10,7 +10,7 @@ _ASKING = (
     r"|should|will)"
 )
 _JOINT = re.compile(
-    rf"(?:\?+\s+(?=\S))|(?:[,;]\s*(?:and|or|but|also)?\s*(?={_ASKING}\b))|(?:\s+(?:and|or)\s+"
+    rf"(?:\?+\s+(?=\S))|(?:(?:,\s*(?:and|or|but|also)|;)\s*(?={_ASKING}\b))|(?:\s+(?:and|or)\s+"
     r"(?=(?:who|what|which|when|where|why|how)\b))",
     re.IGNORECASE,
 )
@@ -114,8 +114,9 @@ STOP_WORDS = frozenset(
 def question_parts(question: str) -> list[str]:
     """Return the questions that a compound question asks, each to be answered by itself; [] for a simple one.
 
-    `Which events are there, and when does a session end?` has two. A part without words of its own (`and
-    why?`) is not cut off.
+    `Which events are there, and when does a session end?` has two; `According to the manual, when does it
+    end?` has one, since what stands before a mere comma often asks nothing. A part without words of its own
+    (`and why?`) is not cut off.
     """
     parts = [part.strip(" ,;?") for part in _JOINT.split(question)]
     long_enough = [part for part in parts if len(_WORD.findall(part)) >= 3]

@@ -86,3 +86,7 @@ class TestIndexedText:
     def test_says_title_and_headings_once(self) -> None:
         assert indexed_text("Book", "Book > One", "## One\n\nBody") == "Book\n## One\n\nBody"
         assert indexed_text("Book", "", "Body") == "Book\nBody"
+
+    def test_leaves_out_a_title_made_of_the_passages_first_words(self) -> None:
+        assert indexed_text("Apples ripen", "", "Apples\nripen in October.") == "Apples\nripen in October."
+        assert indexed_text("Apple", "", "Apples ripen.") == "Apple\nApples ripen."

@@ -138,6 +138,26 @@ class TestSearch:
         assert (hit.document_id, hit.dense) == (document_id, None)
         ingest.reindex()
 
+    @pytest.mark.parametrize(
+        ("text", "query"),
+        [
+            ("Screening for TB/HIV is due in June.", "HIV"),
+            ("The gene ACE-1 lies on chromosome 17.", "chromosome-17 gene"),
+            ("Open retrieval/search.py first.", "search.py"),
+        ],
+    )
+    def test_knows_the_words_that_a_sign_joins(self, library: Library, text: str, query: str) -> None:
+        library.shelve(text)
+        assert library.search(query).hits[0].lexical
+
+    def test_ranks_alike_for_every_k(self, library: Library) -> None:
+        for number in range(4):
+            library.receive(f"Note {number}. {'Apples ripen. ' * number}")
+        library.shelve(TAXES)
+        five = library.search("When do apples ripen?", k=5).hits
+        assert library.search("When do apples ripen?", k=2).hits == five[:2]
+        assert search("When do apples ripen?", workspace_id=library.workspace_id, k=100).hits == five
+
     def test_answers_a_query_of_stop_words_by_meaning(self, library: Library) -> None:
         library.shelve(APPLES)
         assert [hit.lexical for hit in library.search("what is it").hits] == [None]

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from django.core.management import CommandError, call_command
 
+from cartrita.eventstore import unseal
 from retrieval import models
 from tests.databases import Database
 
@@ -41,6 +42,17 @@ class TestEvaluateRetrieval:
         assert (figures["ndcg@10"], figures["recall@100"], figures["mrr@10"]) == (1, 1, 1)
         assert not models.Chunk.objects.exists()
         assert set(models.Document.objects.values_list("status", flat=True)) == {"removed"}
+
+    def test_names_a_document_without_title_by_its_first_words(
+        self, database: Database, folder: Path
+    ) -> None:
+        text = "Violins are made of spruce and maple. " * 4
+        (folder / "corpus.jsonl").write_text(json.dumps({"_id": "c", "text": text}))
+        call_command("evaluate_retrieval", str(folder), "--json", "--keep")
+        row = models.Document.objects.get()
+        assert unseal(row.key_id, row.title) == (
+            "Violins are made of spruce and maple. Violins are made of spruce and maple."
+        )
 
     def test_says_what_the_folder_lacks(self, database: Database, tmp_path: Path) -> None:
         with pytest.raises(CommandError, match=r"corpus\.jsonl cannot be read"):

@@ -57,6 +57,11 @@ class TestQuestionParts:
             ("Who pays the rent? What does it cost?", ["Who pays the rent?", "What does it cost?"]),
             ("Who pays the rent, and why?", []),
             ("Which apples, pears and plums are red?", []),
+            ("According to the manual, what does it cost?", []),
+            (
+                "When picking apples, what is the rule, and who pays the pickers?",
+                ["When picking apples, what is the rule?", "who pays the pickers?"],
+            ),
         ],
     )
     def test_finds_the_questions_in_a_question(self, question: str, parts: list[str]) -> None:
