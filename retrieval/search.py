@@ -158,7 +158,7 @@ def search(
     best: dict[int, _Candidate] = {}
     for part, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
         weight = PART_WEIGHT if part else 1.0
-        for candidate in _candidates(text, vector, reach):
+        for candidate in _candidates(text, vector, reach, max(DEPTH, 3 * k)):
             known = best.get(candidate.number)
             score = weight * candidate.score
             if known is None or score > known.score:
@@ -257,33 +257,50 @@ def _collections(
     return list(rows.values_list("id", flat=True))
 
 
-def _candidates(text: str, vector: NDArray[np.float32], reach: dict[str, Any]) -> list[_Candidate]:
-    # One depth for every k, since cosines are scaled by what is found: the first ten are the same in twenty.
-    values: dict[str, Any] = {"query": separated(text), "vector": as_literal(vector), "depth": DEPTH}
+def _candidates(
+    text: str, vector: NDArray[np.float32], reach: dict[str, Any], depth: int
+) -> list[_Candidate]:
+    values: dict[str, Any] = {"query": separated(text), "vector": as_literal(vector), "depth": depth}
     values |= {"k1": _K1, "b": _B}
     with connection.cursor() as cursor:
         cursor.execute(_SEARCH, {**reach, **values})
         return fuse(cursor.fetchall())
 
 
-def fuse(rows: Sequence[tuple[int, float | None, float | None, float]]) -> list[_Candidate]:
+Row = tuple[int, float | None, float | None, float]
+
+
+def fuse(rows: Sequence[Row]) -> list[_Candidate]:
     """Return candidates with their joint score from rows of number, BM25, cosine and a rare word's worth.
 
-    Cosines are scaled by their range, BM25 by its maximum, or by the worth of three words that are in one
-    passage each where that is more: when the best passage shares but two common words with the question, its
-    lead says little, and the maximum alone would give it full weight.
+    Cosines are scaled by their range in the first passages of both legs. BM25 is scaled by its maximum, or by
+    the worth of three words that are in one passage each where that is more: when the best passage shares but
+    two common words with the question, its lead says little, and the maximum alone would give it full weight.
     """
     highest = max((lexical for _n, lexical, _d, _r in rows if lexical), default=0.0)
     highest = max([highest, *(RARE_WORDS * rare for _n, _l, _d, rare in rows[:1])])
-    cosines = [dense for _n, _l, dense, _r in rows if dense is not None]
+    cosines = _leading_cosines(rows)
     low, high = min(cosines, default=0.0), max(cosines, default=0.0)
     candidates = []
     for number, lexical, dense, _rare in rows:
         words = (lexical or 0.0) / highest if highest else 0.0
-        meaning = (dense - low) / (high - low) if dense is not None and high > low else 0.0
+        meaning = max(dense - low, 0.0) / (high - low) if dense is not None and high > low else 0.0
         score = DENSE_WEIGHT * meaning + (1 - DENSE_WEIGHT) * words
         candidates.append(_Candidate(number, lexical, dense, score))
     return candidates
+
+
+def _leading_cosines(rows: Sequence[Row]) -> list[float]:
+    """Return the cosines of the DEPTH best of each leg, however deep the legs are: scores are alike for
+    every k.
+    """
+    leading: dict[int, float] = {}
+    for leg in (1, 2):
+        best = sorted(
+            (row for row in rows if row[leg] is not None), key=lambda row: (-(row[leg] or 0), row[0])
+        )
+        leading |= {number: dense for number, _l, dense, _r in best[:DEPTH] if dense is not None}
+    return list(leading.values())
 
 
 def _hits(ranked: Sequence[_Candidate]) -> list[Hit]:

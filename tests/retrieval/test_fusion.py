@@ -1,6 +1,6 @@
 import pytest
 
-from retrieval.search import DENSE_WEIGHT, RARE_WORDS, fuse
+from retrieval.search import DENSE_WEIGHT, DEPTH, RARE_WORDS, fuse
 
 RARE = 5.0
 
@@ -16,6 +16,12 @@ class TestFuse:
         common, meant = fuse([(1, 3.0, 0.2, RARE), (2, 1.0, 0.7, RARE)])
         assert common.score == pytest.approx((1 - DENSE_WEIGHT) * 3.0 / (RARE_WORDS * RARE))
         assert meant.score > common.score
+
+    def test_scales_alike_however_many_are_found(self) -> None:
+        rows = [(number, 300.0 - number, 0.9 - number / 1000, RARE) for number in range(DEPTH)]
+        more = [(number, 300.0 - number, 0.9 - number / 1000, RARE) for number in range(DEPTH, 3 * DEPTH)]
+        assert fuse(rows + more)[:DEPTH] == fuse(rows)
+        assert all(candidate.score > 0 for candidate in fuse(rows + more))
 
     def test_ranks_by_the_leg_that_has_something_to_say(self) -> None:
         assert [candidate.score for candidate in fuse([(1, 15.0, None, RARE), (2, 3.0, None, RARE)])] == [
