@@ -97,7 +97,10 @@ class TypeFilter(admin.SimpleListFilter):
         """Keep the events of the chosen type."""
         del request
         chosen = self.value()
-        return queryset.filter(type=chosen) if chosen else queryset
+        if not chosen:
+            return queryset
+        known = {cls.type_name for cls in all_event_classes()}
+        return queryset.filter(type=chosen) if chosen in known else queryset.none()
 
 
 @admin.register(OrderedEvent)

@@ -12,6 +12,7 @@ from django.db import DatabaseError, InterfaceError
 from cartrita import telemetry
 from cartrita.errors import Conflict
 from cartrita.eventstore import (
+    Erased,
     Sequencer,
     ahead,
     aload,
@@ -143,6 +144,10 @@ class Orchestrator:
                         attributes={telemetry.SESSION_ID: str(session_id)},
                     ):
                         await execution.run()
+                except Erased:
+                    # The session was erased under the turn; the next look at it says so.
+                    logger.info("Turn %s ends: its session is erased.", message_id)
+                    tries += 1
                 except Conflict as error:
                     # Somebody else recorded first; what they recorded is where to go on.
                     logger.info("Turn %s is folded again: %s", message_id, error)

@@ -1,5 +1,6 @@
 """Flows on real parts: a workspace with a person, a scripted model, and the services of a server process."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -12,7 +13,15 @@ import pytest
 from django.core.management import call_command
 
 from cartrita.accounts.commands import create_workspace, ensure_user
-from cartrita.eventstore import RecordedEvent, close_async, follow, in_database_thread, new_id, run_following
+from cartrita.eventstore import (
+    RecordedEvent,
+    Sequencer,
+    close_async,
+    follow,
+    in_database_thread,
+    new_id,
+    run_following,
+)
 from cartrita.orchestrator.service import Services
 from retrieval.commands import receive_document
 from retrieval.ingest import wait_ready
@@ -141,10 +150,17 @@ async def running() -> AsyncIterator[None]:
         await close_async()
 
 
+async def _order_the_rest() -> None:
+    await Sequencer().order()
+    await close_async()
+
+
 @pytest.fixture
 def consistent(database: Database) -> Iterator[None]:
     """After the flow: read models equal their rebuild, and the log verifies."""
     yield
+    # What was committed in the last moments before the services stopped has no position yet.
+    asyncio.run(_order_the_rest())
     run_following()
     with database.as_owner():
         call_command("rebuild_projections", check=True)

@@ -1,5 +1,6 @@
 """An erased session is unreadable, in tables and in files, and the log still verifies."""
 
+import asyncio
 import subprocess
 
 import psycopg
@@ -9,8 +10,9 @@ from cartrita.eventstore import in_database_thread
 from retrieval.search import search
 from sessions_app import commands, queries
 from sessions_app.session import SessionIsErased
+from tasks_app.run import ActDecided
 from tests.databases import Database
-from tests.flows.conftest import Person, ScriptedModel, running
+from tests.flows.conftest import Person, ScriptedModel, running, until
 
 pytestmark = pytest.mark.usefixtures("consistent")
 
@@ -71,3 +73,19 @@ class TestErasedSession:
         for word in (SPOKEN, WRITTEN, ANSWERED):
             assert tables_holding(database, word) == [], word
             assert files_holding(database, word) == [], word
+
+    async def test_ends_the_turn_that_was_under_way(
+        self, person: Person, model: ScriptedModel, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        model.answers({"text": "word " * 100, "seconds_per_token": 0.02})
+        async with running():
+            session_id = await person.opens_session()
+            await person.says(session_id, "Talk to me")
+            await until(session_id, lambda each: isinstance(each.event, ActDecided))
+            await in_database_thread(commands.erase_session, session_id=session_id, actor=person.actor)
+            # Another session is answered while the erased one is let go.
+            model.answers({"text": "Fine."})
+            other = await person.opens_session()
+            assert (await person.asks(other, "Hello?")).content == "Fine."
+            await asyncio.sleep(2.5)
+        assert not [each for each in caplog.records if each.levelname == "ERROR"]
