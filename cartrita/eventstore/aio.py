@@ -3,7 +3,7 @@
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from typing import Any, ParamSpec, TypeVar
@@ -19,6 +19,8 @@ T = TypeVar("T")
 
 DATABASE_THREADS = 6
 POOL_CONNECTIONS = 4
+# After so long a task that was cancelled and goes on is asked again.
+CANCEL_SECONDS = 1.0
 
 # What Django passes to psycopg for its own cursors; asyncio connections have their own rows and contexts.
 _DJANGO_ONLY = frozenset({"cursor_factory", "context", "prepare_threshold", "server_side_binding"})
@@ -127,6 +129,21 @@ async def in_database_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwar
     if threads is None:
         threads = _threads[loop] = DatabaseThreads()
     return await threads.run(functools.partial(fn, *args, **kwargs))
+
+
+async def cancel_until_ended(
+    tasks: Collection["asyncio.Task[None]"], *, again_after: float = CANCEL_SECONDS
+) -> None:
+    """Cancel tasks and wait until all have ended.
+
+    They are asked again after `again_after` seconds: a library may lose a cancellation that meets the end of
+    what it awaits (`asyncio.wait_for` before Python 3.12, which psycopg uses to connect and in its pool).
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=again_after)
 
 
 def close_with_loop(closer: Callable[[], Awaitable[None]]) -> None:

@@ -16,7 +16,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from cartrita.eventstore import log
-from cartrita.eventstore.aio import close_with_loop, connect
+from cartrita.eventstore.aio import cancel_until_ended, close_with_loop, connect
 from cartrita.eventstore.sealing import KEYS_CHANNEL, forget_keys
 from cartrita.eventstore.types import RecordedEvent
 from cartrita.eventstore.wake import LOG_CHANNEL, Bell, wait_for_ring
@@ -44,8 +44,7 @@ class Listener:
         self._task = asyncio.create_task(self._run(), name="cartrita log listener", context=Context())
 
     async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.gather(self._task, return_exceptions=True)
+        await cancel_until_ended([self._task])
 
     async def after(self, position: int, session_id: UUID | None) -> tuple[list[RecordedEvent] | None, int]:
         """Wait until the log is beyond `position`; return what the tail holds after it, and the head.

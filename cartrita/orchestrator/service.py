@@ -21,6 +21,7 @@ from cartrita.eventstore import (
     in_database_thread,
     run_projector,
 )
+from cartrita.eventstore.aio import cancel_until_ended
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from cartrita.orchestrator.claims import Claims
 from cartrita.orchestrator.execution import Execution
@@ -55,16 +56,18 @@ class Orchestrator:
 
     async def run(self) -> None:
         """Work until cancelled. What is unfinished then is gone on with by whoever claims it next."""
+        parts = {
+            asyncio.create_task(self._follow(), name="orchestrator-follow"),
+            asyncio.create_task(self._sweep(), name="orchestrator-sweep"),
+            asyncio.create_task(self._watch_claims(), name="orchestrator-claims"),
+        }
         try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self._follow(), name="orchestrator-follow")
-                group.create_task(self._sweep(), name="orchestrator-sweep")
-                group.create_task(self._watch_claims(), name="orchestrator-claims")
+            # None of them ends by itself: the first that does has failed.
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
         finally:
-            workers = list(self._workers.values())
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
+            await cancel_until_ended(parts | set(self._workers.values()))
             with suppress(psycopg.Error):
                 await self._claims.close()
 
@@ -191,9 +194,8 @@ class Services:
 
     async def stop(self) -> None:
         """Stop all parts and close this loop's connections. What was under way is gone on with later."""
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        # Longer than the parts give their own, whose waiting must not be cut short.
+        await cancel_until_ended(self._tasks, again_after=5.0)
         self._tasks.clear()
         await close_async()
 
