@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core import checks
 
 from cartrita.errors import CartritaError
-from governance.queries import policy_of_file
+from governance.queries.policies import policy_of_file
 
 
 @checks.register()

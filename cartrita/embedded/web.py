@@ -45,7 +45,7 @@ def main() -> int:
     from cartrita.embedded.bodies import bound_bodies
     from cartrita.embedded.schema import bring_up_to_date
     from cartrita.errors import CartritaError
-    from governance.queries import policy_of_file
+    from governance.queries.policies import policy_of_file
 
     try:
         # A policy file with a mistake is said before anything serves, instead of denying everything later.

@@ -29,7 +29,8 @@ from governance.decide import Cost, DecisionRequest, RequestFacts, Verdict
 from governance.decision import ActOutcome
 from governance.doors import Permit, amake_decision, settle
 from governance.policy import SubjectKind
-from governance.queries import active_policy, recent_counters
+from governance.queries.decisions import recent_counters
+from governance.queries.policies import active_policy
 from retrieval import ingest
 from retrieval.queries import in_scope
 from retrieval.questions import MAX_QUERY

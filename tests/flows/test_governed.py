@@ -9,7 +9,7 @@ from django.core.checks import run_checks
 from cartrita.eventstore import aread_log, in_database_thread
 from cartrita.llm.events import ModelAnswered
 from governance.decision import DecisionMade, verdict_of
-from governance.queries import redecide
+from governance.queries.decisions import redecide
 from retrieval.document import RetrievalPerformed
 from tasks_app.plan import PlanRefused
 from tests.flows.conftest import Person, ScriptedModel, running

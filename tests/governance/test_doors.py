@@ -18,12 +18,13 @@ from cartrita.eventstore import (
     rebuild,
     run_following,
 )
-from governance import queries
 from governance.decide import DecisionRequest, decide
 from governance.decision import ActSettled, DecisionMade, NotRedecidable, redecide, request_of, verdict_of
 from governance.doors import NotPermitted, Permit, make_decision, permit_of, settle
 from governance.models import PolicyDecision
-from governance.queries import active_policy, decision_made, policy_set
+from governance.queries import decisions
+from governance.queries.decisions import decision_made
+from governance.queries.policies import UnknownPolicy, active_policy, policy_set
 from tests.databases import Database
 from tests.governance.policies import WORKSPACE, policy, request, rule
 
@@ -138,7 +139,7 @@ class TestDecisionFlow:
         assert "1 + 1" not in row.request_context
         append(settle(row.id, outcome="succeeded", context=where, cost_micros=7, tokens=2))
         order_and_follow()
-        (row,) = queries.decisions_of_session(session_id)
+        (row,) = decisions.decisions_of_session(session_id)
         assert (row.act_outcome, row.act_cost_micros, row.act_tokens) == ("succeeded", 7, 2)
         assert row.settled_at is not None
 
@@ -155,7 +156,7 @@ class TestDecisionFlow:
             append(decision)
             recorded = decision_made(decision.stream_id)
             assert len(recorded.data) < 16_000
-            assert queries.redecide(recorded) == verdict
+            assert decisions.redecide(recorded) == verdict
             assert isinstance(recorded.event, DecisionMade)
             assert permit_of(decision.stream_id, recorded.event) == permit
         stub = made_of(asked := request(arguments=one_large), where).request["arguments"]["code"]
@@ -172,16 +173,16 @@ class TestDecisionFlow:
         recorded = decision_made(decision.stream_id)
         assert recorded.erased
         with pytest.raises(NotRedecidable, match="erased"):
-            queries.redecide(recorded)
+            decisions.redecide(recorded)
 
     def test_stores_the_policy_text_before_it_decides(self) -> None:
         active = active_policy(WORKSPACE)
         active_policy(WORKSPACE)
         stored = policy_set(active.content_hash)
         assert (stored.content_hash, stored.text) == (active.content_hash, active.text)
-        with pytest.raises(queries.UnknownPolicy):
+        with pytest.raises(UnknownPolicy):
             policy_set("0" * 64)
-        with pytest.raises(queries.UnknownDecision):
+        with pytest.raises(decisions.UnknownDecision):
             decision_made(new_id())
 
     def test_shows_request_and_events_in_the_admin(self, rf: RequestFactory) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from governance.decide import decide
 from governance.examples import run_examples
 from governance.policy import MOST_RULES, PolicyNotValid, load_policy
-from governance.queries import policy_of_file
+from governance.queries.policies import policy_of_file
 from tests.governance.policies import policy, request, rule, yaml_policy
 
 VALID = """\

@@ -1,83 +1,24 @@
-"""Which policy decides, and what was decided."""
+"""What was decided."""
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from functools import cache, lru_cache
-from pathlib import Path
 from typing import ClassVar
 from uuid import UUID
 
-from django.conf import settings
-from django.db import connection, transaction
-
-from cartrita.errors import BadInput, NotFound
+from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, get_blob, load
 from governance import decision
-from governance.commands import record_policy_set
 from governance.decide import Counters, Verdict
 from governance.decision import DecisionMade
 from governance.models import PolicyDecision
-from governance.policy import PolicySet, SubjectKind, load_policy
-
-# Database, workspace and hash of the sets whose text is known to be stored.
-_recorded: set[tuple[str, UUID, str]] = set()
-
-
-class PolicyNotReadable(BadInput):
-    """The file that should hold the rules is missing or is no text."""
-
-    code: ClassVar[str] = "policy_not_readable"
-
-
-class UnknownPolicy(NotFound):
-    """No policy text is stored under that hash."""
-
-    code: ClassVar[str] = "unknown_policy"
+from governance.policy import SubjectKind
+from governance.queries.policies import policy_set
 
 
 class UnknownDecision(NotFound):
     """No decision has that id."""
 
     code: ClassVar[str] = "unknown_decision"
-
-
-@cache
-def policy_of_file(path: str) -> PolicySet:
-    """Return the policy that a file holds, as it was when this process first read it.
-
-    Raises PolicyNotValid, which names every problem with file, line and column, and PolicyNotReadable.
-    """
-    try:
-        text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise PolicyNotReadable(
-            f"The policy file {path} cannot be read: {error}. Correct CARTRITA_POLICY_FILE.",
-            field="POLICY_FILE",
-        ) from None
-    return load_policy(text, Path(path).name)
-
-
-def active_policy(workspace_id: UUID) -> PolicySet:
-    """Return the policy that decides in a workspace; its text is stored before it is first returned."""
-    policy = policy_of_file(settings.POLICY_FILE)
-    known = (str(connection.settings_dict["NAME"]), workspace_id, policy.content_hash)
-    if known not in _recorded:
-        record_policy_set(policy=policy, workspace_id=workspace_id)
-        # After the commit, or a rolled-back transaction would leave decisions without their policy's text.
-        transaction.on_commit(lambda: _recorded.add(known), robust=True)
-    return policy
-
-
-@lru_cache(maxsize=32)
-def policy_set(policy_hash: str) -> PolicySet:
-    """Return the stored policy set of that hash, compiled. Raises UnknownPolicy."""
-    try:
-        text = get_blob(policy_hash).decode()
-    except NotFound:
-        raise UnknownPolicy(
-            f"No policy with the hash {policy_hash} is stored.", field="policy_hash"
-        ) from None
-    return load_policy(text, policy_hash)
 
 
 def recent_counters(

@@ -1,0 +1,1 @@
+"""What governance knows: policies, decisions, approvals, budgets."""
