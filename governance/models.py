@@ -39,6 +39,13 @@ class PolicyDecision(models.Model):
     message_for_agent = models.TextField(blank=True)
     message_for_people = models.TextField(blank=True)
     parameters = models.JSONField()
+    rule_hash = models.CharField(max_length=64, blank=True)
+    # What the act holds back of each budget until it is settled: [{budget, period_start, tokens, micros}].
+    reserved = models.JSONField(default=list)
+    possible_labels = ArrayField(models.CharField(max_length=200), default=list)
+    grants = ArrayField(models.UUIDField(), default=list)
+    approval_id = models.UUIDField(null=True)
+    retry_after_ms = models.BigIntegerField(null=True)
     decided_at = models.DateTimeField()
     trace_id = models.CharField(max_length=32, blank=True)
 
@@ -60,3 +67,205 @@ class PolicyDecision(models.Model):
             models.Index(fields=["policy_rule", "-created_at"], name="decision_rule"),
             models.Index(fields=["-created_at"], name="decision_review", condition=models.Q(review=True)),
         )
+
+
+class BudgetBalance(models.Model):
+    """What is held back and used of a budget in one period. Steps lock and change it; no projection.
+
+    `period_start` is the epoch for a total. It equals the sums over the decisions that name it
+    (`manage.py budgets --check`).
+    """
+
+    budget_id = models.UUIDField()
+    workspace_id = models.UUIDField()
+    period_start = models.DateTimeField()
+    reserved_tokens = models.BigIntegerField(default=0)
+    reserved_micros = models.BigIntegerField(default=0)
+    used_tokens = models.BigIntegerField(default=0)
+    used_micros = models.BigIntegerField(default=0)
+
+    class Meta:
+        db_table = "governance_budget_balance"
+        constraints = (models.UniqueConstraint(fields=["budget_id", "period_start"], name="one_balance"),)
+
+
+class LabelSet(models.Model):
+    """The labels of what a session (`session:<id>`) or a person (`user:<id>`) has read; it only grows.
+
+    `labels` maps each label to when it was last added (RFC 3339). Steps lock and change it.
+    """
+
+    subject = models.CharField(max_length=60, primary_key=True)
+    workspace_id = models.UUIDField()
+    labels = models.JSONField(default=dict)
+
+    class Meta:
+        db_table = "governance_label_set"
+
+
+class ThrottleBucket(models.Model):
+    """One token bucket of a throttle rule; `level` counts thousandths of an act at `at`."""
+
+    key = models.CharField(max_length=200, primary_key=True)
+    workspace_id = models.UUIDField()
+    level = models.BigIntegerField()
+    at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_throttle_bucket"
+
+
+class Budget(models.Model):
+    """Read model: the budgets; `id` is the budget's stream."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    version = models.IntegerField()
+    name = models.CharField(max_length=150)
+    scope_kind = models.CharField(max_length=10)
+    scope = models.CharField(max_length=200)
+    parent_id = models.UUIDField(null=True)
+    period = models.CharField(max_length=5)
+    time_zone = models.CharField(max_length=64)
+    limit_tokens = models.BigIntegerField(null=True)
+    limit_micros = models.BigIntegerField(null=True)
+    currency = models.CharField(max_length=3)
+    warn_percent = models.SmallIntegerField()
+    closed = models.BooleanField(default=False)
+    updated_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_budget"
+        ordering = ("workspace_id", "scope_kind", "scope", "period")
+        indexes = (models.Index(fields=["workspace_id", "scope_kind", "scope"], name="budget_scope"),)
+
+
+class Approval(models.Model):
+    """Read model: the approvals; `id` is the approval's stream. Sealed fields open with `key_id`."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    session_id = models.UUIDField(null=True)
+    version = models.IntegerField()
+    decision_id = models.UUIDField()
+    requester_id = models.UUIDField(null=True)
+    subject_kind = models.CharField(max_length=20)
+    agent_name = models.CharField(max_length=200, blank=True)
+    tool_name = models.CharField(max_length=200, blank=True)
+    model_name = models.CharField(max_length=200, blank=True)
+    definition_hash = models.CharField(max_length=64, blank=True)
+    safety_level = models.CharField(max_length=10, blank=True)
+    arguments = SealedTextField(blank=True)
+    arguments_sha256 = models.CharField(max_length=64, blank=True)
+    arguments_bytes = models.BigIntegerField()
+    arguments_hash = SealedTextField()
+    rule = models.CharField(max_length=60)
+    rule_hash = models.CharField(max_length=64)
+    policy_hash = models.CharField(max_length=64)
+    reason = models.TextField()
+    approver_roles = ArrayField(models.CharField(max_length=40))
+    quorum = models.SmallIntegerField()
+    scopes = ArrayField(models.CharField(max_length=10))
+    edited_by = models.CharField(max_length=80, blank=True)
+    status = models.CharField(max_length=10)
+    # [{by, user_id, vote, own, at}], in order.
+    votes = models.JSONField(default=list)
+    scope = models.CharField(max_length=10, blank=True)
+    pattern = SealedTextField(blank=True)
+    valid_until = models.DateTimeField(null=True)
+    own = models.BooleanField(default=False)
+    void_cause = models.CharField(max_length=20, blank=True)
+    replacement = SealedTextField(blank=True)
+    uses = models.IntegerField(default=0)
+    key_id = models.UUIDField(null=True)
+    requested_at = models.DateTimeField()
+    expires_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "governance_approval"
+        ordering = ("-requested_at", "-id")
+        indexes = (
+            models.Index(fields=["workspace_id", "status", "requested_at"], name="approval_inbox"),
+            models.Index(fields=["session_id", "status"], name="approval_session"),
+            models.Index(fields=["expires_at"], name="approval_expiry", condition=models.Q(status="waiting")),
+        )
+
+
+class ApprovalNote(models.Model):
+    """Read model: comments, questions and answers on an approval; `id` is the event's."""
+
+    id = models.UUIDField(primary_key=True)
+    approval_id = models.UUIDField(db_index=True)
+    workspace_id = models.UUIDField()
+    kind = models.CharField(max_length=10)
+    by = models.CharField(max_length=80)
+    text = SealedTextField()
+    key_id = models.UUIDField(null=True)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_approval_note"
+        ordering = ("created_at", "id")
+
+
+class PolicyRule(models.Model):
+    """Read model: the rules of a workspace's draft, each in its newest version."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    name = models.CharField(max_length=60)
+    version = models.IntegerField()
+    priority = models.IntegerField()
+    outcome = models.CharField(max_length=10)
+    sentence = models.TextField()
+    definition = models.JSONField()
+    rule_hash = models.CharField(max_length=64)
+    withdrawn = models.BooleanField(default=False)
+    updated_at = models.DateTimeField()
+    updated_by = models.CharField(max_length=80)
+
+    class Meta:
+        db_table = "governance_policy_rule"
+        ordering = ("priority", "name")
+        constraints = (models.UniqueConstraint(fields=["workspace_id", "name"], name="one_rule_of_a_name"),)
+
+
+class PolicyVersion(models.Model):
+    """Read model: the sets that were in force in a workspace; `id` is the activating event's."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    stream_version = models.IntegerField()
+    policy = models.CharField(max_length=100)
+    policy_hash = models.CharField(max_length=64)
+    rules = ArrayField(models.CharField(max_length=60))
+    by = models.CharField(max_length=80)
+    proposed_by = models.CharField(max_length=80, blank=True)
+    alone = models.BooleanField(default=False)
+    note = models.TextField(blank=True)
+    active = models.BooleanField(default=True)
+    activated_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_policy_version"
+        ordering = ("-activated_at", "-id")
+        constraints = (
+            models.UniqueConstraint(
+                fields=["workspace_id"], condition=models.Q(active=True), name="one_set_in_force"
+            ),
+        )
+
+
+class Rulebook(models.Model):
+    """Read model: where a workspace's draft stands; `id` is the rulebook's stream."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField(unique=True)
+    version = models.IntegerField()
+    proposed_hash = models.CharField(max_length=64, blank=True)
+    proposed_by = models.CharField(max_length=80, blank=True)
+    proposed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        db_table = "governance_rulebook"
