@@ -10,7 +10,7 @@ from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, erase_key, load, new_id
 from cartrita.eventstore.blobs import put_blob
 from retrieval import document as documents
-from retrieval import index, ingest, models
+from retrieval import index, ingest, models, vocabulary
 from retrieval.document import CollectionCreated, DocumentNotFound, DocumentReceived
 from retrieval.parsing.sniffing import accept_media_type
 
@@ -138,8 +138,9 @@ def erase_document(*, document_id: UUID, workspace_id: UUID, actor: str) -> None
 def erase_session_documents(*, session_id: UUID, workspace_id: UUID, actor: str) -> int:
     """Erase every document attached to a session and return how many there were."""
     attached = models.Document.objects.filter(session_id=session_id, workspace_id=workspace_id)
-    ids = list(attached.values_list("id", flat=True))
     with transaction.atomic():
+        # All locks first: the key of their words is locked after documents, never between them.
+        ids = list(attached.select_for_update().order_by("id").values_list("id", flat=True))
         for document_id in ids:
             erase_document(document_id=document_id, workspace_id=workspace_id, actor=actor)
     return len(ids)
@@ -168,6 +169,7 @@ def _remove(*, document_id: UUID, workspace_id: UUID, actor: str, erased: bool) 
         index.refresh_statistics([row.collection_id])
         if erased:
             erase_key(row.key_id, actor=actor)
+            vocabulary.erase_unused(collection_id=row.collection_id, owner_id=row.owner_id, actor=actor)
 
 
 def _collection(

@@ -11,6 +11,7 @@ from django.db import connection
 from cartrita.eventstore import derived_id, seal, unseal
 from retrieval import models
 from retrieval.chunking import Chunk, indexed_text
+from retrieval.vocabulary import salt_for_writing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +24,7 @@ WITH input AS (
         %(headings)s::text[], %(texts)s::text[], %(words)s::text[])
         AS t(ordinal, id, "start", "end", page, heading, text, words)
 ), terms AS MATERIALIZED (
-    SELECT ordinal, lexeme, cardinality(positions) AS frequency
+    SELECT ordinal, retrieval_term(%(salt)s, lexeme) AS term, cardinality(positions) AS frequency
     FROM input, unnest(to_tsvector(%(language)s::regconfig, words))
 ), lengths AS (
     SELECT ordinal, sum(frequency)::int AS lexemes FROM terms GROUP BY ordinal
@@ -35,9 +36,19 @@ WITH input AS (
     FROM input LEFT JOIN lengths USING (ordinal) ORDER BY ordinal
     RETURNING number, ordinal
 )
-INSERT INTO retrieval_postings (collection_id, term, chunk_number, frequency, length)
-SELECT %(collection)s, lexeme, number, frequency, lexemes
+INSERT INTO retrieval_postings (term, chunk_number, frequency, length)
+SELECT term, number, frequency, lexemes
 FROM terms JOIN lengths USING (ordinal) JOIN written USING (ordinal)
+"""
+
+_WRITE_WORDS = """
+WITH terms AS MATERIALIZED (
+    SELECT number, retrieval_term(%(salt)s, lexeme) AS term, cardinality(positions) AS frequency
+    FROM unnest(%(numbers)s::bigint[], %(words)s::text[]) AS t(number, words),
+        unnest(to_tsvector(%(language)s::regconfig, words))
+)
+INSERT INTO retrieval_postings (term, chunk_number, frequency, length)
+SELECT term, number, frequency, sum(frequency) OVER (PARTITION BY number) FROM terms
 """
 
 # The lock orders this before or after a removal: a removed document never keeps a vector.
@@ -109,6 +120,32 @@ def write_document(
                 "document": row.id,
                 "collection": row.collection_id,
                 "language": language,
+                "salt": salt_for_writing(collection_id=row.collection_id, owner_id=row.owner_id),
+            },
+        )
+
+
+def write_words(row: models.Document, *, language: str) -> None:
+    """Write the postings of a document's chunks in place of what was there, in the caller's transaction.
+
+    Raises Erased.
+    """
+    found = models.Chunk.objects.filter(document_id=row.id).order_by("number")
+    chunks = list(found.values_list("number", "heading", "text"))
+    title = unseal(row.key_id, row.title)
+    numbers = [number for number, _heading, _text in chunks]
+    with connection.cursor() as cursor:
+        cursor.execute("DELETE FROM retrieval_postings WHERE chunk_number = any(%s)", [numbers])
+        cursor.execute(
+            _WRITE_WORDS,
+            {
+                "numbers": numbers,
+                "words": [
+                    separated(indexed_text(title, unseal(row.key_id, heading), unseal(row.key_id, text)))
+                    for _number, heading, text in chunks
+                ],
+                "language": language,
+                "salt": salt_for_writing(collection_id=row.collection_id, owner_id=row.owner_id),
             },
         )
 

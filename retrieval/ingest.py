@@ -21,7 +21,7 @@ from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_bl
 from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
 from retrieval import document as documents
-from retrieval import index, models
+from retrieval import index, models, vocabulary
 from retrieval.chunking import VERSION as CHUNKER
 from retrieval.chunking import Chunk, divide
 from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
@@ -91,7 +91,7 @@ def process_pending(stopping: threading.Event | None = None) -> int:
     finished = 0
     with Reader() as reader:
         while not stop.is_set():
-            advanced = _read_some(reader, stop) + _embed_some()
+            advanced = _read_some(reader, stop) + _embed_some() + _index_words_some()
             if not advanced:
                 break
             finished += advanced
@@ -115,6 +115,7 @@ def reindex(document_ids: Sequence[UUID] | None = None) -> int:
                 continue
             parsed = parsed_from(json.loads(get_blob(row.text_blob, key_id=row.key_id)))
             with transaction.atomic():
+                _lock_row(row.id)
                 _write_index(row, parsed, divide(parsed))
             index.refresh_statistics([row.collection_id])
             while _embed([document_id]):
@@ -144,6 +145,7 @@ def _remove_erased(row: models.Document) -> None:
         context = Context(workspace_id=row.workspace_id, session_id=row.session_id, actor="system")
         append(Append(row.id, state.version, [DocumentRemoved(erased=True)], context))
         index.drop_document(row.id)
+        vocabulary.erase_unused(collection_id=row.collection_id, owner_id=row.owner_id, actor="system")
     index.refresh_statistics([row.collection_id])
 
 
@@ -233,15 +235,37 @@ def _read(row: models.Document, reader: Reader) -> None:
 
 
 def _write_index(row: models.Document, parsed: Parsed, chunks: list[Chunk]) -> None:
-    language = models.Collection.objects.values_list("language", flat=True).get(id=row.collection_id)
     index.write_document(
         row,
         title=unseal(row.key_id, row.title),
         text=parsed.text,
         chunks=chunks,
         version=CHUNKER,
-        language=language,
+        language=_language(row),
     )
+    models.DocumentWithoutWords.objects.filter(document_id=row.id).delete()
+
+
+def _index_words_some() -> int:
+    """Index the words of a batch of documents that lost them in a migration; return how many."""
+    waiting = models.DocumentWithoutWords.objects.order_by("document_id")
+    advanced = 0
+    for document_id in waiting.values_list("document_id", flat=True)[:READ_BATCH]:
+        with _held(document_id) as held, transaction.atomic():
+            if not held:
+                continue
+            _lock_row(document_id)
+            row = models.Document.objects.get(id=document_id)
+            if row.status in ("chunked", "ready"):
+                with suppress(Erased):  # remove_erased takes it out
+                    index.write_words(row, language=_language(row))
+            waiting.filter(document_id=document_id).delete()
+            advanced += 1
+    return advanced
+
+
+def _language(row: models.Document) -> str:
+    return models.Collection.objects.values_list("language", flat=True).get(id=row.collection_id)
 
 
 def _embed_some() -> int:

@@ -1,7 +1,8 @@
 """Read models (collections, documents, metrics) and the index (chunks, vectors, postings, statistics).
 
 The index is made from blobs and events by `manage.py reindex`, not by a projection: chunk and vector rows
-are the result of long computations that no event carries. Only lexemes and vectors stand in clear.
+are the result of long computations that no event carries. Only vectors stand in clear: text is sealed, words
+are hashed under a key (`vocabulary.py`).
 """
 
 from typing import ClassVar
@@ -102,18 +103,43 @@ class Vector(models.Model):
         db_table = "retrieval_vectors"
 
 
-class Posting(models.Model):
-    """A lexeme in a chunk: `frequency` times among `length` lexemes."""
+class Vocabulary(models.Model):
+    """The key that hashes the words of one owner's documents in a collection."""
 
-    pk = models.CompositePrimaryKey("collection_id", "term", "chunk_number")
+    key_id = models.UUIDField(primary_key=True)
     collection_id = models.UUIDField()
-    term = models.TextField()
+    owner_id = models.UUIDField()
+
+    class Meta:
+        db_table = "retrieval_vocabularies"
+        verbose_name_plural = "vocabularies"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["collection_id", "owner_id"], name="vocabulary_of_owner")
+        ]
+
+
+class Posting(models.Model):
+    """A lexeme in a chunk, `frequency` times among `length` lexemes: `term` is its hash, which tells the
+    vocabulary too.
+    """
+
+    pk = models.CompositePrimaryKey("term", "chunk_number")
+    term = models.BigIntegerField()
     chunk_number = models.BigIntegerField(db_index=True)
     frequency = models.SmallIntegerField()
     length = models.IntegerField()
 
     class Meta:
         db_table = "retrieval_postings"
+
+
+class DocumentWithoutWords(models.Model):
+    """A document whose words ingestion is to index anew; a migration that dropped them notes it here."""
+
+    document_id = models.UUIDField(primary_key=True)
+
+    class Meta:
+        db_table = "retrieval_documents_without_words"
 
 
 class Statistics(models.Model):

@@ -25,6 +25,7 @@ from retrieval.embedding import MODEL, RECIPE, encoder
 from retrieval.index import as_literal, separated
 from retrieval.projections import encode_vector
 from retrieval.questions import MAX_QUERY, question_parts
+from retrieval.vocabulary import vocabularies
 
 PIPELINE = f"hybrid-2/{MODEL}-{RECIPE}/{CHUNKER}"
 # Measured on judged sets: docs/decisions/0006. Parts that weigh more push better passages out.
@@ -36,26 +37,29 @@ MAX_K = 100
 
 _SEARCH = """
 WITH scope AS MATERIALIZED (
-    SELECT id, language::regconfig AS language FROM retrieval_collections WHERE id = any(%(collections)s)
+    SELECT * FROM unnest(%(salts)s::bytea[], %(languages)s::text[]) AS t(salt, language)
 ), size AS MATERIALIZED (
     SELECT greatest(sum(chunks), 1)::float8 AS n,
         greatest(sum(lexemes)::float8 / greatest(sum(chunks), 1), 1) AS average
     FROM retrieval_statistics WHERE collection_id = any(%(collections)s)
+), asked AS MATERIALIZED (
+    SELECT language, lexeme, cardinality(positions)::float8 AS weight,
+        dense_rank() OVER (ORDER BY lexeme) AS word
+    FROM (SELECT DISTINCT language FROM scope) l, unnest(to_tsvector(l.language::regconfig, %(query)s))
 ), query AS MATERIALIZED (
-    SELECT scope.id AS collection_id, lexeme AS term, cardinality(positions)::float8 AS weight
-    FROM scope, unnest(to_tsvector(scope.language, %(query)s))
+    SELECT retrieval_term(salt, lexeme) AS term, word, weight FROM asked JOIN scope USING (language)
 ), matched AS MATERIALIZED (
-    SELECT p.chunk_number, p.term, q.weight, p.frequency, p.length
-    FROM query q JOIN retrieval_postings p USING (collection_id, term)
+    SELECT p.chunk_number, q.word, q.weight, p.frequency, p.length
+    FROM query q JOIN retrieval_postings p USING (term)
 ), rarity AS MATERIALIZED (
-    SELECT term, ln(1 + (greatest(n, count(*)) - count(*) + 0.5) / (count(*) + 0.5)) AS idf
-    FROM matched, size GROUP BY term, n
+    SELECT word, ln(1 + (greatest(n, count(*)) - count(*) + 0.5) / (count(*) + 0.5)) AS idf
+    FROM matched, size GROUP BY word, n
 ), scored AS MATERIALIZED (
     SELECT m.chunk_number, sum(
         m.weight * r.idf * m.frequency * (%(k1)s + 1)
         / (m.frequency + %(k1)s * (1 - %(b)s + %(b)s * m.length / size.average))
     ) AS lexical
-    FROM matched m JOIN rarity r USING (term), size GROUP BY m.chunk_number
+    FROM matched m JOIN rarity r USING (word), size GROUP BY m.chunk_number
 ), permitted AS (
     SELECT id FROM retrieval_documents
     WHERE collection_id = any(%(collections)s) AND status IN ('chunked', 'ready')
@@ -150,8 +154,12 @@ def search(
     texts = [query, *question_parts(query)]
     vectors = encoder().encode(texts)
     embedded = time.perf_counter()
+    languages = _languages(workspace_id, session_id, collection_ids)
+    within = vocabularies(languages)
     reach: dict[str, Any] = {
-        "collections": _collections(workspace_id, session_id, collection_ids),
+        "collections": list(languages),
+        "salts": [vocabulary.salt for vocabulary in within],
+        "languages": [vocabulary.language for vocabulary in within],
         "documents": None if document_ids is None else list(document_ids),
         "without": list(without_labels),
     }
@@ -247,14 +255,15 @@ def _check(query: str, k: int) -> None:
         raise BadInput(f"k must lie within 1 and {MAX_K}.", field="k")
 
 
-def _collections(
+def _languages(
     workspace_id: UUID, session_id: UUID | None, collection_ids: Sequence[UUID] | None
-) -> list[UUID]:
+) -> dict[UUID, str]:
+    """Return the collections to search with their languages."""
     reach = Q(session_id=None) | Q(session_id=session_id) if session_id else Q(session_id=None)
     rows = models.Collection.objects.filter(reach, workspace_id=workspace_id)
     if collection_ids is not None:
         rows = rows.filter(id__in=collection_ids)
-    return list(rows.values_list("id", flat=True))
+    return dict(rows.values_list("id", "language"))
 
 
 def _candidates(

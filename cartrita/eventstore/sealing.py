@@ -70,12 +70,13 @@ class SealBroken(CartritaError):
 class DataKeyCipher:
     """Seals and opens under one data key. Holds the key in memory only."""
 
-    __slots__ = ("_associated", "_cipher", "_nonce_key")
+    __slots__ = ("_associated", "_cipher", "_derivation_key", "_nonce_key")
 
     def __init__(self, key_id: UUID, key: bytes) -> None:
         self._cipher = AESGCM(key)
         self._associated = b"cartrita.sealed.1" + key_id.bytes
         self._nonce_key = hmac.digest(key, b"cartrita.blob-nonce.1", "sha256")
+        self._derivation_key = hmac.digest(key, b"cartrita.derived.1", "sha256")
 
     def seal(self, text: str) -> str:
         """Return `text` as a token with a random nonce, so that equal texts differ."""
@@ -105,6 +106,10 @@ class DataKeyCipher:
     def unseal_blob(self, stored: bytes) -> bytes:
         """Return the content of a sealed blob. Raises SealBroken."""
         return self._open(stored)
+
+    def derived(self, purpose: str) -> bytes:
+        """Return 32 secret bytes, always the same for a purpose, that are gone when the key is destroyed."""
+        return hmac.digest(self._derivation_key, purpose.encode(), "sha256")
 
     def _open(self, sealed: bytes) -> bytes:
         try:
