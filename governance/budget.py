@@ -3,11 +3,17 @@
 The stream is `budget_id(...)`. What is reserved and used stands in balances, which steps lock and change.
 """
 
-from typing import ClassVar, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, time, timedelta
+from functools import cache, lru_cache
+from typing import ClassVar, Literal, get_args
 from uuid import UUID
+from zoneinfo import ZoneInfo, available_timezones
 
 from pydantic import Field
 
+from cartrita.errors import BadInput, Conflict, NotFound
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
 
@@ -59,3 +65,281 @@ class BudgetClosed(Event):
 def budget_id(workspace_id: UUID, scope_kind: ScopeKind, scope: str, period: Period) -> UUID:
     """Return the stream of the one budget of a scope and period."""
     return derived_id(workspace_id, f"budget:{scope_kind}:{scope}:{period}")
+
+
+class BudgetNotFound(NotFound):
+    """No budget with that id exists for this caller."""
+
+    code: ClassVar[str] = "budget_not_found"
+
+
+class BudgetIsClosed(Conflict):
+    """The budget limits nothing any more; set it anew to open it."""
+
+    code: ClassVar[str] = "budget_closed"
+
+
+class WrongParent(BadInput):
+    """The budget cannot be a part of that one."""
+
+    code: ClassVar[str] = "wrong_parent"
+
+
+class NoLimit(BadInput):
+    """A budget limits tokens, money or both."""
+
+    code: ClassVar[str] = "no_limit"
+
+
+class NotARaise(BadInput):
+    """The new limits do not give more."""
+
+    code: ClassVar[str] = "not_a_raise"
+
+
+# Who stands above whom: a parent stands above its parts.
+RANK: Mapping[str, int] = {"workspace": 0, "user": 1, "agent": 1, "model": 1, "session": 2, "task": 3}
+# Where the one period of a budget in total begins.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+LARGEST_LIMIT = 2**53 - 1
+# ISO 4217, as of 2025, without funds, metals and testing codes.
+_ISO_4217 = """
+    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF
+    CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD
+    HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD
+    LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK
+    PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS
+    TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
+"""
+CURRENCIES: frozenset[str] = frozenset(_ISO_4217.split())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget:
+    """A budget's terms; `version` 0 before it was set."""
+
+    name: str = ""
+    scope_kind: ScopeKind = "workspace"
+    scope: str = ""
+    parent_id: UUID | None = None
+    period: Period = "total"
+    time_zone: str = "UTC"
+    limit_tokens: int | None = None
+    limit_micros: int | None = None
+    currency: str = "USD"
+    warn_percent: int = 80
+    closed: bool = False
+    version: int = 0
+
+
+def fold(events: Iterable[Event]) -> Budget:
+    """Return the budget after these events."""
+    budget = Budget()
+    for event in events:
+        budget = evolve(budget, event)
+    return budget
+
+
+def evolve(budget: Budget, event: Event) -> Budget:
+    """Return the budget after one more event."""
+    version = budget.version + 1
+    match event:
+        case BudgetSet():
+            return Budget(
+                name=event.name,
+                scope_kind=event.scope_kind,
+                scope=event.scope,
+                parent_id=event.parent_id,
+                period=event.period,
+                time_zone=event.time_zone,
+                limit_tokens=event.limit_tokens,
+                limit_micros=event.limit_micros,
+                currency=event.currency,
+                warn_percent=event.warn_percent,
+                version=version,
+            )
+        case BudgetRaised():
+            return replace(
+                budget, limit_tokens=event.limit_tokens, limit_micros=event.limit_micros, version=version
+            )
+        case BudgetClosed():
+            return replace(budget, closed=True, version=version)
+        case _:
+            return budget
+
+
+def set_terms(
+    budget: Budget, wanted: Budget, *, own_id: UUID, ancestors: Sequence[tuple[UUID, Budget]]
+) -> list[Event]:
+    """Begin a budget or write its terms anew; nothing when it stands so already.
+
+    `ancestors` are the parent, its parent and so on, as far as they exist in the workspace. Raises NoLimit,
+    WrongParent, BadInput.
+    """
+    _check_words(wanted)
+    _check_limit(wanted.limit_tokens, "limit_tokens")
+    _check_limit(wanted.limit_micros, "limit_micros")
+    if wanted.limit_tokens is None and wanted.limit_micros is None:
+        raise NoLimit("Send limit_tokens, limit_micros, or both.", field="limit_tokens")
+    _check_parent(wanted, own_id, ancestors)
+    if replace(wanted, closed=False, version=budget.version) == budget:
+        return []
+    return [
+        BudgetSet(
+            name=wanted.name,
+            scope_kind=wanted.scope_kind,
+            scope=wanted.scope,
+            parent_id=wanted.parent_id,
+            period=wanted.period,
+            time_zone=wanted.time_zone,
+            limit_tokens=wanted.limit_tokens,
+            limit_micros=wanted.limit_micros,
+            currency=wanted.currency,
+            warn_percent=wanted.warn_percent,
+        )
+    ]
+
+
+def raise_limits(
+    budget: Budget, *, by: str, reason: str, limit_tokens: int | None, limit_micros: int | None
+) -> list[Event]:
+    """Give more; None leaves a limit as it is. Raises NotARaise, BudgetIsClosed, BadInput."""
+    _require_open(budget)
+    said = reason.strip()
+    if not 0 < len(said) <= 500:
+        raise BadInput("Say why in 1 to 500 characters, without personal text.", field="reason")
+    for field, present, wanted in (
+        ("limit_tokens", budget.limit_tokens, limit_tokens),
+        ("limit_micros", budget.limit_micros, limit_micros),
+    ):
+        _check_limit(wanted, field)
+        if wanted is not None and (present is None or wanted < present):
+            now = "none" if present is None else str(present)
+            raise NotARaise(f"{field} is {now} now and {wanted} is less; set the budget anew.", field=field)
+    tokens = budget.limit_tokens if limit_tokens is None else limit_tokens
+    micros = budget.limit_micros if limit_micros is None else limit_micros
+    if (tokens, micros) == (budget.limit_tokens, budget.limit_micros):
+        raise NotARaise("These are the limits of now; send a higher one.", field="limit_tokens")
+    return [BudgetRaised(limit_tokens=tokens, limit_micros=micros, by=by, reason=said)]
+
+
+def close(budget: Budget, *, by: str) -> list[Event]:
+    """End a budget; nothing when it has ended. Raises BudgetNotFound."""
+    if budget.version == 0:
+        raise BudgetNotFound("There is no such budget.", field="budget_id")
+    return [] if budget.closed else [BudgetClosed(by=by)]
+
+
+def period_bounds(period: Period, time_zone: str, at: datetime) -> tuple[datetime, datetime | None]:
+    """Return begin and end, in UTC, of the period that an instant belongs to: begin <= `at` < end.
+
+    Days begin at midnight in the zone, or where the clocks leave midnight out, at the first instant after it;
+    weeks on Monday. A total begins at the epoch and has no end. Raises BadInput for an unknown zone.
+    """
+    if period == "total":
+        return EPOCH, None
+    zone = _zone(time_zone)
+    instant = at.astimezone(UTC)
+    day = _first_day(period, instant.astimezone(zone).date())
+    # Where clocks go back over midnight, an instant of the new day may read as the day before, or reversed.
+    while instant < _midnight(day, time_zone):
+        day = _first_day(period, day - timedelta(days=1))
+    following = _next(period, day)
+    while instant >= _midnight(following, time_zone):
+        day, following = following, _next(period, following)
+    return _midnight(day, time_zone), _midnight(following, time_zone)
+
+
+def used_percent(*, limit: int | None, used: int) -> int:
+    """Return how many whole percent of a limit are used; a limit of 0 is used up, no limit never."""
+    if limit is None:
+        return 0
+    return 100 if limit == 0 else used * 100 // limit
+
+
+def _check_words(wanted: Budget) -> None:
+    if not 0 < len(wanted.name) <= 150 or not wanted.name.isprintable():
+        raise BadInput("A name has 1 to 150 characters.", field="name")
+    if wanted.scope_kind not in get_args(ScopeKind):
+        raise BadInput(f"scope_kind is one of {', '.join(get_args(ScopeKind))}.", field="scope_kind")
+    if wanted.period not in get_args(Period):
+        raise BadInput(f"period is one of {', '.join(get_args(Period))}.", field="period")
+    if not 0 < len(wanted.scope) <= 200 or not wanted.scope.isprintable():
+        raise BadInput("scope names what the budget is for, in 1 to 200 characters.", field="scope")
+    if not 1 <= wanted.warn_percent <= 100:
+        raise BadInput("warn_percent is 1 to 100.", field="warn_percent")
+    _zone(wanted.time_zone)
+    if wanted.currency not in CURRENCIES:
+        raise BadInput(
+            f"{wanted.currency[:10]!r} is no currency; send an ISO 4217 code such as USD.", field="currency"
+        )
+
+
+def _check_limit(limit: int | None, field: str) -> None:
+    if limit is not None and not 0 <= limit <= LARGEST_LIMIT:
+        raise BadInput(
+            f"{field} is {limit}; send 0 (nothing is allowed) to {LARGEST_LIMIT}, or leave it out.",
+            field=field,
+        )
+
+
+def _check_parent(wanted: Budget, own_id: UUID, ancestors: Sequence[tuple[UUID, Budget]]) -> None:
+    if wanted.parent_id is None:
+        return
+    if wanted.parent_id == own_id:
+        raise WrongParent("A budget is no part of itself.", field="parent_id")
+    if not ancestors or ancestors[0][1].version == 0:
+        raise WrongParent("No budget of this workspace has the id parent_id.", field="parent_id")
+    if own_id in {ancestor_id for ancestor_id, _ in ancestors}:
+        raise WrongParent("That budget is itself a part of this one.", field="parent_id")
+    parent = ancestors[0][1]
+    if parent.closed:
+        raise WrongParent("The parent is closed; set it anew first.", field="parent_id")
+    if RANK[parent.scope_kind] >= RANK[wanted.scope_kind]:
+        raise WrongParent(
+            f"A budget of a {wanted.scope_kind} is no part of one of a {parent.scope_kind}: the order is "
+            "workspace, then user, agent or model, then session, then task.",
+            field="parent_id",
+        )
+    both_in_money = parent.limit_micros is not None and wanted.limit_micros is not None
+    if both_in_money and parent.currency != wanted.currency:
+        raise WrongParent(f"The parent counts in {parent.currency}; use it here too.", field="currency")
+
+
+def _require_open(budget: Budget) -> None:
+    if budget.version == 0:
+        raise BudgetNotFound("There is no such budget.", field="budget_id")
+    if budget.closed:
+        raise BudgetIsClosed("This budget is closed; set it anew to open it.")
+
+
+def _first_day(period: Period, day: date) -> date:
+    if period == "week":
+        return day - timedelta(days=day.weekday())
+    return day.replace(day=1) if period == "month" else day
+
+
+def _next(period: Period, day: date) -> date:
+    if period == "month":
+        return (day + timedelta(days=32)).replace(day=1)
+    return day + timedelta(days=7 if period == "week" else 1)
+
+
+@lru_cache(maxsize=4096)
+def _midnight(day: date, time_zone: str) -> datetime:
+    # In a gap the earlier offset gives the instant after it; of two midnights it is the first.
+    return datetime.combine(day, time.min, tzinfo=_zone(time_zone)).astimezone(UTC)
+
+
+@lru_cache(maxsize=1024)
+def _zone(name: str) -> ZoneInfo:
+    if name not in _zone_names():
+        raise BadInput(
+            f"{name[:60]!r} is no time zone; send a name such as Europe/Berlin or UTC.", field="time_zone"
+        )
+    return ZoneInfo(name)
+
+
+@cache
+def _zone_names() -> frozenset[str]:
+    return frozenset(available_timezones())
