@@ -59,6 +59,17 @@ class TestDataKeyCipher:
         assert cipher.seal("yes") != cipher.seal("yes")
         assert cipher.seal_blob(b"yes") == cipher.seal_blob(b"yes") != cipher.seal_blob(b"no")
 
+    def test_derives_a_secret_for_a_purpose(self) -> None:
+        key, key_id = os.urandom(32), new_id()
+        secret = DataKeyCipher(key_id, key).derived("words")
+        assert len(secret) == 32
+        assert DataKeyCipher(key_id, key).derived("words") == secret
+        others = {
+            DataKeyCipher(key_id, key).derived("names"),
+            DataKeyCipher(key_id, os.urandom(32)).derived("words"),
+        }
+        assert secret not in others | {key}
+
     def test_notices_alteration_and_another_key(self) -> None:
         key = os.urandom(32)
         cipher = DataKeyCipher(new_id(), key)

@@ -54,6 +54,24 @@ def files_holding(database: Database, word: str) -> list[str]:
     return found.stdout.splitlines()
 
 
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("streaming_delta", "text"),
+        ("retrieval_vectors", "embedding"),
+        ("retrieval_metrics", "query_embedding"),
+    ],
+)
+class TestColumnInClear:
+    def test_leaves_no_values_in_the_catalogue(self, database: Database, table: str, column: str) -> None:
+        with psycopg.connect(database.superuser_url) as connection:
+            target = connection.execute(
+                "SELECT attstattarget FROM pg_attribute WHERE attrelid = %s::regclass AND attname = %s",
+                [table, column],
+            ).fetchone()
+        assert target == (0,)
+
+
 class TestErasedSession:
     async def test_leaves_no_word_behind(
         self, person: Person, model: ScriptedModel, database: Database
