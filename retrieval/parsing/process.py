@@ -1,15 +1,9 @@
 """Reads and divides documents in a process of their own with limits of processor time, memory and time."""
 
-import json
-import select
-import struct
-import subprocess
-import sys
-import time
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from cartrita.tools.processes import LimitedProcess, ProcessEnded, ProcessLate
 from retrieval.chunking import Chunk
 from retrieval.parsing.sniffing import PDF
 from retrieval.parsing.structure import Parsed, ParseError, parsed_from
@@ -18,8 +12,6 @@ CPU_SECONDS = 30
 WALL_SECONDS = 60
 MEMORY_BYTES = 1536 * 1024 * 1024
 
-_ROOT = Path(__file__).resolve().parent.parent.parent
-_LENGTH = struct.Struct(">Q")
 _REUSES = 500
 
 
@@ -40,7 +32,7 @@ class Reader:
         self._cpu_seconds = cpu_seconds
         self._wall_seconds = wall_seconds
         self._memory_bytes = memory_bytes
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: LimitedProcess | None = None
         self._uses = 0
 
     def __enter__(self) -> Self:
@@ -61,16 +53,17 @@ class Reader:
             self.close()
         process = self._started()
         self._uses += 1
-        header = json.dumps({"media_type": media_type, "size": len(content)}).encode()
-        deadline = time.monotonic() + self._wall_seconds
         try:
-            assert process.stdin is not None  # noqa: S101 - Popen was given pipes
-            process.stdin.write(_LENGTH.pack(len(header)) + header + content)
-            process.stdin.flush()
-            (length,) = _LENGTH.unpack(self._receive(process, _LENGTH.size, deadline))
-            answer = json.loads(self._receive(process, length, deadline))
-        except BrokenPipeError:
-            raise self._ended(process) from None
+            answer = process.ask({"media_type": media_type}, content, wall_seconds=self._wall_seconds)
+        except ProcessLate:
+            self.close()
+            raise ParseError(
+                "document_exceeds_time",
+                f"Reading the document took over {self._wall_seconds:g} s: divide it or simplify it.",
+            ) from None
+        except ProcessEnded as ended:
+            self.close()
+            raise self._told(ended) from None
         except BaseException:
             self.close()
             raise
@@ -89,58 +82,23 @@ class Reader:
         if self._process is None:
             return
         process, self._process, self._uses = self._process, None, 0
-        process.kill()
-        process.wait()
-        for pipe in (process.stdin, process.stdout):
-            if pipe is not None:
-                try:
-                    pipe.close()
-                except BrokenPipeError:
-                    continue  # what was still to be written has no reader any more
+        process.close()
 
-    def _started(self) -> subprocess.Popen[bytes]:
+    def _started(self) -> LimitedProcess:
         if self._process is None:
-            self._process = subprocess.Popen(  # noqa: S603 - our own module, no shell, no outside words
-                [
-                    sys.executable,
-                    "-m",
-                    "retrieval.parsing.worker",
-                    str(self._cpu_seconds),
-                    str(self._memory_bytes),
-                ],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=_ROOT,
-                # Keys and passwords of the server's environment are none of a parser's business.
-                env={"LC_ALL": "C.UTF-8", "PYTHONUTF8": "1", "PYTHONDONTWRITEBYTECODE": "1"},
-                start_new_session=True,
+            self._process = LimitedProcess(
+                "retrieval.parsing.worker",
+                str(self._cpu_seconds),
+                str(self._memory_bytes),
+                # What it sends it has held itself.
+                largest_answer_bytes=self._memory_bytes,
             )
+            self._uses = 0
         return self._process
 
-    def _receive(self, process: subprocess.Popen[bytes], size: int, deadline: float) -> bytes:
-        assert process.stdout is not None  # noqa: S101 - Popen was given pipes
-        received = bytearray()
-        while len(received) < size:
-            left = deadline - time.monotonic()
-            if left <= 0 or not select.select([process.stdout], [], [], left)[0]:
-                self.close()
-                raise ParseError(
-                    "document_exceeds_time",
-                    f"Reading the document took over {self._wall_seconds:g} s: divide it or simplify it.",
-                )
-            part = process.stdout.read1(min(size - len(received), 1 << 20))  # type: ignore[attr-defined]
-            if not part:
-                raise self._ended(process)
-            received += part
-        return bytes(received)
-
-    def _ended(self, process: subprocess.Popen[bytes]) -> ParseError:
+    def _told(self, ended: ProcessEnded) -> ParseError:
         """Return what to tell of a process that ended by itself."""
-        code = process.wait()
-        self.close()
-        # SIGXCPU, or SIGKILL from the hard limit of processor time.
-        if -code in (24, 9):
+        if ended.out_of_processor_time:
             return ParseError(
                 "document_exceeds_time",
                 f"Reading the document took more than {self._cpu_seconds} s of processor time: divide it.",
