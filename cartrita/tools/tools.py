@@ -1,13 +1,13 @@
 """General tools that every installation has."""
 
 from datetime import UTC, datetime
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, JsonValue
 
 from cartrita.errors import BadInput
-from cartrita.tools import arithmetic
+from cartrita.tools import arithmetic, python
 from cartrita.tools.registry import Parameters, ToolCall, tool
 
 
@@ -45,6 +45,53 @@ class Now(Parameters):
     time: Annotated[datetime, Field(description="RFC 3339, with the zone's offset.")]
     timezone: str
     weekday: str
+
+
+def _no_package(packages: tuple[str, ...]) -> tuple[str, ...]:
+    if packages:
+        raise ValueError(
+            "no package is available: leave it empty. The snippet can import these modules of the standard "
+            f"library: {', '.join(python.MODULES)}"
+        )
+    return packages
+
+
+class ExecutePython(Parameters):
+    """Parameters of `execute_python`."""
+
+    code: Annotated[
+        str,
+        Field(
+            min_length=1,
+            max_length=python.LONGEST_CODE,
+            description="The snippet. If its last line is an expression, its value is the return value.",
+        ),
+    ]
+    timeout: Annotated[
+        float,
+        Field(
+            ge=python.SHORTEST_SECONDS,
+            le=python.LONGEST_SECONDS,
+            description="Seconds that it may run or sleep.",
+        ),
+    ] = python.DEFAULT_SECONDS
+    packages: Annotated[
+        tuple[str, ...],
+        AfterValidator(_no_package),
+        Field(description="Must be empty: no package is available.", json_schema_extra={"maxItems": 0}),
+    ] = ()
+
+
+class ExecutedPython(Parameters):
+    """Result of `execute_python`. A snippet that raises has its traceback at the end of `stderr`."""
+
+    stdout: str
+    stderr: str
+    return_value: Annotated[
+        JsonValue, Field(description="The value of the last expression: JSON, or its repr if it is not JSON.")
+    ] = None
+    execution_time: Annotated[float, Field(ge=0, description="Seconds.")]
+    engine: Literal["monty"] = "monty"
 
 
 class UnknownTimeZone(BadInput):
@@ -87,3 +134,28 @@ async def current_time(arguments: CurrentTime, call: ToolCall) -> Now:  # noqa: 
         ) from None
     now = datetime.now(UTC).astimezone(zone)
     return Now(time=now, timezone=arguments.timezone, weekday=now.strftime("%A"))
+
+
+@tool(
+    "execute_python",
+    description=(
+        "Run a Python snippet and return what it prints and the value of its last expression. It runs "
+        "isolated: no files, no network, no environment, no packages. The dialect (Monty) has no class "
+        f"inheritance, yield, del or method decorators. Modules: {', '.join(python.MODULES)}. Output above "
+        f"{python.OUTPUT_BYTES // 1024} KiB is cut."
+    ),
+    category="code",
+    safety="caution",
+    # Room for waiting, for starting, and for the longest snippet.
+    timeout_seconds=python.LONGEST_SECONDS + python.WAIT_SECONDS + 15,
+    result_limit_bytes=1024 * 1024,
+)
+async def execute_python(arguments: ExecutePython, call: ToolCall) -> ExecutedPython:  # noqa: ARG001 # the shape of every tool
+    """Run a Python snippet. Raises what run_python raises."""
+    ran = await python.run_python(arguments.code, timeout_seconds=arguments.timeout)
+    return ExecutedPython(
+        stdout=ran.stdout,
+        stderr=ran.stderr,
+        return_value=ran.return_value,
+        execution_time=ran.execution_time,
+    )
