@@ -2,23 +2,38 @@
 
 from uuid import UUID
 
-from cartrita.eventstore import Append, Context, append, derived_id, put_blob
-from governance.decision import PolicySetRecorded
-from governance.policy import PolicySet
+from django.conf import settings
+from django.db import connection, transaction
+
+from cartrita.eventstore import Append, Context, append, derived_id, load, put_blob
+from governance import rulebook as rulebooks
+from governance.policy_store import policy_of_file
+from governance.rulebook import rulebook_id
+
+_BEGIN_LOCK = 0x72756C65  # "rule", so that these advisory locks meet no other
 
 
-def record_policy_set(*, policy: PolicySet, workspace_id: UUID, actor: str = "system") -> UUID:
-    """Store a policy's text under its hash and record it for a workspace; once, however often called.
+def begin_rulebook(*, workspace_id: UUID) -> None:
+    """Put the set of `settings.POLICY_FILE` in force in a workspace that has none; once.
 
-    Returns the stream, which derives from workspace and hash.
+    Joins the caller's transaction. Raises PolicyNotValid, PolicyNotReadable.
     """
-    stream_id = derived_id(workspace_id, f"policy-set:{policy.content_hash}")
-    event = PolicySetRecorded(
-        policy=policy.name,
-        policy_hash=policy.content_hash,
-        text_sha256=put_blob(policy.text.encode(), key_id=None),
-        rules=tuple(rule.name for rule in policy.rules),
-    )
-    context = Context(workspace_id=workspace_id, actor=actor)
-    append(Append(stream_id, 0, [event], context, [derived_id(stream_id, "recorded")]))
-    return stream_id
+    stream_id = rulebook_id(workspace_id)
+    with transaction.atomic():
+        # Several processes may begin at once, perhaps with different files: the first one's stands.
+        _lock(stream_id)
+        if load(stream_id, up_to_version=1):
+            return
+        policy = policy_of_file(settings.POLICY_FILE)
+        put_blob(policy.text.encode(), key_id=None)
+        events = rulebooks.begin(policy)
+        event_ids = [derived_id(stream_id, f"begin:{place}") for place in range(len(events))]
+        append(Append(stream_id, 0, events, Context(workspace_id=workspace_id), event_ids))
+
+
+def _lock(stream_id: UUID) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select pg_advisory_xact_lock(%s, %s)",
+            [_BEGIN_LOCK, int.from_bytes(stream_id.bytes[-4:], signed=True)],
+        )

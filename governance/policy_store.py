@@ -1,0 +1,48 @@
+"""Where compiled policy sets come from: the installation's file, and the texts stored under their hash."""
+
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import ClassVar
+
+from cartrita.errors import BadInput
+from cartrita.eventstore import get_blob
+from cartrita.eventstore.blobs import UnknownBlob
+from governance.policy import PolicySet, load_policy
+from governance.rulebook import UnknownPolicy
+
+# A set of 100 rules with its compiled conditions takes about a megabyte.
+COMPILED_SETS_KEPT = 64
+
+
+class PolicyNotReadable(BadInput):
+    """The file that should hold the rules is missing or is no text."""
+
+    code: ClassVar[str] = "policy_not_readable"
+
+
+@cache
+def policy_of_file(path: str) -> PolicySet:
+    """Return the policy that a file holds, as it was when this process first read it.
+
+    Raises PolicyNotValid, which names every problem with file, line and column, and PolicyNotReadable.
+    """
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyNotReadable(
+            f"The policy file {path} cannot be read: {error}. Correct CARTRITA_POLICY_FILE.",
+            field="POLICY_FILE",
+        ) from None
+    return load_policy(text, Path(path).name)
+
+
+@lru_cache(maxsize=COMPILED_SETS_KEPT)
+def policy_set(policy_hash: str) -> PolicySet:
+    """Return the stored policy set of that hash, compiled. Raises UnknownPolicy."""
+    try:
+        text = get_blob(policy_hash).decode()
+    except UnknownBlob:
+        raise UnknownPolicy(
+            f"No policy with the hash {policy_hash} is stored.", field="policy_hash"
+        ) from None
+    return load_policy(text, policy_hash)
