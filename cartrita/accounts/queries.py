@@ -1,5 +1,6 @@
 """Who somebody is and what they may do."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -48,6 +49,19 @@ def roles_of(user_id: UUID, workspace_id: UUID) -> frozenset[str]:
         "roles", flat=True
     )
     return frozenset(found[0]) if found else frozenset()
+
+
+def people_with_roles(workspace_id: UUID, roles: Collection[str]) -> frozenset[UUID]:
+    """Return the active people who hold at least one of these roles in a workspace."""
+    wanted = set(roles)
+    holders = {
+        user_id
+        for user_id, held in Membership.objects.filter(workspace_id=workspace_id).values_list(
+            "user_id", "roles"
+        )
+        if wanted & set(held)
+    }
+    return frozenset(User.objects.filter(pk__in=holders, is_active=True).values_list("pk", flat=True))
 
 
 def workspace_of(user: User) -> UUID:

@@ -1,0 +1,303 @@
+"""What waits for people, what they said, and which grants let an act through."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, get_args
+from uuid import UUID
+
+from django.db.models import Q, QuerySet
+
+from cartrita.accounts.console import CONSOLE_ROLES
+from cartrita.accounts.models import User
+from cartrita.accounts.queries import Caller, people_with_roles
+from cartrita.errors import BadInput
+from cartrita.eventstore import Erased, get_blob, load, unseal_or_empty
+from cartrita.eventstore.canonical import canonical_json
+from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
+from governance import approval as approvals
+from governance.approval import ApprovalNotFound, ApprovalStatus
+from governance.canonical import fingerprint
+from governance.decide import GrantFact
+from governance.models import Approval, ApprovalNote
+from governance.visible_text import shown
+
+__all__ = ["shown"]
+
+# Who reads the text of others' requests in their workspace without deciding on them.
+READERS: frozenset[str] = frozenset({"admin", "auditor"})
+# Arguments whose JSON is longer are shown as hash and size, and downloaded.
+SHOWN_BYTES = 4096
+MOST_GRANTS = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ArgumentShown:
+    """One argument as a page shows it: `text` has hidden characters made visible, "" where it is `cut`.
+
+    `sha256` is that of its canonical JSON, of `bytes` bytes.
+    """
+
+    name: str
+    text: str
+    bytes: int
+    sha256: str
+    cut: bool
+
+
+def state(approval_id: UUID) -> approvals.Approval:
+    """Return an approval as its events say. Raises ApprovalNotFound."""
+    found = approvals.fold((recorded.event, recorded.recorded_at) for recorded in load(approval_id))
+    if found.status == "none":
+        raise ApprovalNotFound("There is no such approval.", field="approval_id")
+    return found
+
+
+def waiting_sessions(session_ids: Collection[UUID]) -> dict[UUID, datetime]:
+    """Return those sessions in which something waits for people, each with since when."""
+    rows = Approval.objects.filter(session_id__in=session_ids, status="waiting").order_by("-requested_at")
+    return {row.session_id: row.requested_at for row in rows if row.session_id is not None}
+
+
+def matching_grants(
+    *,
+    workspace_id: UUID,
+    session_id: UUID | None,
+    kind: str,
+    tool: str,
+    definition_hash: str,
+    safety_level: str,
+    arguments: Mapping[str, Any],
+    rule_hashes: Mapping[str, str],
+    at: datetime,
+    model: str = "",
+) -> list[GrantFact]:
+    """Return the grants that cover this act, in id order; those for once are locked until the commit.
+
+    A grant holds for its tool's definition and its rule's version alone: once for the same arguments in the
+    same session, session for its session, pattern in the workspace for arguments that fit. Grants that are
+    remembered never cover a restricted tool. Call it in a transaction.
+    """
+    here = Q(scope__in=("once", "session"), session_id=session_id) | Q(scope="pattern")
+    candidates = Approval.objects.filter(
+        here,
+        Q(valid_until=None) | Q(valid_until__gt=at),
+        workspace_id=workspace_id,
+        status="granted",
+        subject_kind=kind,
+        tool_name=tool,
+        model_name=model if kind == "model_call" else "",
+        definition_hash=definition_hash,
+        rule__in=list(rule_hashes),
+        rule_hash__in=set(rule_hashes.values()),
+    ).order_by("-requested_at", "-id")
+    wanted = fingerprint(dict(arguments))
+    covering = {
+        row.id
+        for row in candidates[:MOST_GRANTS]
+        if rule_hashes.get(row.rule) == row.rule_hash and _covers(row, wanted, arguments, safety_level)
+    }
+    if not covering:
+        return []
+    # Locked and asked again: another step may have used one up in the meantime.
+    locked = Approval.objects.select_for_update().filter(id__in=covering, status="granted").order_by("id")
+    return [
+        GrantFact(
+            approval_id=row.id, rule=row.rule, rule_hash=row.rule_hash, scope=_scope(row.scope), own=row.own
+        )
+        for row in locked
+    ]
+
+
+def four_eyes(workspace_id: UUID, roles: Collection[str]) -> bool:
+    """Tell whether two active people or more may decide, so that nobody decides on what is their own."""
+    return len(people_with_roles(workspace_id, roles)) >= 2
+
+
+def inbox(
+    caller: Caller,
+    *,
+    status: str | None = "waiting",
+    session_id: UUID | None = None,
+    cursor: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Page:
+    """Return the approvals that the caller may see, newest first; `status` None: of every status.
+
+    Raises BadInput for an unknown status.
+    """
+    rows = _visible(caller)
+    if status is not None:
+        if status not in get_args(ApprovalStatus):
+            raise BadInput(f"status is one of {', '.join(get_args(ApprovalStatus))}.", field="status")
+        rows = rows.filter(status=status)
+    if session_id is not None:
+        rows = rows.filter(session_id=session_id)
+    page = page_of(rows, order=("-requested_at", "-id"), cursor=cursor, limit=limit)
+    return Page([_entry(row, caller) for row in page.items], page.next_cursor)
+
+
+def approval(approval_id: UUID, caller: Caller) -> dict[str, Any]:
+    """Return an approval with its exact arguments, notes and votes. Raises ApprovalNotFound.
+
+    Arguments, notes and pattern are opened for the requester, for who may decide, and for administrators and
+    auditors of the workspace; `readable` tells whether they are.
+    """
+    row = visible_row(approval_id, caller)
+    entry = _entry(row, caller)
+    readable: bool = entry["readable"]
+    arguments = arguments_of(row) if readable else None
+    pattern = _opened(row, row.pattern) if readable else None
+    replacement = _opened(row, row.replacement) if readable else None
+    notes = ApprovalNote.objects.filter(approval_id=row.id).order_by("created_at", "id")
+    return {
+        **entry,
+        "arguments": arguments if arguments is not None and row.arguments_bytes <= SHOWN_BYTES else None,
+        "arguments_shown": arguments_shown(arguments) if arguments is not None else [],
+        "arguments_hash": unseal_or_empty(row.key_id, row.arguments_hash) if readable else "",
+        "pattern": pattern or {},
+        "replacement": replacement,
+        "notes": [_note(note) for note in notes] if readable else [],
+    }
+
+
+def visible_row(approval_id: UUID, caller: Caller) -> Approval:
+    """Return the row of an approval that the caller may see. Raises ApprovalNotFound."""
+    row = _visible(caller).filter(id=approval_id).first()
+    if row is None:
+        raise ApprovalNotFound("There is no such approval.", field="approval_id")
+    return row
+
+
+def may_read(row: Approval, caller: Caller) -> bool:
+    """Tell whether the caller may read the text of a request that they can see."""
+    return (
+        row.requester_id == caller.user_id
+        or bool(caller.roles & READERS)
+        or bool(caller.roles & set(row.approver_roles))
+    )
+
+
+def may_vote(row: Approval, caller: Caller, *, now: datetime) -> bool:
+    """Tell whether a vote of the caller would count now."""
+    if row.status != "waiting" or row.expires_at <= now or not caller.roles & set(row.approver_roles):
+        return False
+    own = row.requester_id == caller.user_id or row.edited_by == f"user:{caller.user_id}"
+    return not (own and four_eyes(row.workspace_id, row.approver_roles))
+
+
+def arguments_of(row: Approval) -> dict[str, Any] | None:
+    """Return the exact arguments of a request, None where they are erased."""
+    if row.arguments_sha256:
+        try:
+            found: dict[str, Any] | None = json.loads(get_blob(row.arguments_sha256, key_id=row.key_id))
+        except Erased:
+            return None
+        return found
+    opened: dict[str, Any] | None = _opened(row, row.arguments)
+    return opened
+
+
+def arguments_shown(arguments: Mapping[str, Any]) -> list[ArgumentShown]:
+    """Return arguments for a page: hidden characters visible, what is above 4 KiB as hash and size alone."""
+    found = []
+    for name, value in arguments.items():
+        stored = canonical_json(value)
+        cut = len(stored) > SHOWN_BYTES
+        text = value if isinstance(value, str) else json.dumps(value, indent=2, ensure_ascii=False)
+        found.append(
+            ArgumentShown(
+                name=shown(name),
+                text="" if cut else shown(text),
+                bytes=len(stored),
+                sha256=fingerprint(value),
+                cut=cut,
+            )
+        )
+    return found
+
+
+def names_of(actors: Collection[str]) -> dict[str, str]:
+    """Return what the people among these actors (`user:<uuid>`) are called."""
+    ids = {UUID(actor.removeprefix("user:")) for actor in actors if actor.startswith("user:")}
+    return {f"user:{user.pk}": str(user) for user in User.objects.filter(pk__in=ids)}
+
+
+def _visible(caller: Caller) -> QuerySet[Approval]:
+    rows = Approval.objects.filter(workspace_id=caller.workspace_id)
+    if caller.roles & CONSOLE_ROLES:
+        return rows
+    return rows.filter(Q(requester_id=caller.user_id) | Q(approver_roles__overlap=sorted(caller.roles)))
+
+
+def _covers(row: Approval, wanted: str, arguments: Mapping[str, Any], safety_level: str) -> bool:
+    if row.scope == "once":
+        return unseal_or_empty(row.key_id, row.arguments_hash) == wanted
+    if safety_level == "restricted":
+        return False
+    if row.scope == "session":
+        return row.session_id is not None
+    pattern = _opened(row, row.pattern)
+    return bool(pattern) and approvals.fits(pattern, arguments)
+
+
+def _scope(scope: str) -> approvals.GrantScope:
+    found: approvals.GrantScope
+    for found in get_args(approvals.GrantScope):
+        if found == scope:
+            return found
+    raise AssertionError(scope)
+
+
+def _opened(row: Approval, token: str) -> Any:
+    text = unseal_or_empty(row.key_id, token)
+    return json.loads(text) if text else None
+
+
+def _entry(row: Approval, caller: Caller) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "workspace_id": row.workspace_id,
+        "session_id": row.session_id,
+        "version": row.version,
+        "decision_id": row.decision_id,
+        "requester_id": row.requester_id,
+        "subject_kind": row.subject_kind,
+        "agent": row.agent_name,
+        "tool": row.tool_name,
+        "model": row.model_name,
+        "definition_hash": row.definition_hash,
+        "safety_level": row.safety_level,
+        "arguments_bytes": row.arguments_bytes,
+        "rule": row.rule,
+        "rule_hash": row.rule_hash,
+        "policy_hash": row.policy_hash,
+        "reason": row.reason,
+        "approver_roles": row.approver_roles,
+        "quorum": row.quorum,
+        "scopes": row.scopes,
+        "edited_by": row.edited_by,
+        "status": row.status,
+        "votes": row.votes,
+        "scope": row.scope,
+        "valid_until": row.valid_until,
+        "own": row.own,
+        "void_cause": row.void_cause,
+        "uses": row.uses,
+        "requested_at": row.requested_at,
+        "expires_at": row.expires_at,
+        "ended_at": row.ended_at,
+        "readable": may_read(row, caller),
+        "erased": not unseal_or_empty(row.key_id, row.arguments_hash),
+    }
+
+
+def _note(note: ApprovalNote) -> dict[str, Any]:
+    return {
+        "id": note.id,
+        "kind": note.kind,
+        "by": note.by,
+        "text": unseal_or_empty(note.key_id, note.text),
+        "created_at": note.created_at,
+    }
