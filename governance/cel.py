@@ -6,13 +6,15 @@ Nothing else imports the engine. An evaluation that gives no boolean is an `Eval
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeAlias
 
 from cel_expr_python import cel
 from cel_expr_python.ext import ext_math, ext_optional, ext_strings
 
-# Part of every policy's hash: a change of names, types or engine semantics counts as another policy.
-ENVIRONMENT_VERSION = 1
+# Part of every policy's hash: a change of names, types or engine semantics counts as another policy. Sets of
+# an earlier version are compiled against the names of that version, so that they decide as they did.
+ENVIRONMENT_VERSION = 2
 
 # The engine compiles at most 100,000 code points at once.
 _LONGEST_COMBINATION = 50_000
@@ -23,8 +25,11 @@ _TEXT, _NUMBER, _TEXTS = cel.Type.STRING, cel.Type.INT, cel.Type.List(cel.Type.S
 
 # Dotted names are names of their own, so that `tool.nmae` is refused when a policy is read, not when it
 # decides (CEL resolves the longest declared name first).
-VARIABLES: Mapping[str, tuple[Any, str]] = {
-    "kind": (_TEXT, "what is decided: plan, model_call, tool_call, retrieval, document or message_out"),
+_FIRST_VARIABLES: Mapping[str, tuple[Any, str]] = {
+    "kind": (
+        _TEXT,
+        "what is decided: plan, model_call, tool_call, retrieval, document, message_out or agent_change",
+    ),
     "actor": (_TEXT, "who asks: user:<id>, token:<id>, agent:<name> or system"),
     "agent": (_TEXT, "the agent that acts, or empty"),
     "roles": (_TEXTS, "the actor's roles in the workspace"),
@@ -52,11 +57,20 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     "environment": (cel.Type.Map(_TEXT, _TEXT), "facts of the installation, such as deployment"),
     "at": (cel.Type.TIMESTAMP, "the time of the decision"),
 }
+VARIABLES: Mapping[str, tuple[Any, str]] = {
+    **_FIRST_VARIABLES,
+    "actor_labels": (_TEXTS, "labels of what the actor has read in the last 24 hours, in any session"),
+    "budget.left_percent": (
+        _NUMBER,
+        "what the tightest budget leaves of its limit, 0 to 100; 100 where none",
+    ),
+    "budget.warned": (cel.Type.BOOL, "whether this act takes a budget to its warning or beyond"),
+}
+_VARIABLES_OF: Mapping[int, Mapping[str, tuple[Any, str]]] = {1: _FIRST_VARIABLES, 2: VARIABLES}
+ENVIRONMENT_VERSIONS = frozenset(_VARIABLES_OF)
 
-_ENVIRONMENT = cel.NewEnv(
-    variables={name: declared for name, (declared, _) in VARIABLES.items()},
-    extensions=[ext_strings.ExtStrings(), ext_optional.ExtOptional(), ext_math.ExtMath()],
-)
+_EXTENSIONS = (ext_strings.ExtStrings, ext_optional.ExtOptional, ext_math.ExtMath)
+_ARGUMENTS = re.compile(r"\bargs\b")
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
 # The engine ships no types: what it binds variables to is opaque here.
@@ -111,42 +125,71 @@ class Combination:
         return held
 
 
-def compile_condition(condition: str, unless: str | None = None) -> Condition:
-    """Compile a condition and its exemption against the declared names.
+class Environment:
+    """The names and functions that the conditions of one version may use, and their compiler."""
 
-    Raises CompileError, whose position is inside the text that is wrong; its `field` attribute says which.
-    """
-    for field, text in (("condition", condition), ("unless", unless)):
-        if text is not None:
-            _check_alone(text, field)
-    # The newline ends a trailing comment; the list is the form in which conditions are combined, so that the
-    # engine's limit of nesting is met here and not by the first decision.
-    source = f"(({condition}\n) && !({unless}\n))" if unless is not None else f"({condition}\n)"
-    try:
-        _ENVIRONMENT.compile(f"[{source}]")
-        return Condition(source, _ENVIRONMENT.compile(source))
-    except RuntimeError as error:
-        raise _failure(str(error), "condition") from None
+    def __init__(self, version: int) -> None:
+        self.version = version
+        self.variables = _VARIABLES_OF[version]
+        self._engine = cel.NewEnv(
+            variables={name: declared for name, (declared, _) in self.variables.items()},
+            extensions=[extension() for extension in _EXTENSIONS],
+        )
+
+    def compile_condition(self, condition: str, unless: str | None = None) -> Condition:
+        """Compile a condition and its exemption against the declared names.
+
+        Raises CompileError, whose position is inside the text that is wrong; its `field` says which.
+        """
+        for field, text in (("condition", condition), ("unless", unless)):
+            if text is not None:
+                self._check_alone(text, field)
+        # The newline ends a trailing comment; the list is the form in which conditions are combined, so that
+        # the engine's limit of nesting is met here and not by the first decision.
+        source = f"(({condition}\n) && !({unless}\n))" if unless is not None else f"({condition}\n)"
+        try:
+            self._engine.compile(f"[{source}]")
+            return Condition(source, self._engine.compile(source))
+        except RuntimeError as error:
+            raise _failure(str(error), "condition") from None
+
+    def combine(self, conditions: Sequence[Condition | None]) -> Combination:
+        """Compile conditions, each valid alone (None: always), into list expressions below the size limit."""
+        lists: list[list[str]] = [[]]
+        size = 0
+        for condition in conditions:
+            source = "true" if condition is None else condition.source
+            if lists[-1] and size + len(source) > _LONGEST_COMBINATION:
+                lists.append([])
+                size = 0
+            lists[-1].append(source)
+            size += len(source) + 1
+        programs = tuple(self._engine.compile(f"[{','.join(sources)}]") for sources in lists if sources)
+        return Combination(programs, len(conditions))
+
+    def activation(self, values: Mapping[str, Any]) -> Activation:
+        """Bind the variables, all of them, for any number of evaluations."""
+        return self._engine.Activation(values)
+
+    def _check_alone(self, text: str, field: str) -> None:
+        try:
+            program = self._engine.compile(text)
+        except RuntimeError as error:
+            raise _failure(str(error), field) from None
+        if program.return_type() != cel.Type.BOOL:
+            kind = program.return_type().name()
+            raise CompileError(f"it gives {kind}, not a boolean; compare it with something", field=field)
 
 
-def combine(conditions: Sequence[Condition | None]) -> Combination:
-    """Compile conditions, each valid alone (None: always), into list expressions below the size limit."""
-    lists: list[list[str]] = [[]]
-    size = 0
-    for condition in conditions:
-        source = "true" if condition is None else condition.source
-        if lists[-1] and size + len(source) > _LONGEST_COMBINATION:
-            lists.append([])
-            size = 0
-        lists[-1].append(source)
-        size += len(source) + 1
-    programs = tuple(_ENVIRONMENT.compile(f"[{','.join(sources)}]") for sources in lists if sources)
-    return Combination(programs, len(conditions))
+@cache
+def environment(version: int = ENVIRONMENT_VERSION) -> Environment:
+    """Return the environment of a version (one of ENVIRONMENT_VERSIONS)."""
+    return Environment(version)
 
 
-def activation(values: Mapping[str, Any]) -> Activation:
-    """Bind the variables, all of them, for any number of evaluations."""
-    return _ENVIRONMENT.Activation(values)
+def reads_arguments(condition: str) -> bool:
+    """Return whether a condition may read `args`; also True where only a text in it says so."""
+    return _ARGUMENTS.search(condition) is not None
 
 
 def constant(text: str) -> bool | None:
@@ -158,17 +201,7 @@ def constant(text: str) -> bool | None:
     return outcome.value() is True if outcome.type() == cel.Type.BOOL else None
 
 
-_CONSTANTS = cel.NewEnv(extensions=[ext_strings.ExtStrings(), ext_optional.ExtOptional(), ext_math.ExtMath()])
-
-
-def _check_alone(text: str, field: str) -> None:
-    try:
-        program = _ENVIRONMENT.compile(text)
-    except RuntimeError as error:
-        raise _failure(str(error), field) from None
-    if program.return_type() != cel.Type.BOOL:
-        kind = program.return_type().name()
-        raise CompileError(f"it gives {kind}, not a boolean; compare it with something", field=field)
+_CONSTANTS = cel.NewEnv(extensions=[extension() for extension in _EXTENSIONS])
 
 
 def _evaluate(program: Any, activation: Activation) -> Any:

@@ -1,8 +1,9 @@
 """Decide, purely: the same request under the same policy gives the same verdict, for ever."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
+from fractions import Fraction
 from functools import cached_property
 from itertools import compress, count
 from typing import Any, Literal, Self, get_args
@@ -11,12 +12,40 @@ from uuid import UUID
 from cartrita.errors import BadInput
 from governance import cel
 from governance.canonical import SAFE_INTEGER, canonical, fingerprint
-from governance.policy import Group, Outcome, PolicySet, Rule, RuleResult, SubjectKind
+from governance.policy import Group, PolicySet, RuleResult
+from governance.rule import (
+    ACT,
+    BUDGET_EXCEEDED,
+    NOTHING_MATCHED,
+    GrantScope,
+    Outcome,
+    Rule,
+    SubjectKind,
+)
+
+__all__ = [
+    "BUDGET_EXCEEDED",
+    "NOTHING_MATCHED",
+    "SEVERITY",
+    "UNLIMITED",
+    "Budget",
+    "BudgetFact",
+    "Cost",
+    "Counters",
+    "DecisionRequest",
+    "Delivery",
+    "GrantFact",
+    "RequestFacts",
+    "SafetyLevel",
+    "Verdict",
+    "decide",
+    "delivery",
+    "tightest",
+    "variables",
+]
 
 SafetyLevel = Literal["", "safe", "caution", "restricted"]
-
-# The rule that a verdict names when no rule of the set matched.
-NOTHING_MATCHED = "nothing-matched"
+Delivery = Literal["live", "held"]
 
 SEVERITY: Mapping[Outcome, int] = {"deny": 4, "escalate": 3, "throttle": 2, "audit": 1, "allow": 0}
 UNLIMITED = 2**63 - 1
@@ -61,6 +90,100 @@ class Counters:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class BudgetFact:
+    """One budget that applies, as it stands before the act.
+
+    `used_*` include what is reserved; money is in micro-units of `currency`; a limit of None is none.
+    """
+
+    id: UUID
+    name: str
+    scope_kind: str
+    scope: str
+    period_start: datetime
+    period_end: datetime | None = None
+    limit_tokens: int | None = None
+    used_tokens: int = 0
+    limit_micros: int | None = None
+    used_micros: int = 0
+    currency: str = "USD"
+    warn_percent: int = 80
+
+    def __post_init__(self) -> None:
+        _check_amounts(self)
+        if type(self.warn_percent) is not int or not 1 <= self.warn_percent <= 100:
+            raise BadInput(
+                f"warn_percent is {self.warn_percent!r}; send a whole number from 1 to 100.",
+                field="budgets.warn_percent",
+            )
+        set_once = object.__setattr__
+        for name in ("period_start", "period_end"):
+            at = getattr(self, name)
+            if at is None and name == "period_end":
+                continue
+            if at.tzinfo is None:
+                raise BadInput(f"{name} has no time zone; send an aware datetime.", field=f"budgets.{name}")
+            set_once(self, name, at.astimezone(UTC))
+
+    @property
+    def left(self) -> Fraction:
+        """The share of its tightest limit that is left, from 0 to 1; 1 without a limit."""
+        shares = [
+            Fraction(max(limit - used, 0), limit) if limit else Fraction(0)
+            for limit, used in (
+                (self.limit_tokens, self.used_tokens),
+                (self.limit_micros, self.used_micros),
+            )
+            if limit is not None
+        ]
+        return min(shares, default=Fraction(1))
+
+    def shortfall(self, cost: Cost) -> str:
+        """Say why the budget does not hold an act of that cost; nothing where it does.
+
+        What costs nothing fits any budget. Money of another currency cannot be set against a limit.
+        """
+        if self.limit_tokens is not None and cost.tokens > max(self.limit_tokens - self.used_tokens, 0):
+            left = max(self.limit_tokens - self.used_tokens, 0)
+            return f"{left:,} of {self.limit_tokens:,} tokens are left, and the act may cost {cost.tokens:,}"
+        if self.limit_micros is not None and cost.micros:
+            if cost.currency != self.currency:
+                return f"it is in {self.currency}, and the act costs {cost.currency}, which it cannot hold"
+            left = max(self.limit_micros - self.used_micros, 0)
+            if cost.micros > left:
+                return (
+                    f"{_money(left)} of {_money(self.limit_micros)} {self.currency} are left,"
+                    f" and the act may cost {_money(cost.micros)}"
+                )
+        return ""
+
+    def warns(self, cost: Cost) -> bool:
+        """Return whether the budget is at or beyond its warning once an act of that cost is booked."""
+        tokens, micros = self.used_tokens + cost.tokens, self.used_micros
+        if cost.currency == self.currency:
+            micros += cost.micros
+        return any(
+            limit is not None and used * 100 >= limit * self.warn_percent
+            for limit, used in ((self.limit_tokens, tokens), (self.limit_micros, micros))
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GrantFact:
+    """People's leave that may cover the act: for which rule, in which version (`rule_hash`) of it.
+
+    Whoever states it has found that tool definition and arguments are those that the leave is for. `own`
+    tells that the requester is among those who gave it.
+    """
+
+    approval_id: UUID
+    rule: str
+    rule_hash: str
+    scope: GrantScope
+    own: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFacts:
     """What a caller knows of the surroundings of the acts that it asks for.
 
@@ -85,6 +208,11 @@ class RequestFacts:
 class DecisionRequest:
     """The whole input of one decision; `arguments` are made canonical JSON when it is built.
 
+    `budgets` are all that apply, and `budget` the tightest of them (`tightest`); `throttles` map rules to the
+    level of their bucket at `at`, in thousandths of an act (a missing one is full); `grants` are leaves that
+    cover the act; `actor_labels` what the actor has read in the last 24 hours, in any session. Requests
+    without these facts are written, and hashed, as they were before there were any.
+
     Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety
     level, and for a naive `at`.
     """
@@ -107,6 +235,10 @@ class DecisionRequest:
     budget: Budget = field(default_factory=Budget)
     counters: Counters = field(default_factory=Counters)
     environment: Mapping[str, str] = field(default_factory=dict)
+    budgets: tuple[BudgetFact, ...] = ()
+    throttles: Mapping[str, int] = field(default_factory=dict)
+    grants: tuple[GrantFact, ...] = ()
+    actor_labels: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
         if self.subject_kind not in get_args(SubjectKind):
@@ -122,19 +254,32 @@ class DecisionRequest:
         if self.at.tzinfo is None:
             raise BadInput("at has no time zone; send an aware datetime.", field="at")
         names = [self.actor, self.agent, self.model, self.tool, self.definition_hash, *self.task_path]
-        canonical([*names, *self.roles, *self.labels], "request")
-        for name in (*names, *self.roles, *self.labels):
+        names += (*self.roles, *self.labels, *self.actor_labels, *self.throttles)
+        for budget in self.budgets:
+            names += (budget.name, budget.scope_kind, budget.scope)
+        for grant in self.grants:
+            names += (grant.rule, grant.rule_hash)
+        canonical(names, "request")
+        for name in names:
             if len(name) > 200:
                 raise BadInput(
                     f"{name[:40]}… has more than 200 characters; send a shorter name.", field="request"
                 )
-        for field_name, largest in (("roles", 50), ("labels", 200), ("task_path", 64), ("environment", 50)):
+        for field_name, largest in _MOST.items():
             if len(getattr(self, field_name)) > largest:
                 raise BadInput(f"{field_name} has more than {largest} entries; send fewer.", field=field_name)
         set_once = object.__setattr__
         set_once(self, "arguments", canonical(dict(self.arguments), "arguments"))
         set_once(self, "environment", canonical(dict(self.environment), "environment"))
         set_once(self, "at", self.at.astimezone(UTC))
+        # One order, so that the same facts make the same request.
+        set_once(self, "budgets", tuple(sorted(self.budgets, key=lambda budget: budget.id)))
+        set_once(self, "grants", tuple(sorted(self.grants, key=lambda grant: grant.approval_id)))
+        for rule, level in self.throttles.items():
+            if type(level) is not int or not 0 <= level <= SAFE_INTEGER:
+                raise BadInput(
+                    f"throttles.{rule} is {level!r}; send a whole number of thousandths.", field="throttles"
+                )
 
     @classmethod
     def about(
@@ -175,7 +320,7 @@ class DecisionRequest:
     @cached_property
     def as_json(self) -> dict[str, Any]:
         """The exact request as canonical JSON; `from_json` gives an equal request back."""
-        return {
+        written: dict[str, Any] = {
             "subject_kind": self.subject_kind,
             "workspace_id": str(self.workspace_id),
             "at": self.at.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
@@ -195,6 +340,15 @@ class DecisionRequest:
             "counters": _members(self.counters),
             "environment": self.environment,
         }
+        if self.budgets:
+            written["budgets"] = [_fact(budget) for budget in self.budgets]
+        if self.throttles:
+            written["throttles"] = dict(self.throttles)
+        if self.grants:
+            written["grants"] = [_fact(grant) for grant in self.grants]
+        if self.actor_labels:
+            written["actor_labels"] = sorted(self.actor_labels)
+        return written
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
@@ -211,6 +365,12 @@ class DecisionRequest:
                 "cost": Cost(**value["cost"]),
                 "budget": Budget(**value["budget"]),
                 "counters": Counters(**value["counters"]),
+                "budgets": tuple(_budget_fact(one) for one in value.get("budgets", ())),
+                "grants": tuple(
+                    GrantFact(**{**one, "approval_id": UUID(one["approval_id"])})
+                    for one in value.get("grants", ())
+                ),
+                "actor_labels": frozenset(value.get("actor_labels", ())),
             }
         )
 
@@ -224,8 +384,12 @@ class DecisionRequest:
 class Verdict:
     """The answer of one decision.
 
-    `rule` decided; `evaluated` are all rules whose match took in the request, in order of priority. `review`
-    marks the decision for a person's review (a matching audit rule, or a rule that erred).
+    `rule` decided, in the version `rule_hash` (empty for what no rule of the set says, and in sets of
+    environment 1); `evaluated` are all rules whose match took in the request, in order of priority. `review`
+    marks the decision for a person's review (a matching audit rule, or a rule that erred). `budget` is the
+    one that decided, `warnings` those at or beyond their warning once the act is booked. `retry_after_ms`
+    comes with throttle. When the act goes ahead, `grants` are the approvals that let it, and `consumed` the
+    throttle rules whose bucket it takes an act (1000) out of.
     `cost_limit_before` is what the tightest money budget leaves, in micro-units of `currency`, None without
     one; `cost_limit_after` what it leaves once the act costs its estimate. `resource_usage_*` count tokens
     and micros used, likewise.
@@ -245,6 +409,12 @@ class Verdict:
     cost_limit_after: int | None = None
     resource_usage_before: Mapping[str, int] = field(default_factory=dict)
     resource_usage_after: Mapping[str, int] = field(default_factory=dict)
+    rule_hash: str = ""
+    budget: UUID | None = None
+    warnings: tuple[UUID, ...] = ()
+    retry_after_ms: int | None = None
+    grants: tuple[UUID, ...] = ()
+    consumed: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> bool:
@@ -257,29 +427,45 @@ def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
 
     The most severe outcome of the matching rules decides (deny > escalate > throttle > audit > allow), among
     equals the lowest priority number, then the order of the file. A rule that errs counts as deny and is
-    named. Without a matching rule the answer is deny.
+    named. A throttle rule whose bucket holds an act, and an escalation that a grant covers, count as allow.
+    Without a matching rule the answer is deny, and so it is where a budget does not hold the act.
     """
-    group = policy.group(
-        kind=request.subject_kind,
-        tool=request.tool,
-        model=request.model,
-        agent=request.agent,
-        roles=request.roles,
-        workspace=str(request.workspace_id),
+    group = policy.group(request)
+    evaluated, held = _evaluate(group, request, policy.environment)
+    found = _weigh(request, policy, [(group.rules[place], evaluated[place].result) for place in held])
+    return _verdict(request, policy, found, evaluated)
+
+
+def delivery(request: DecisionRequest, policy: PolicySet) -> Delivery:
+    """Return whether text may stream while it is written, from a `message_out` request without the text.
+
+    Held where the text, which stands in the arguments, may matter to the outcome: a rule about this request
+    that denies, escalates or throttles reads them, or nothing but rules that read them lets it pass.
+    """
+    group = policy.group(request)
+    reading = {rule.name for rule in group.rules if _reads_arguments(rule)}
+    if not reading:
+        return "live"
+    if any(rule.name in reading and SEVERITY[rule.outcome] > SEVERITY["audit"] for rule in group.rules):
+        return "held"
+    blind = policy.part(group, (rule for rule in group.rules if rule.name not in reading))
+    _, held = _evaluate(blind, request, policy.environment)
+    return "live" if held else "held"
+
+
+def tightest(budgets: Iterable[BudgetFact]) -> Budget:
+    """Return the budget that leaves least in proportion, as `DecisionRequest.budget` states it."""
+    limited = [one for one in budgets if one.limit_tokens is not None or one.limit_micros is not None]
+    if not limited:
+        return Budget()
+    least = min(limited, key=lambda one: (one.left, one.id))
+    return Budget(
+        limit_tokens=least.limit_tokens,
+        used_tokens=least.used_tokens,
+        limit_micros=least.limit_micros,
+        used_micros=least.used_micros,
+        currency=least.currency,
     )
-    evaluated, held = _evaluate(group, request)
-    deciding: Rule | None = None
-    severity = -1
-    erred = review = False
-    for place in held:
-        rule = group.rules[place]
-        failed = evaluated[place].result == "error"
-        review = review or failed or rule.outcome == "audit"
-        weight = SEVERITY["deny"] if failed else SEVERITY[rule.outcome]
-        # Rules of a group are in order of priority, so the first of a severity is the one to name.
-        if weight > severity:
-            deciding, severity, erred = rule, weight, failed
-    return _verdict(request, policy, deciding, erred=erred, review=review, evaluated=evaluated)
 
 
 def variables(request: DecisionRequest) -> dict[str, Any]:
@@ -315,14 +501,105 @@ def variables(request: DecisionRequest) -> dict[str, Any]:
         "counters.repeats": counters.repeats,
         "environment": request.environment,
         "at": request.at,
+        "actor_labels": sorted(request.actor_labels),
+        "budget.left_percent": _left_percent(request),
+        "budget.warned": any(one.warns(cost) for one in request.budgets),
     }
 
 
-def _evaluate(group: Group, request: DecisionRequest) -> tuple[tuple[RuleResult, ...], list[int]]:
+@dataclass(slots=True)
+class _Found:
+    """What the rules that held come to, before budgets."""
+
+    rule: Rule | None = None
+    outcome: Outcome = "deny"
+    erred: bool = False
+    covered: bool = False
+    review: bool = False
+    retry_after_ms: int | None = None
+    grants: list[UUID] = field(default_factory=list)
+    consumed: list[str] = field(default_factory=list)
+
+
+def _weigh(request: DecisionRequest, policy: PolicySet, held: Iterable[tuple[Rule, str]]) -> _Found:
+    found = _Found()
+    severity = -1
+    for rule, result in held:
+        outcome, covered = rule.outcome, False
+        if result == "error":
+            outcome, found.review = "deny", True
+        elif outcome == "audit":
+            found.review = True
+        elif outcome == "throttle":
+            throttle = policy.throttle(rule.name)
+            level = request.throttles.get(rule.name, throttle.full)
+            if level >= ACT:
+                outcome, covered = "allow", True
+                found.consumed.append(rule.name)
+            else:
+                found.retry_after_ms = max(found.retry_after_ms or 0, throttle.wait_ms(level))
+        elif outcome == "escalate":
+            grant = _grant_for(rule, request, policy)
+            if grant is not None:
+                outcome, covered = "allow", True
+                found.grants.append(grant.approval_id)
+        weight = SEVERITY[outcome]
+        # The rules are in order of priority, so the first of a severity is the one to name.
+        if weight > severity:
+            severity = weight
+            found.rule, found.outcome, found.erred, found.covered = rule, outcome, result == "error", covered
+    return found
+
+
+def _grant_for(rule: Rule, request: DecisionRequest, policy: PolicySet) -> GrantFact | None:
+    version = policy.rule_hashes[rule.name]
+    fitting = [
+        grant
+        for grant in request.grants
+        if grant.rule == rule.name
+        and grant.rule_hash == version
+        # What cannot be undone is approved act by act, whatever somebody granted.
+        and (grant.scope == "once" or request.safety_level != "restricted")
+    ]
+    # A leave for exactly this act goes first, or it would stay open for a later one.
+    return min(fitting, key=lambda grant: (_SCOPES.index(grant.scope), grant.approval_id), default=None)
+
+
+_SCOPES: tuple[GrantScope, ...] = ("once", "session", "pattern")
+
+
+def _exceeded(request: DecisionRequest) -> tuple[BudgetFact, str] | None:
+    """Return the budget that leaves least among those that do not hold the act, and why."""
+    short = [(one, one.shortfall(request.cost)) for one in request.budgets]
+    return min((pair for pair in short if pair[1]), key=lambda pair: (pair[0].left, pair[0].id), default=None)
+
+
+def _left_percent(request: DecisionRequest) -> int:
+    if request.budgets:
+        return int(min(one.left for one in request.budgets) * 100)
+    budget = request.budget
+    limits = ((budget.limit_tokens, budget.used_tokens), (budget.limit_micros, budget.used_micros))
+    shares = [
+        max(limit - used, 0) * 100 // limit if limit else 0 for limit, used in limits if limit is not None
+    ]
+    return min(shares, default=100)
+
+
+def _reads_arguments(rule: Rule) -> bool:
+    return any(cel.reads_arguments(text) for text in (rule.condition, rule.unless) if text is not None)
+
+
+def _evaluate(
+    group: Group, request: DecisionRequest, environment: int
+) -> tuple[tuple[RuleResult, ...], list[int]]:
     """Return what each rule of the group gave, and the places of those that matched or erred, in order."""
     if not group.conditional:
         return group.all_matched, list(range(len(group.rules)))
-    activation = cel.activation(variables(request))
+    values = variables(request)
+    known = cel.environment(environment)
+    if environment != cel.ENVIRONMENT_VERSION:
+        values = {name: values[name] for name in known.variables}
+    activation = known.activation(values)
     try:
         matched = group.combination.hold(activation)
     except cel.EvaluationError:
@@ -347,56 +624,116 @@ def _evaluate_alone(rule: Rule, group: Group, activation: cel.Activation) -> Rul
 
 
 def _verdict(
-    request: DecisionRequest,
-    policy: PolicySet,
-    deciding: Rule | None,
-    *,
-    erred: bool,
-    review: bool,
-    evaluated: tuple[RuleResult, ...],
+    request: DecisionRequest, policy: PolicySet, found: _Found, evaluated: tuple[RuleResult, ...]
 ) -> Verdict:
-    outcome: Outcome = "deny" if erred or deciding is None else deciding.outcome
+    rule, outcome = found.rule, found.outcome
+    exceeded = None
+    if outcome != "deny" and request.budgets:
+        exceeded = _exceeded(request)
     act = request.tool or request.model or request.subject_kind
-    if deciding is None:
+    to_agent = ""
+    if exceeded is not None:
+        budget_fact, shortfall = exceeded
+        rule, outcome, name = None, "deny", BUDGET_EXCEEDED
+        reason = f"The budget {budget_fact.name} does not hold this: {shortfall}."
+        to_agent = f"Denied: {reason}"
+        to_people = reason
+    elif rule is None:
         name = NOTHING_MATCHED
         reason = (
             f"No rule of the policy covers {request.subject_kind} here, and what no rule covers is denied."
         )
         to_agent = f"Denied: no rule allows {act} here."
         to_people = reason
-    elif erred:
-        name = deciding.name
+    elif found.erred:
+        name = rule.name
         reason = f"The rule {name} could not be evaluated on this request: denied, and marked for review."
         to_agent = f"Denied: the rule {name} could not be evaluated on this request to {act}."
         to_people = reason
+    elif found.covered:
+        # The rule's messages are about acts that it holds up, and this one it lets pass.
+        name = rule.name
+        passed = "A person approved this act." if rule.outcome == "escalate" else "This act is within it."
+        reason = to_people = f"{rule.sentence} {passed}"
     else:
-        name = deciding.name
-        reason = deciding.sentence
-        to_agent = deciding.message_for_agent or (
-            "" if outcome in {"allow", "audit"} else f"Denied: {reason}"
-        )
-        to_people = deciding.message_for_people or reason
+        name, reason = rule.name, rule.sentence
+        to_agent = rule.message_for_agent or _REFUSALS.get(outcome, "").format(reason)
+        to_people = rule.message_for_people or reason
     goes_ahead = outcome in {"allow", "audit"}
     budget, cost = request.budget, request.cost
     left = None if budget.limit_micros is None else budget.limit_micros - budget.used_micros
+    # A limit in another currency stands in its own, and then the act adds no money to it.
+    foreign = bool(request.budgets) and left is not None and budget.currency != cost.currency
+    micros = cost.micros if goes_ahead and not foreign else 0
+    tokens = cost.tokens if goes_ahead else 0
+    booked = cost if goes_ahead else Cost()
     return Verdict(
         outcome=outcome,
         rule=name,
         reason=reason,
         policy_hash=policy.content_hash,
         evaluated=evaluated,
-        review=review,
+        review=found.review,
         message_for_agent=to_agent,
         message_for_people=to_people,
-        parameters={} if deciding is None or erred else deciding.parameters,
-        currency=cost.currency,
+        parameters={} if rule is None or found.erred else rule.parameters,
+        currency=budget.currency if foreign else cost.currency,
         cost_limit_before=left,
-        cost_limit_after=left - cost.micros if left is not None and goes_ahead else left,
+        cost_limit_after=None if left is None else left - micros,
         resource_usage_before={"tokens": budget.used_tokens, "micros": budget.used_micros},
-        resource_usage_after={
-            "tokens": budget.used_tokens + (cost.tokens if goes_ahead else 0),
-            "micros": budget.used_micros + (cost.micros if goes_ahead else 0),
-        },
+        resource_usage_after={"tokens": budget.used_tokens + tokens, "micros": budget.used_micros + micros},
+        # Verdicts under sets of the first environment were recorded without it.
+        rule_hash="" if rule is None or policy.environment == 1 else policy.rule_hashes[rule.name],
+        budget=None if exceeded is None else exceeded[0].id,
+        warnings=tuple(one.id for one in request.budgets if one.warns(booked)),
+        retry_after_ms=found.retry_after_ms if outcome == "throttle" else None,
+        grants=tuple(found.grants) if goes_ahead else (),
+        consumed=tuple(found.consumed) if goes_ahead else (),
+    )
+
+
+_REFUSALS: Mapping[Outcome, str] = {
+    "deny": "Denied: {}",
+    "escalate": "Waiting for a person's approval: {}",
+    "throttle": "Not now, later: {}",
+}
+# How many entries each field may have.
+_MOST = {
+    "roles": 50,
+    "labels": 1000,
+    "actor_labels": 1000,
+    "task_path": 64,
+    "environment": 50,
+    "budgets": 200,
+    "grants": 200,
+    "throttles": 2000,
+}
+
+
+def _money(micros: int) -> str:
+    return f"{micros // 1_000_000:,}.{micros % 1_000_000:06}".rstrip("0").rstrip(".")
+
+
+def _fact(fact: BudgetFact | GrantFact) -> dict[str, Any]:
+    written: dict[str, Any] = {}
+    for member in fields(fact):
+        value = getattr(fact, member.name)
+        if isinstance(value, UUID):
+            value = str(value)
+        elif isinstance(value, datetime):
+            value = value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+        written[member.name] = value
+    return written
+
+
+def _budget_fact(value: Mapping[str, Any]) -> BudgetFact:
+    return BudgetFact(
+        **{
+            **value,
+            "id": UUID(value["id"]),
+            "period_start": datetime.fromisoformat(value["period_start"]),
+            "period_end": datetime.fromisoformat(value["period_end"]) if value["period_end"] else None,
+        }
     )
 
 
@@ -404,10 +741,12 @@ def _members(facts: Cost | Budget | Counters) -> dict[str, int | str | None]:
     return {member.name: getattr(facts, member.name) for member in fields(facts)}
 
 
-def _check_amounts(facts: Cost | Budget | Counters) -> None:
+def _check_amounts(facts: Cost | Budget | BudgetFact | Counters) -> None:
     for member in fields(facts):
+        if member.type not in {int, int | None} and member.name != "currency":
+            continue
         amount = getattr(facts, member.name)
-        name = f"{type(facts).__name__.lower()}.{member.name}"
+        name = f"{_GROUPS[type(facts).__name__]}.{member.name}"
         if member.name == "currency":
             if not (isinstance(amount, str) and len(amount) == 3 and amount.isascii() and amount.isupper()):
                 raise BadInput(f"{name} is {amount!r}; send an ISO 4217 code such as USD.", field=name)
@@ -415,3 +754,6 @@ def _check_amounts(facts: Cost | Budget | Counters) -> None:
             continue
         elif type(amount) is not int or not 0 <= amount <= SAFE_INTEGER:
             raise BadInput(f"{name} is {amount!r}; send a whole number from 0 to {SAFE_INTEGER}.", field=name)
+
+
+_GROUPS = {"Cost": "cost", "Budget": "budget", "BudgetFact": "budgets", "Counters": "counters"}

@@ -7,6 +7,7 @@ from uuid import UUID
 
 import yaml
 
+from governance.cel import ENVIRONMENT_VERSION
 from governance.decide import DecisionRequest
 from governance.policy import PolicySet, load_policy
 
@@ -28,7 +29,9 @@ def rule(name: str, outcome: str = "deny", condition: str | None = None, **more:
 def policy(*rules: dict[str, Any]) -> PolicySet:
     # As stored text, which reads faster than YAML.
     return load_policy(
-        json.dumps({"environment": 1, "policy": "test", "rules": rules}, separators=(",", ":"))
+        json.dumps(
+            {"environment": ENVIRONMENT_VERSION, "policy": "test", "rules": rules}, separators=(",", ":")
+        )
     )
 
 

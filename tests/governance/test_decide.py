@@ -8,7 +8,6 @@ from hypothesis import strategies as st
 from cartrita.errors import BadInput
 from cartrita.eventstore.canonical import canonical_json
 from governance import cel
-from governance import policy as policies
 from governance.decide import SEVERITY, Budget, Cost, Counters, DecisionRequest, decide
 from governance.policy import Outcome, load_policy
 from tests.governance.policies import NOON, policy, request, rule
@@ -35,11 +34,6 @@ written_rules = st.lists(
 )
 
 
-@pytest.fixture
-def every_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policies, "OUTCOMES_IN_FORCE", frozenset(get_args(Outcome)))
-
-
 class TestDecide:
     def test_denies_what_no_rule_covers(self) -> None:
         verdict = decide(request(subject_kind="plan"), policy(rule("tools", "allow")))
@@ -51,7 +45,6 @@ class TestDecide:
         assert (verdict.outcome, verdict.rule) == ("deny", "nothing-matched")
         assert [(one.rule, one.result) for one in verdict.evaluated] == [("never", "not_matched")]
 
-    @pytest.mark.usefixtures("every_outcome")
     @settings(max_examples=150, deadline=None)
     @given(written=written_rules)
     def test_lets_the_most_severe_outcome_decide_then_priority_then_order(
@@ -63,7 +56,10 @@ class TestDecide:
         ]
         # A rule of another kind may err as it likes: it is not about this request.
         other = rule("other", "deny", ERRS, match={"kinds": ["plan"]})
-        verdict = decide(request(), policy(*rules, other))
+        for one in rules:
+            one["parameters"] = {"rate": "1/hour"} if one["outcome"] == "throttle" else {}
+        empty = {f"r{n}": 0 for n, (outcome, *_) in enumerate(written) if outcome == "throttle"}
+        verdict = decide(request(throttles=empty), policy(*rules, other))
         counting = [
             (-SEVERITY["deny" if condition == ERRS else outcome], priority, n)
             for n, (outcome, condition, priority, exempt) in enumerate(written)

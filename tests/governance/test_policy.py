@@ -82,9 +82,12 @@ class TestLoadPolicy:
             (VALID.replace("no-shell", "nothing-matched"), "choose another"),
             (
                 VALID.replace("deny", "forbid"),
-                "7:14: outcome of rule no-shell: use one of allow, audit, deny",
+                "7:14: outcome of rule no-shell: use one of allow, audit, throttle, escalate, deny",
             ),
-            (VALID.replace("deny", "escalate"), "escalate is not available; use allow, audit or deny"),
+            (
+                "environment: 1\n" + VALID.replace("deny", "escalate"),
+                "escalate is not known in environment 1",
+            ),
             (VALID.replace("tool_call", "tool"), "5:21: match.kinds.0 of rule no-shell: not a known kind"),
             (VALID.replace("    outcome: deny\n", ""), "3:5: outcome of rule no-shell: missing; add it"),
             (VALID.replace("condition", "conditoin"), "not a known key; known keys: name, sentence"),
