@@ -4,32 +4,37 @@ Changes gather in a draft. Activating compiles the whole draft into one set with
 the set in force decides. The stream is `rulebook_id(workspace_id)`.
 """
 
-import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from typing import Any, ClassVar
 from uuid import UUID
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from cartrita.errors import BadInput, Conflict, NotAllowed, NotFound, TooLarge
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
-from governance import cel
-from governance.canonical import canonical, fingerprint
-from governance.policy import MOST_RULES, PolicySet, Rule, load_policy
+from governance.policy import (
+    PolicyNotValid,
+    PolicySet,
+    Problem,
+    Rule,
+    compile_policy,
+    definition_of,
+    rule_hash,
+)
 
 AUTHORS: frozenset[str] = frozenset({"policy_author", "admin"})
 # Whose leave counts as the second pair of eyes, and two of whom switch four eyes on.
 APPROVERS: frozenset[str] = AUTHORS | {"reviewer"}
-READERS: frozenset[str] = APPROVERS | {"auditor", "operator"}
 
 SYSTEM = "system"
 LONGEST_NOTE = 2000
-# An event holds 64 KiB.
+# An event holds 64 KiB: one rule, or the names of all rules beside a note.
 LARGEST_DEFINITION = 48 * 1024
+MOST_RULES = 800
 
 
 class RuleWritten(Event):
@@ -203,21 +208,25 @@ def evolve(rulebook: Rulebook, event: Event) -> Rulebook:
             return rulebook
 
 
-def draft_rules(rulebook: Rulebook) -> list[dict[str, Any]]:
-    """Return the definitions of the draft's rules, in order of priority."""
-    definitions = [dict(rulebook.rules[name].definition) for name in rulebook.order]
-    default = Rule.model_fields["priority"].default
-    return sorted(definitions, key=lambda definition: definition.get("priority", default))
+def draft_rules(rulebook: Rulebook) -> tuple[tuple[Rule, ...], tuple[Problem, ...]]:
+    """Return the draft's rules with their examples, in order of priority, and why others cannot be read."""
+    rules, problems = [], []
+    for name in rulebook.order:
+        try:
+            rules.append(Rule.model_validate(rulebook.rules[name].definition))
+        except ValidationError as error:
+            # What was checked when it was written can only be refused by a later release.
+            said = f"this release refuses the rule ({error.error_count()} problems); write it anew"
+            problems.append(Problem(line=1, column=1, rule=name, field="", message=said))
+    return tuple(sorted(rules, key=lambda rule: rule.priority)), tuple(problems)
 
 
 def compile_draft(rulebook: Rulebook) -> PolicySet:
     """Compile the draft, examples included. Raises PolicyNotValid."""
-    as_json = {
-        "environment": cel.ENVIRONMENT_VERSION,
-        "policy": rulebook.policy,
-        "rules": draft_rules(rulebook),
-    }
-    return load_policy(json.dumps(as_json, ensure_ascii=False), "draft")
+    rules, problems = draft_rules(rulebook)
+    if problems:
+        raise PolicyNotValid("draft", problems)
+    return compile_policy(rules, rulebook.policy)
 
 
 def begin(policy: PolicySet) -> list[Event]:
@@ -235,7 +244,7 @@ def write(rulebook: Rulebook, rule: Rule) -> list[Event]:
 
     Raises RuleTooLarge, and BadInput when the draft is full.
     """
-    definition = canonical(rule.model_dump(mode="json", exclude_defaults=True), f"rule {rule.name}")
+    definition = definition_of(rule)
     size = len(canonical_json(definition))
     if size > LARGEST_DEFINITION:
         raise RuleTooLarge(
@@ -250,9 +259,7 @@ def write(rulebook: Rulebook, rule: Rule) -> list[Event]:
     if rule.name not in rulebook.order and len(rulebook.order) >= MOST_RULES:
         raise BadInput(f"A policy has at most {MOST_RULES} rules; withdraw one first.", field="rules")
     version = former.version + 1 if former else 1
-    return [
-        RuleWritten(rule=rule.name, version=version, definition=definition, rule_hash=_rule_hash(definition))
-    ]
+    return [RuleWritten(rule=rule.name, version=version, definition=definition, rule_hash=rule_hash(rule))]
 
 
 def withdraw(rulebook: Rulebook, name: str) -> list[Event]:
@@ -282,7 +289,7 @@ def replace_rules(rulebook: Rulebook, policy: PolicySet) -> list[Event]:
         after = fold_onto(after, written)
         events += written
     wanted = tuple(rule.name for rule in policy.rules)
-    if after.policy != policy.name or [rule["name"] for rule in draft_rules(after)] != list(wanted):
+    if after.policy != policy.name or tuple(rule.name for rule in draft_rules(after)[0]) != wanted:
         events.append(RulesArranged(policy=policy.name, rules=wanted))
     return events
 
@@ -379,10 +386,6 @@ def _refuse_active(rulebook: Rulebook, policy: PolicySet) -> None:
 def _check_note(note: str) -> None:
     if len(note) > LONGEST_NOTE:
         raise BadInput(f"A note has at most {LONGEST_NOTE} characters.", field="note")
-
-
-def _rule_hash(definition: Mapping[str, Any]) -> str:
-    return fingerprint({name: value for name, value in definition.items() if name != "examples"})
 
 
 def _listed(roles: Iterable[str]) -> str:

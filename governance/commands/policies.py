@@ -1,16 +1,59 @@
-"""What people and the start of the system may do with policies."""
+"""What people, programs and the start of the system may do with policies: load, decide, append."""
 
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 from uuid import UUID
 
 from django.conf import settings
 from django.db import connection, transaction
 
-from cartrita.eventstore import Append, Context, append, derived_id, load, put_blob
+from cartrita.accounts.queries import Caller, people_with_roles
+from cartrita.errors import NotAllowed
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Event,
+    RecordedEvent,
+    StreamMoved,
+    append,
+    derived_id,
+    load,
+    put_blob,
+)
 from governance import rulebook as rulebooks
-from governance.policy_store import policy_of_file
-from governance.rulebook import rulebook_id
+from governance.examples import run_examples
+from governance.policy import PolicyNotValid, PolicySet, Problem, compile_rule, load_policy
+from governance.policy_store import policy_of_file, policy_set
+from governance.rulebook import APPROVERS, Rulebook, UnknownPolicy, compile_draft, rulebook_id
 
+TRIES = 5
 _BEGIN_LOCK = 0x72756C65  # "rule", so that these advisory locks meet no other
+
+Decide = Callable[[Rulebook], list[Event]]
+
+
+class RulebookMoved(StreamMoved):
+    """The rulebook is not at the version that the caller expected."""
+
+    code: ClassVar[str] = "rulebook_moved"
+
+    def __init__(self, moved: StreamMoved) -> None:
+        super().__init__(
+            stream_id=moved.stream_id,
+            expected_version=moved.expected_version,
+            actual_version=moved.actual_version,
+        )
+        self.message = (
+            f"The rules changed since you read them (version {moved.expected_version}, now "
+            f"{moved.actual_version}); look at them again and repeat your change."
+        )
+        self.args = (self.message,)
+
+
+class OtherWorkspace(NotAllowed):
+    """The caller acts in another workspace."""
+
+    code: ClassVar[str] = "other_workspace"
 
 
 def begin_rulebook(*, workspace_id: UUID) -> None:
@@ -29,6 +72,208 @@ def begin_rulebook(*, workspace_id: UUID) -> None:
         events = rulebooks.begin(policy)
         event_ids = [derived_id(stream_id, f"begin:{place}") for place in range(len(events))]
         append(Append(stream_id, 0, events, Context(workspace_id=workspace_id), event_ids))
+
+
+def write_rule(
+    *,
+    workspace_id: UUID,
+    definition: Mapping[str, Any],
+    caller: Caller,
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Add a rule to the draft or change it, and return what was recorded: nothing when it stands there so.
+
+    `definition` has the keys of a rule in a policy file. Raises PolicyNotValid with the place in each wrong
+    field, MayNotChangePolicy, RuleTooLarge, RulebookMoved.
+    """
+    rulebooks.require_author(caller.roles)
+    rule = compile_rule(definition)
+    return _change(workspace_id, caller, lambda rulebook: rulebooks.write(rulebook, rule), expected_version)
+
+
+def withdraw_rule(
+    *, workspace_id: UUID, name: str, caller: Caller, expected_version: int | None = None
+) -> list[RecordedEvent]:
+    """Take a rule out of the draft and return what was recorded: nothing when it was taken out before.
+
+    Raises UnknownRule, MayNotChangePolicy, RulebookMoved.
+    """
+    rulebooks.require_author(caller.roles)
+    return _change(
+        workspace_id, caller, lambda rulebook: rulebooks.withdraw(rulebook, name), expected_version
+    )
+
+
+def import_policy(
+    *,
+    workspace_id: UUID,
+    text: str,
+    caller: Caller,
+    activate: bool = False,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Make the draft equal to a policy file, and put it in force where asked; return what was recorded.
+
+    Raises PolicyNotValid with every problem's line and column, MayNotChangePolicy, RuleTooLarge,
+    SecondPersonNeeded, RulebookMoved.
+    """
+    rulebooks.require_author(caller.roles)
+    policy = load_policy(text)
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        events = rulebooks.replace_rules(rulebook, policy)
+        after = rulebooks.fold_onto(rulebook, events)
+        if not activate:
+            return events
+        compiled = _ready(compile_draft(after))
+        if compiled.content_hash == rulebook.active_hash:
+            return events
+        return [*events, *_activate(after, compiled, workspace_id, caller, note)]
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def propose(
+    *,
+    workspace_id: UUID,
+    caller: Caller,
+    policy_hash: str | None = None,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Ask a second person to put the draft in force, or the earlier set `policy_hash`.
+
+    Return what was recorded. Raises MayNotChangePolicy, UnknownPolicy, AlreadyInForce, RulebookMoved, and
+    PolicyNotValid for a draft that does not compile or whose examples fail.
+    """
+    rulebooks.require_author(caller.roles)
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        policy = _named(rulebook, policy_hash)
+        put_blob(policy.text.encode(), key_id=None)
+        return rulebooks.propose(rulebook, policy, by=_person(caller), roles=caller.roles, note=note)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def activate(
+    *,
+    workspace_id: UUID,
+    policy_hash: str,
+    caller: Caller,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Put the draft in force, or the proposed set; `policy_hash` says which one the caller looked at.
+
+    Return what was recorded. Raises MayNotChangePolicy, SecondPersonNeeded, UnknownPolicy, AlreadyInForce,
+    RulebookMoved, and PolicyNotValid for a draft whose examples fail.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        return _activate(rulebook, _named(rulebook, policy_hash), workspace_id, caller, note)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def activate_again(
+    *,
+    workspace_id: UUID,
+    policy_hash: str,
+    caller: Caller,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Roll back: put a set in force that was before. The draft stays as it is.
+
+    Return what was recorded. Raises as `activate` does, UnknownPolicy for a set that never was in force here.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        if policy_hash not in rulebook.in_force:
+            raise UnknownPolicy(f"The set {policy_hash} never was in force here.", field="policy_hash")
+        return _activate(rulebook, policy_set(policy_hash), workspace_id, caller, note)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def _activate(
+    rulebook: Rulebook, policy: PolicySet, workspace_id: UUID, caller: Caller, note: str
+) -> list[Event]:
+    put_blob(policy.text.encode(), key_id=None)
+    return rulebooks.activate(
+        rulebook,
+        policy,
+        by=_person(caller),
+        roles=caller.roles,
+        four_eyes=len(people_with_roles(workspace_id, APPROVERS)) > 1,
+        note=note,
+    )
+
+
+def _named(rulebook: Rulebook, policy_hash: str | None) -> PolicySet:
+    """Return the draft, or the proposed or an earlier set, that the hash names (None: the draft)."""
+    proposed = rulebook.proposal.policy_hash if rulebook.proposal else ""
+    # What waits for a second person was tried when it was proposed, and the draft may have moved on since.
+    if policy_hash and policy_hash in {proposed, *rulebook.in_force}:
+        return policy_set(policy_hash)
+    draft = compile_draft(rulebook)
+    if policy_hash not in {None, draft.content_hash}:
+        raise UnknownPolicy(
+            f"The set {policy_hash} is not the draft (whose hash is {draft.content_hash} now), not proposed, "
+            "and never was in force here; look at the draft again.",
+            field="policy_hash",
+        )
+    return _ready(draft)
+
+
+def _ready(policy: PolicySet) -> PolicySet:
+    """Return the set when all its examples hold. Raises PolicyNotValid, naming each that does not."""
+    problems = [
+        Problem(
+            line=1, column=1, rule=failure.rule, field=f"example {failure.number}", message=failure.message
+        )
+        for failure in run_examples(policy)
+    ]
+    if problems:
+        raise PolicyNotValid("draft", problems)
+    return policy
+
+
+def _change(
+    workspace_id: UUID, caller: Caller, decide: Decide, expected_version: int | None
+) -> list[RecordedEvent]:
+    """Decide on the rulebook as it is and append; decide anew when somebody else was quicker."""
+    if caller.workspace_id != workspace_id:
+        raise OtherWorkspace("You act in another workspace; change its rules.", field="workspace_id")
+    stream_id = rulebook_id(workspace_id)
+    for attempt in range(1, TRIES + 1):
+        history = load(stream_id)
+        if not history:
+            begin_rulebook(workspace_id=workspace_id)
+            history = load(stream_id)
+        if expected_version is not None and len(history) != expected_version:
+            raise RulebookMoved(
+                StreamMoved(
+                    stream_id=stream_id, expected_version=expected_version, actual_version=len(history)
+                )
+            )
+        try:
+            # A savepoint, so that a conflict leaves the caller's transaction usable.
+            with transaction.atomic():
+                events = decide(rulebooks.fold(recorded.event for recorded in history))
+                context = Context(workspace_id=workspace_id, actor=caller.actor)
+                return append(Append(stream_id, len(history), events, context)) if events else []
+        except StreamMoved as moved:
+            if attempt == TRIES:
+                raise RulebookMoved(moved) from None
+    raise AssertionError("unreachable")
+
+
+def _person(caller: Caller) -> str:
+    """Name the person, also behind a token: with two ways of asking one is still one."""
+    return f"user:{caller.user_id}"
 
 
 def _lock(stream_id: UUID) -> None:

@@ -1,14 +1,126 @@
-"""Which policy decides, and what the rulebook holds."""
+"""Which policy decides, what the rulebook holds, and what another set would have decided."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
 from uuid import UUID
 
-from governance.commands.policies import begin_rulebook
-from governance.models import PolicyVersion
-from governance.policy import PolicySet
-from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
-from governance.rulebook import UnknownPolicy
+from django.db.models import Count, F, Func, QuerySet
 
-__all__ = ["PolicyNotReadable", "UnknownPolicy", "active_policy", "policy_of_file", "policy_set"]
+from cartrita.accounts.queries import people_with_roles
+from cartrita.eventstore import RecordedEvent, load
+from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
+from governance import rulebook as rulebooks
+from governance.commands.policies import begin_rulebook
+from governance.decide import Verdict, decide
+from governance.decision import DecisionMade, request_of, verdict_of
+from governance.examples import ExampleFailure, run_examples
+from governance.models import PolicyDecision, PolicyRule, PolicyVersion
+from governance.models import Rulebook as RulebookRow
+from governance.policy import (
+    PolicyNotValid,
+    PolicySet,
+    Problem,
+    Rule,
+    load_policy,
+    policy_text,
+    rule_hash,
+)
+from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
+from governance.rulebook import (
+    APPROVERS,
+    Proposal,
+    Rulebook,
+    RuleWritten,
+    UnknownPolicy,
+    UnknownRule,
+    compile_draft,
+    draft_rules,
+    rulebook_id,
+)
+
+__all__ = [
+    "Checked",
+    "Draft",
+    "PolicyNotReadable",
+    "RuleHits",
+    "Tried",
+    "UnknownPolicy",
+    "active_policy",
+    "check_text",
+    "draft",
+    "export_text",
+    "known_set",
+    "policy_of_file",
+    "policy_set",
+    "rule",
+    "rule_hits",
+    "rules",
+    "try_on",
+    "version_in_force",
+    "versions",
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checked:
+    """A set as its author sees it: what keeps it from being one, what is doubtful, which examples fail.
+
+    `policy_hash` is empty while there are problems. `text` is YAML.
+    """
+
+    policy: str
+    rules: tuple[Rule, ...]
+    problems: tuple[Problem, ...]
+    warnings: tuple[Problem, ...]
+    failures: tuple[ExampleFailure, ...]
+    text: str
+    policy_hash: str
+
+    @property
+    def ready(self) -> bool:
+        """Whether it may be proposed and put in force."""
+        return not self.problems and not self.failures
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Draft(Checked):
+    """The draft of a workspace beside what is in force there.
+
+    `version` is what commands take as `expected_version`. `changed` names the rules that the set in force
+    has otherwise or not at all, or that the draft lacks. `four_eyes` says that a second person is needed.
+    """
+
+    version: int
+    active_hash: str
+    changed: tuple[str, ...]
+    proposal: Proposal | None
+    proposed_at: datetime | None
+    four_eyes: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tried:
+    """One past decision: what was decided, and what another set gives on the very same request."""
+
+    decision_id: UUID
+    recorded: Verdict
+    new: Verdict
+    policy_hash: str
+
+    @property
+    def changed(self) -> bool:
+        """Whether outcome or deciding rule differ."""
+        return (self.recorded.outcome, self.recorded.rule) != (self.new.outcome, self.new.rule)
+
+
+@dataclass(frozen=True, slots=True)
+class RuleHits:
+    """How often a rule matched, and how often it was the one that decided."""
+
+    matched: int = 0
+    decided: int = 0
 
 
 def active_policy(workspace_id: UUID) -> PolicySet:
@@ -25,6 +137,194 @@ def active_policy(workspace_id: UUID) -> PolicySet:
     return policy_set(policy_hash)
 
 
+def draft(workspace_id: UUID) -> Draft:
+    """Return the draft of a workspace, checked, with its examples tried. Raises as `active_policy` does."""
+    active = active_policy(workspace_id)
+    history = load(rulebook_id(workspace_id))
+    rulebook = _folded(history)
+    checked = _checked(rulebook)
+    row = RulebookRow.objects.get(workspace_id=workspace_id)
+    return Draft(
+        policy=checked.policy,
+        rules=checked.rules,
+        problems=checked.problems,
+        warnings=checked.warnings,
+        failures=checked.failures,
+        text=checked.text,
+        policy_hash=checked.policy_hash,
+        version=len(history),
+        active_hash=active.content_hash,
+        changed=_changed(checked.rules, active),
+        proposal=rulebook.proposal,
+        proposed_at=row.proposed_at,
+        four_eyes=len(people_with_roles(workspace_id, APPROVERS)) > 1,
+    )
+
+
+def rules(workspace_id: UUID) -> list[PolicyRule]:
+    """Return the rules of the draft, each in its newest version, in order of priority."""
+    active_policy(workspace_id)
+    return list(PolicyRule.objects.filter(workspace_id=workspace_id, withdrawn=False))
+
+
+def rule(workspace_id: UUID, name: str) -> PolicyRule:
+    """Return one rule of the draft. Raises UnknownRule."""
+    active_policy(workspace_id)
+    found = PolicyRule.objects.filter(workspace_id=workspace_id, name=name, withdrawn=False).first()
+    if found is None:
+        raise UnknownRule(f"The draft has no rule {name[:60]!r}.", field="name")
+    return found
+
+
+def version_in_force(workspace_id: UUID) -> PolicyVersion:
+    """Return since when which set is in force, and who put it there."""
+    active_policy(workspace_id)
+    return PolicyVersion.objects.get(workspace_id=workspace_id, active=True)
+
+
+def versions(workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return a page of the sets that were in force in a workspace, newest first. Raises BadInput."""
+    active_policy(workspace_id)
+    rows = PolicyVersion.objects.filter(workspace_id=workspace_id)
+    return page_of(rows, order=("-stream_version",), cursor=cursor, limit=limit)
+
+
+def known_set(workspace_id: UUID, policy_hash: str) -> PolicySet:
+    """Return a set that is the draft, is proposed, or was in force here. Raises UnknownPolicy."""
+    active_policy(workspace_id)
+    return _known(_folded(load(rulebook_id(workspace_id))), policy_hash)
+
+
+def check_text(text: str) -> Checked:
+    """Check a policy file as it would be imported: problems with their places, warnings, failures."""
+    try:
+        policy = load_policy(text)
+    except PolicyNotValid as error:
+        return Checked(
+            policy="", rules=(), problems=error.problems, warnings=(), failures=(), text=text, policy_hash=""
+        )
+    return _of_set(policy, text)
+
+
+def export_text(workspace_id: UUID, policy_hash: str | None = None) -> str:
+    """Return a set as YAML that `load_policy` reads back to the same hash (None: the set in force).
+
+    Examples that its rules had come with it. Raises UnknownPolicy for a hash that this workspace never knew.
+    """
+    active = active_policy(workspace_id)
+    history = load(rulebook_id(workspace_id))
+    policy = active if policy_hash is None else _known(_folded(history), policy_hash)
+    # The stored text holds no examples; a rule's version had some when it was written.
+    with_examples = {
+        recorded.event.rule_hash: recorded.event.definition
+        for recorded in history
+        if isinstance(recorded.event, RuleWritten)
+    }
+    written = [
+        Rule.model_validate(with_examples[version]) if (version := rule_hash(each)) in with_examples else each
+        for each in policy.rules
+    ]
+    return policy_text(written, policy.name, environment=policy.environment)
+
+
+def try_on(*, workspace_id: UUID, decision_id: UUID, text: str | None = None) -> Tried:
+    """Decide a past request of this workspace under the draft, or under a policy file's `text`.
+
+    Raises UnknownDecision (also for other workspaces' decisions), NotRedecidable where the request is erased,
+    PolicyNotValid.
+    """
+    # Decisions know the policies' queries too.
+    from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
+
+    recorded = decision_made(decision_id)
+    if recorded.workspace_id != workspace_id:
+        raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
+    made = recorded.event
+    assert isinstance(made, DecisionMade)  # noqa: S101 # what decision_made returns
+    request = request_of(made, blobs_of(recorded))
+    if text is None:
+        active_policy(workspace_id)
+        policy = compile_draft(_folded(load(rulebook_id(workspace_id))))
+    else:
+        policy = load_policy(text)
+    return Tried(
+        decision_id=decision_id,
+        recorded=verdict_of(made),
+        new=decide(request, policy),
+        policy_hash=policy.content_hash,
+    )
+
+
+def rule_hits(workspace_id: UUID, since: datetime) -> dict[str, RuleHits]:
+    """Count for each rule in how many decisions since a time it matched, and in how many it decided."""
+    decisions = PolicyDecision.objects.filter(workspace_id=workspace_id, created_at__gte=since).order_by()
+    matched = _counts(
+        decisions.annotate(rule=Func(F("matched"), function="unnest", set_returning=True)), "rule"
+    )
+    decided = _counts(decisions, "policy_rule")
+    return {
+        name: RuleHits(matched.get(name, 0), decided.get(name, 0)) for name in sorted({*matched, *decided})
+    }
+
+
 def _active_hash(workspace_id: UUID) -> str | None:
     found = PolicyVersion.objects.filter(workspace_id=workspace_id, active=True).order_by()
     return next(iter(found.values_list("policy_hash", flat=True)), None)
+
+
+def _folded(history: list[RecordedEvent]) -> Rulebook:
+    return rulebooks.fold(recorded.event for recorded in history)
+
+
+def _known(rulebook: Rulebook, policy_hash: str) -> PolicySet:
+    if policy_hash in {rulebook.proposal.policy_hash if rulebook.proposal else "", *rulebook.in_force} - {""}:
+        return policy_set(policy_hash)
+    try:
+        compiled = compile_draft(rulebook)
+    except PolicyNotValid:
+        compiled = None
+    if compiled is None or compiled.content_hash != policy_hash:
+        raise UnknownPolicy(
+            f"No policy with the hash {policy_hash} is the draft, is proposed or was in force here.",
+            field="policy_hash",
+        )
+    return compiled
+
+
+def _checked(rulebook: Rulebook) -> Checked:
+    try:
+        policy = compile_draft(rulebook)
+    except PolicyNotValid as error:
+        readable, _ = draft_rules(rulebook)
+        return Checked(
+            policy=rulebook.policy,
+            rules=readable,
+            problems=error.problems,
+            warnings=(),
+            failures=(),
+            text=policy_text(readable, rulebook.policy),
+            policy_hash="",
+        )
+    return _of_set(policy, policy_text(policy.rules, policy.name))
+
+
+def _of_set(policy: PolicySet, text: str) -> Checked:
+    return Checked(
+        policy=policy.name,
+        rules=policy.rules,
+        problems=(),
+        warnings=policy.warnings,
+        failures=tuple(run_examples(policy)),
+        text=text,
+        policy_hash=policy.content_hash,
+    )
+
+
+def _changed(written: tuple[Rule, ...], active: PolicySet) -> tuple[str, ...]:
+    drafted = {each.name: rule_hash(each) for each in written}
+    names = drafted.keys() | active.rule_hashes.keys()
+    return tuple(sorted(name for name in names if drafted.get(name) != active.rule_hashes.get(name)))
+
+
+def _counts(decisions: QuerySet[PolicyDecision, Any], field: str) -> Mapping[str, int]:
+    return {row[field]: row["n"] for row in decisions.values(field).annotate(n=Count("id"))}
