@@ -3,9 +3,10 @@
 from collections.abc import Callable
 from datetime import datetime
 from typing import Any, ClassVar, Literal
+from uuid import UUID
 
 import orjson
-from pydantic import Field
+from pydantic import BaseModel, ConfigDict, Field
 
 from cartrita.errors import BadInput
 from cartrita.eventstore.types import Event, Sealed
@@ -16,12 +17,31 @@ ActOutcome = Literal["succeeded", "failed", "timed_out", "cancelled", "unknown"]
 ReadBlob = Callable[[str], bytes]
 
 
+class Reserved(BaseModel):
+    """What an act holds back of one budget's period until it is settled; money in `currency`, the budget's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    budget: UUID
+    period_start: datetime
+    tokens: int = Field(ge=0)
+    micros: int = Field(ge=0)
+    currency: str
+
+
 class DecisionMade(Event):
     """A request was decided, before the act.
 
     `request` is the exact input as JSON, save that each argument named in `arguments_in_blobs` (or all of
     them, with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table.
     Rules are named by what they gave. Cost limits are micro-units of `currency`.
+
+    `reserved` and `possible_labels` (what the act may add to what session and `requester_id` have read) count
+    from now on, `grants` were used and `consumed` are the throttle rules that it cost; all empty unless the act
+    may go ahead. `approval_id` is the approval that an escalated act waits for. `budget` decided, `warnings`
+    are the budgets that the act brings to their warning. `delivery` tells whether a message_out may leave while
+    it is written. `permit_hash` is the hash of the request as the door
+    prepared it, before the facts of the step were filled in.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"
@@ -57,6 +77,18 @@ class DecisionMade(Event):
     cost_limit_after: int | None
     resource_usage_before: dict[str, int]
     resource_usage_after: dict[str, int]
+    permit_hash: Sealed[str] = ""
+    rule_hash: str = ""
+    requester_id: UUID | None = None
+    reserved: tuple[Reserved, ...] = ()
+    possible_labels: tuple[str, ...] = ()
+    grants: tuple[UUID, ...] = ()
+    consumed: tuple[str, ...] = ()
+    approval_id: UUID | None = None
+    retry_after_ms: int | None = None
+    budget: UUID | None = None
+    warnings: tuple[UUID, ...] = ()
+    delivery: Literal["", "live", "held"] = ""
 
 
 class ActSettled(Event):
@@ -119,6 +151,12 @@ def verdict_of(decision: DecisionMade) -> Verdict:
         cost_limit_after=decision.cost_limit_after,
         resource_usage_before=decision.resource_usage_before,
         resource_usage_after=decision.resource_usage_after,
+        rule_hash=decision.rule_hash,
+        budget=decision.budget,
+        warnings=decision.warnings,
+        retry_after_ms=decision.retry_after_ms,
+        grants=decision.grants,
+        consumed=decision.consumed,
     )
 
 

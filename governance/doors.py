@@ -62,10 +62,9 @@ def make_decision(
     idempotent.
     """
     verdict = decide(request, policy)
-    event = _decision_made(request, verdict, context)
+    event = decision_made(request, verdict, context)
     append = Append(decision_id, 0, [event], context, [derived_id(decision_id, "made")])
-    permit = Permit(decision_id, request.hash, _MINT) if verdict.allowed else None
-    return verdict, append, permit
+    return verdict, append, permit_for(request, verdict, decision_id)
 
 
 async def amake_decision(
@@ -97,7 +96,7 @@ def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
             f"The request of decision {decision_id} is erased; decide the act anew.",
             decision_id=str(decision_id),
         )
-    return Permit(decision_id, decision.request_hash, _MINT)
+    return Permit(decision_id, decision.permit_hash or decision.request_hash, _MINT)
 
 
 def settle(
@@ -130,7 +129,16 @@ def settle(
     return Append(decision_id, 1, [event], context, [derived_id(decision_id, "settled")])
 
 
-def _decision_made(request: DecisionRequest, verdict: Verdict, context: Context) -> DecisionMade:
+def permit_for(request: DecisionRequest, verdict: Verdict, decision_id: UUID) -> Permit | None:
+    """Return the leave for a request that a verdict on it gives, None unless it allows."""
+    return Permit(decision_id, request.hash, _MINT) if verdict.allowed else None
+
+
+def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, **more: Any) -> DecisionMade:
+    """Return the event of a decision; `more` are fields of it that neither request nor verdict hold.
+
+    Large arguments go to the blob table, on Django's connection.
+    """
     large, all_in_blob = _for_blobs(request)
     recorded = dict(request.arguments)
     for name in large:
@@ -170,6 +178,13 @@ def _decision_made(request: DecisionRequest, verdict: Verdict, context: Context)
         cost_limit_after=verdict.cost_limit_after,
         resource_usage_before=dict(verdict.resource_usage_before),
         resource_usage_after=dict(verdict.resource_usage_after),
+        rule_hash=verdict.rule_hash,
+        grants=verdict.grants,
+        consumed=verdict.consumed,
+        retry_after_ms=verdict.retry_after_ms,
+        budget=verdict.budget,
+        warnings=verdict.warnings,
+        **more,
     )
 
 

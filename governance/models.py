@@ -46,6 +46,10 @@ class PolicyDecision(models.Model):
     grants = ArrayField(models.UUIDField(), default=list)
     approval_id = models.UUIDField(null=True)
     retry_after_ms = models.BigIntegerField(null=True)
+    # The person in whose session it happened: `possible_labels` and `labels_added` count for both.
+    requester_id = models.UUIDField(null=True)
+    budget_id = models.UUIDField(null=True)
+    warnings = ArrayField(models.UUIDField(), default=list)
     decided_at = models.DateTimeField()
     trace_id = models.CharField(max_length=32, blank=True)
 
@@ -66,6 +70,11 @@ class PolicyDecision(models.Model):
             models.Index(fields=["session_id", "created_at"], name="decision_session"),
             models.Index(fields=["policy_rule", "-created_at"], name="decision_rule"),
             models.Index(fields=["-created_at"], name="decision_review", condition=models.Q(review=True)),
+            models.Index(
+                fields=["session_id", "tool_name", "settled_at"],
+                name="decision_failures",
+                condition=models.Q(act_outcome__in=["failed", "timed_out"]),
+            ),
         )
 
 

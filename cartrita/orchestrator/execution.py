@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from cartrita.accounts.queries import roles_of
 from cartrita.errors import CartritaError
-from cartrita.eventstore import Append, Event, aload, derived_id, in_database_thread, recorder
+from cartrita.eventstore import Append, Event, aload, append, derived_id, in_database_thread
 from cartrita.llm import catalog, gateway
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.events import ModelAnswered, ModelFailed
@@ -532,7 +532,7 @@ class Execution:
             appends.append(Append(self.plan_id, self._plan.version, plan, context))
         if run:
             appends.append(Append(self.run_id, self._run.version, run, context))
-        await recorder().record(*appends)
+        await in_database_thread(append, *appends)
         for event in plan:
             self._plan = plans.evolve(self._plan, event)
         for event in run:

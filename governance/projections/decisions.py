@@ -1,38 +1,20 @@
-"""The read model of decisions follows the log."""
+"""The read model of decisions, written with each of them: counters and settlements read it under locks."""
 
-from collections.abc import Sequence
-
-from cartrita.eventstore import RecordedEvent, following
+from cartrita.eventstore import RecordedEvent, inline, load
 from governance.decision import ActSettled, DecisionMade
 from governance.models import PolicyDecision
 
-_SETTLED = (
-    "act_outcome",
-    "act_cost_micros",
-    "act_currency",
-    "act_tokens",
-    "act_estimated",
-    "labels_added",
-    "settled_at",
-)
 
-
-@following("governance.policy_decisions", DecisionMade, ActSettled, tables=[PolicyDecision])
-def project_policy_decisions(batch: Sequence[RecordedEvent]) -> None:
-    """Show each decision, and how its act ended as soon as that is recorded."""
-    made: dict[object, PolicyDecision] = {}
-    settled_before: list[PolicyDecision] = []
-    for recorded in batch:
-        if isinstance(recorded.event, DecisionMade):
-            made[recorded.stream_id] = _row(recorded, recorded.event)
-        elif isinstance(recorded.event, ActSettled):
-            row = made.get(recorded.stream_id)
-            if row is None:
-                row = PolicyDecision(id=recorded.stream_id)
-                settled_before.append(row)
-            _settle(row, recorded, recorded.event)
-    PolicyDecision.objects.bulk_create(made.values())
-    PolicyDecision.objects.bulk_update(settled_before, _SETTLED)
+@inline(DecisionMade, ActSettled, tables=[PolicyDecision])
+def project_policy_decision(recorded: RecordedEvent) -> None:
+    """Show a decision, and how its act ended as soon as that is recorded."""
+    if isinstance(recorded.event, DecisionMade):
+        PolicyDecision.objects.bulk_create([_row(recorded, recorded.event)])
+    elif isinstance(recorded.event, ActSettled) and not _settle(recorded, recorded.event):
+        # Homes of before have decisions that the log's follower had not reached.
+        for made in load(recorded.stream_id, up_to_version=1):
+            project_policy_decision(made)
+        _settle(recorded, recorded.event)
 
 
 def _row(recorded: RecordedEvent, event: DecisionMade) -> PolicyDecision:
@@ -64,16 +46,28 @@ def _row(recorded: RecordedEvent, event: DecisionMade) -> PolicyDecision:
         message_for_agent=event.message_for_agent,
         message_for_people=event.message_for_people,
         parameters=event.parameters,
+        rule_hash=event.rule_hash,
+        reserved=[one.model_dump(mode="json") for one in event.reserved],
+        possible_labels=list(event.possible_labels),
+        grants=list(event.grants),
+        approval_id=event.approval_id,
+        retry_after_ms=event.retry_after_ms,
+        requester_id=event.requester_id,
+        budget_id=event.budget,
+        warnings=list(event.warnings),
         decided_at=event.at,
         trace_id=recorded.trace_id,
     )
 
 
-def _settle(row: PolicyDecision, recorded: RecordedEvent, event: ActSettled) -> None:
-    row.act_outcome = event.outcome
-    row.act_cost_micros = event.cost_micros
-    row.act_currency = event.currency
-    row.act_tokens = event.tokens
-    row.act_estimated = event.estimated
-    row.labels_added = list(event.labels_added)
-    row.settled_at = recorded.recorded_at
+def _settle(recorded: RecordedEvent, event: ActSettled) -> bool:
+    settled = PolicyDecision.objects.filter(id=recorded.stream_id).update(
+        act_outcome=event.outcome,
+        act_cost_micros=event.cost_micros,
+        act_currency=event.currency,
+        act_tokens=event.tokens,
+        act_estimated=event.estimated,
+        labels_added=list(event.labels_added),
+        settled_at=recorded.recorded_at,
+    )
+    return bool(settled)

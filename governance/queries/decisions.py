@@ -1,15 +1,17 @@
 """What was decided."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import ClassVar
+from typing import ClassVar, LiteralString
 from uuid import UUID
 
 from cartrita.errors import NotFound
-from cartrita.eventstore import RecordedEvent, get_blob, load
+from cartrita.eventstore import RecordedEvent, arrays, get_blob, load
+from cartrita.eventstore.store import execute
 from governance import decision
 from governance.decide import Counters, Verdict
-from governance.decision import DecisionMade
+from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
 from governance.policy import SubjectKind
 from governance.queries.policies import policy_set
@@ -21,21 +23,110 @@ class UnknownDecision(NotFound):
     code: ClassVar[str] = "unknown_decision"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Booked:
+    """What a settlement has to know of a decision; money in micro-units of `cost_currency`."""
+
+    session_id: UUID | None
+    requester_id: UUID | None
+    tool: str
+    reserved: tuple[Reserved, ...]
+    cost_tokens: int
+    cost_micros: int
+    cost_currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecentCounts:
+    """What sessions did lately: calls of the last minute by kind, failures of five minutes by tool.
+
+    `settled` are those of the asked decisions whose act has ended.
+    """
+
+    calls: Mapping[tuple[UUID | None, str], int]
+    failures: Mapping[tuple[UUID | None, str], int]
+    settled: frozenset[UUID]
+
+
+def booked(decision_ids: Collection[UUID]) -> dict[UUID, Booked]:
+    """Return what these decisions hold back. Raises UnknownDecision."""
+    if not decision_ids:
+        return {}
+    found = {}
+    for row in execute(_BOOKED, [arrays.uuids(list(decision_ids))]):
+        decision_id, session_id, requester_id, tool, reserved, before, after, currency = row
+        found[decision_id] = Booked(
+            session_id=session_id,
+            requester_id=requester_id,
+            tool=tool,
+            reserved=tuple(Reserved.model_validate(entry) for entry in reserved),
+            cost_tokens=after["tokens"] - before["tokens"],
+            cost_micros=after["micros"] - before["micros"],
+            cost_currency=currency,
+        )
+    for decision_id in set(decision_ids) - found.keys():
+        # Homes of before have decisions that the log's follower had not reached.
+        recorded = decision_made(decision_id)
+        found[decision_id] = Booked(
+            session_id=recorded.session_id,
+            requester_id=None,
+            tool=recorded.event.tool,
+            reserved=(),
+            cost_tokens=0,
+            cost_micros=0,
+            cost_currency="USD",
+        )
+    return found
+
+
+def recent_counts(
+    *,
+    at: datetime,
+    asked: Collection[tuple[UUID | None, str, str]],
+    settled: Collection[UUID] = (),
+) -> RecentCounts:
+    """Count what sessions did lately, exactly where their label sets are locked.
+
+    `asked` are (session, subject kind, tool). One statement.
+    """
+    sessions = {session_id for session_id, _, _ in asked if session_id is not None}
+    kinds = {kind for _, kind, _ in asked}
+    tools = {tool for _, _, tool in asked if tool}
+    calls: dict[tuple[UUID | None, str], int] = {}
+    failures: dict[tuple[UUID | None, str], int] = {}
+    ended = set()
+    if sessions or settled:
+        of_sessions = arrays.uuids(list(sessions))
+        parameters = [
+            arrays.uuids(list(settled)),
+            of_sessions,
+            at - timedelta(minutes=1),
+            arrays.texts(list(kinds)),
+            of_sessions,
+            arrays.texts(list(tools)),
+            at - timedelta(minutes=5),
+        ]
+        for what, id_, name, count in execute(_RECENT, parameters):
+            if what == 0:
+                ended.add(id_)
+            elif what == 1:
+                calls[id_, name] = count
+            else:
+                failures[id_, name] = count
+    return RecentCounts(calls=calls, failures=failures, settled=frozenset(ended))
+
+
 def recent_counters(
     *, session_id: UUID, kind: SubjectKind, at: datetime, tool: str = "", repeats: int = 0
 ) -> Counters:
-    """Count what this session did lately, as the read model knows it: some milliseconds behind the log.
+    """Count what this session did lately; a step counts anew under its locks.
 
     `repeats` is what the caller knows of its own run.
     """
-    mine = PolicyDecision.objects.filter(session_id=session_id)
-    calls = mine.filter(subject_kind=kind, created_at__gt=at - timedelta(minutes=1))
-    failures = mine.filter(
-        tool_name=tool, act_outcome__in=("failed", "timed_out"), settled_at__gt=at - timedelta(minutes=5)
-    )
+    counts = recent_counts(at=at, asked=[(session_id, kind, tool)])
     return Counters(
-        calls_last_minute=calls.count(),
-        failures_last_5_minutes=failures.count() if tool else 0,
+        calls_last_minute=counts.calls.get((session_id, kind), 0),
+        failures_last_5_minutes=counts.failures.get((session_id, tool), 0) if tool else 0,
         repeats=repeats,
     )
 
@@ -67,3 +158,121 @@ def blobs_of(recorded: RecordedEvent) -> Callable[[str], bytes]:
 def decisions_of_session(session_id: UUID) -> list[PolicyDecision]:
     """Return a session's decisions as far as the read model has followed the log, oldest first."""
     return list(PolicyDecision.objects.filter(session_id=session_id).order_by("created_at", "id"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Redecided:
+    """A decision that comes out otherwise than it was recorded."""
+
+    decision_id: UUID
+    recorded: Verdict
+    now: Verdict
+
+
+def redecide_all(session_id: UUID | None = None) -> tuple[int, list[Redecided]]:
+    """Decide every recorded decision again with its own policy; return how many, and those that differ.
+
+    All sessions without one. Decisions whose input is erased are not counted, they are no differences.
+    """
+    rows = PolicyDecision.objects.order_by("created_at", "id").values_list("id", flat=True)
+    if session_id is not None:
+        rows = rows.filter(session_id=session_id)
+    count = 0
+    differences = []
+    for decision_id in rows.iterator():
+        recorded = decision_made(decision_id)
+        try:
+            now = redecide(recorded)
+        except NotRedecidable:
+            continue
+        count += 1
+        before = verdict_of(recorded.event)
+        if _in_order(before) != _in_order(now):
+            differences.append(Redecided(decision_id=decision_id, recorded=before, now=now))
+    return count, differences
+
+
+def recount() -> list[str]:
+    """Compare balances of budgets and label sets with the sums over all decisions.
+
+    Return a line for each difference, none when all is as it should be. One statement, so one snapshot.
+    """
+    return [line for (line,) in execute(_RECOUNT)]
+
+
+def _in_order(verdict: Verdict) -> Verdict:
+    return replace(
+        verdict, evaluated=tuple(sorted(verdict.evaluated, key=lambda one: (one.rule, one.result)))
+    )
+
+
+_BOOKED: LiteralString = """
+    select id, session_id, requester_id, tool_name, reserved,
+        resource_usage_before, resource_usage_after, currency
+    from policy_decisions where id = any(%b::uuid[])
+"""
+_RECENT: LiteralString = """
+    select 0, id, null::text, null::int8 from policy_decisions
+    where id = any(%b::uuid[]) and act_outcome <> ''
+    union all select 1, session_id, subject_kind, count(*) from policy_decisions
+    where session_id = any(%b::uuid[]) and created_at > %b::timestamptz and subject_kind = any(%b::text[])
+    group by session_id, subject_kind
+    union all select 2, session_id, tool_name, count(*) from policy_decisions
+    where session_id = any(%b::uuid[]) and tool_name = any(%b::text[])
+        and act_outcome in ('failed', 'timed_out') and settled_at > %b::timestamptz
+    group by session_id, tool_name
+"""
+# As `governance.step` books: actual figures where an act has ended, what is held back where it has not.
+_RECOUNT: LiteralString = """
+    with entry as (
+        select (held ->> 'budget')::uuid as budget_id,
+            (held ->> 'period_start')::timestamptz as period_start,
+            (held ->> 'tokens')::int8 as tokens, (held ->> 'micros')::int8 as micros,
+            act_outcome = '' as open, act_tokens,
+            case when act_currency = held ->> 'currency' then act_cost_micros
+                 else (held ->> 'micros')::int8 end as act_micros
+        from policy_decisions, jsonb_array_elements(reserved) as held
+    ),
+    due as (
+        select budget_id, period_start,
+            coalesce(sum(tokens) filter (where open), 0) as reserved_tokens,
+            coalesce(sum(micros) filter (where open), 0) as reserved_micros,
+            coalesce(sum(act_tokens) filter (where not open), 0) as used_tokens,
+            coalesce(sum(act_micros) filter (where not open), 0) as used_micros
+        from entry group by budget_id, period_start
+    ),
+    balance as (
+        select budget_id, period_start,
+            array[reserved_tokens, reserved_micros, used_tokens, used_micros] as amounts
+        from governance_budget_balance
+    ),
+    read_by as (
+        select 'session:' || session_id as subject, id, session_id is not null as known from policy_decisions
+        union all select 'user:' || requester_id, id, requester_id is not null from policy_decisions
+    ),
+    label_read as (
+        select id, label, created_at as at from policy_decisions, unnest(possible_labels) as label
+        union all select id, label, settled_at from policy_decisions, unnest(labels_added) as label
+    ),
+    label_due as (
+        select subject, label,
+            to_char(max(at) at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"') as at
+        from read_by join label_read using (id) where known group by subject, label
+    ),
+    label_held as (
+        select subject, label, at from governance_label_set, jsonb_each_text(labels) as held (label, at)
+    )
+    select format('budget %%s from %%s: balance %%s, decisions %%s', budget_id, period_start,
+            coalesce(amounts, '{0,0,0,0}'),
+            array[coalesce(reserved_tokens, 0), coalesce(reserved_micros, 0),
+                  coalesce(used_tokens, 0), coalesce(used_micros, 0)])
+    from due full join balance using (budget_id, period_start)
+    where coalesce(amounts, '{0,0,0,0}') <> array[coalesce(reserved_tokens, 0), coalesce(reserved_micros, 0),
+        coalesce(used_tokens, 0), coalesce(used_micros, 0)]::int8[]
+    union all
+    select format('%%s, label %%s: held since %%s, decisions %%s',
+            subject, label, label_held.at, label_due.at)
+    from label_due full join label_held using (subject, label)
+    where label_due.at is distinct from label_held.at
+    order by 1
+"""

@@ -1,0 +1,571 @@
+"""The governed step: in one transaction what ended is settled, what comes next is decided and reserved, and
+what the caller records with it is appended. Acts happen after it, never inside.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+from uuid import UUID
+
+from django.db import transaction
+
+from cartrita.eventstore import Append, Context, append, derived_id, in_database_thread, put_blob
+from cartrita.eventstore.canonical import canonical_json, rfc3339
+from governance import approval
+from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
+from governance.decide import (
+    BudgetFact,
+    Counters,
+    DecisionRequest,
+    GrantFact,
+    Verdict,
+    decide,
+    delivery,
+    tightest,
+)
+from governance.decision import ActOutcome, ActSettled, Reserved
+from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
+from governance.policy import PolicySet
+from governance.queries.approvals import matching_grants
+from governance.queries.budgets import applicable
+from governance.queries.decisions import Booked, booked, recent_counts
+from governance.queries.policies import active_policy
+from governance.rule import Throttle
+
+# How long the labels of what a person read in any session stay a fact of their requests.
+ACTOR_LABELS_FOR = timedelta(hours=24)
+# Where the one period of the plan's bound for a task begins, as that of every budget in total.
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskLimit:
+    """The plan's own bound for a task: a budget in total that needs no row."""
+
+    task_id: UUID
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Act:
+    """Something that shall happen next, as its door prepared it.
+
+    The step fills in what it knows under its locks: time, labels, budgets, counters, throttles, grants.
+    `may_add` are the labels that the act may add to what session and person have read; they count from the
+    decision on. `requester_id` is the person in whose session it happens. `edited_by` changed the arguments,
+    where this replaces an earlier request.
+    """
+
+    request: DecisionRequest
+    decision_id: UUID
+    may_add: frozenset[str] = frozenset()
+    task_limit: TaskLimit | None = None
+    repeats: int = 0
+    requester_id: UUID | None = None
+    edited_by: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settlement:
+    """How a decided act ended, and what it really cost: micro-units of `currency`."""
+
+    decision_id: UUID
+    outcome: ActOutcome
+    labels_added: frozenset[str] = frozenset()
+    cost_micros: int = 0
+    currency: str = "USD"
+    tokens: int = 0
+    estimated: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decided:
+    """What was decided on one act.
+
+    `permit` is None unless the act may happen now; that is also so for an allowed act that was released
+    because a later one of its step was not allowed. `approval_id` is what an escalated act waits for.
+    `delivery` says how a message_out may leave, and is empty for other acts.
+    """
+
+    decision_id: UUID
+    verdict: Verdict
+    permit: Permit | None
+    approval_id: UUID | None = None
+    delivery: Literal["", "live", "held"] = ""
+
+
+Then = Callable[[Sequence[Decided]], Sequence[Append]]
+
+
+def _nothing(_: Sequence[Decided]) -> Sequence[Append]:
+    return ()
+
+
+def take_step(
+    *,
+    context: Context,
+    acts: Sequence[Act] = (),
+    settlements: Sequence[Settlement] = (),
+    then: Then = _nothing,
+    now: datetime | None = None,
+) -> list[Decided]:
+    """Settle, decide one act after the other, reserve, and append; all or nothing. Return what was decided.
+
+    It stops at the first act that is not allowed: later ones are not decided, earlier ones are released as
+    cancelled. `then` gets what was decided and returns what is appended with it; it must not act. A decision
+    that is settled already stays as it is. `now` is for tests.
+
+    Raises StreamMoved where a decision or a stream of `then` stands already (fold again), UnknownDecision for
+    a settlement of nothing, and what `then` raises; nothing is changed then.
+    """
+    with transaction.atomic():
+        return _Step(context, acts, now).take(settlements, then)
+
+
+async def atake_step(
+    *,
+    context: Context,
+    acts: Sequence[Act] = (),
+    settlements: Sequence[Settlement] = (),
+    then: Then = _nothing,
+    now: datetime | None = None,
+) -> list[Decided]:
+    """`take_step` in one of the running loop's database threads; `then` runs there too."""
+    return await in_database_thread(
+        take_step, context=context, acts=acts, settlements=settlements, then=then, now=now
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Weighed:
+    """An act beside the rows that bear on it."""
+
+    act: Act
+    subjects: tuple[str, ...]
+    budgets: tuple[BudgetFact, ...]
+    buckets: Mapping[str, tuple[str, Throttle]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Made:
+    """A decision before it is known whether the whole step goes ahead."""
+
+    weighed: _Weighed
+    request: DecisionRequest
+    verdict: Verdict
+    delivery: Literal["", "live", "held"] = ""
+
+
+@dataclass(slots=True)
+class _Lately:
+    """What the sessions of the step did lately; acts of the step count for those after them."""
+
+    calls: Counter[tuple[UUID | None, str]] = field(default_factory=Counter)
+    failures: Counter[tuple[UUID | None, str]] = field(default_factory=Counter)
+
+
+class _Step:
+    """One step inside its transaction."""
+
+    def __init__(self, context: Context, acts: Sequence[Act], now: datetime | None) -> None:
+        self._context = context
+        self._acts = acts
+        self._given = now
+        self._now = now or datetime.now(UTC)
+        self._lately = _Lately()
+        self._policy: PolicySet
+
+    def take(self, settlements: Sequence[Settlement], then: Then) -> list[Decided]:
+        if self._acts:
+            self._policy = active_policy(self._context.workspace_id)
+        open_ = booked([one.decision_id for one in settlements])
+        weighed = [self._weigh(act) for act in self._acts]
+        held = self._lock(weighed, open_.values())
+        appends = self._settle(settlements, open_, held)
+        made, held = self._decide(weighed, held)
+        stopped = bool(made) and not made[-1].verdict.allowed
+        decided = []
+        for place, one in enumerate(made):
+            released = stopped and place < len(made) - 1
+            answer, events = self._answer(one, released=released)
+            decided.append(answer)
+            appends += events
+        appends += self._uses(made) if not stopped else []
+        appends += then(tuple(decided))
+        held.write()
+        append(*appends, recorded_at=self._now)
+        return decided
+
+    # What bears on the step
+
+    def _weigh(self, act: Act) -> _Weighed:
+        request = act.request
+        requester_id = _requester(act)
+        rows = applicable(
+            workspace_id=request.workspace_id,
+            user_id=requester_id,
+            session_id=request.session_id,
+            task_ids=request.task_path,
+            agent=request.agent,
+            model=request.model,
+            at=self._now,
+        )
+        budgets = [
+            BudgetFact(
+                id=row.id,
+                name=row.name,
+                scope_kind=row.scope_kind,
+                scope=row.scope,
+                period_start=period_start,
+                period_end=period_end,
+                limit_tokens=row.limit_tokens,
+                limit_micros=row.limit_micros,
+                currency=row.currency,
+                warn_percent=row.warn_percent,
+                used_tokens=0,
+                used_micros=0,
+            )
+            for row, period_start, period_end in rows
+        ]
+        if act.task_limit is not None:
+            budgets.append(_bound_of(act.task_limit))
+        buckets = {}
+        for rule in self._policy.throttles_for(request):
+            throttle = self._policy.throttle(rule.name)
+            buckets[rule.name] = (_bucket_key(rule.name, throttle, request, requester_id), throttle)
+        return _Weighed(
+            act=act,
+            subjects=_subjects(request.session_id, requester_id),
+            budgets=tuple(sorted(budgets, key=lambda budget: budget.id)),
+            buckets=buckets,
+        )
+
+    def _lock(self, weighed: Sequence[_Weighed], open_: Iterable[Booked]) -> Held:
+        subjects = {subject for one in weighed for subject in one.subjects}
+        balances = {(budget.id, budget.period_start) for one in weighed for budget in one.budgets}
+        buckets = {key: throttle.full for one in weighed for key, throttle in one.buckets.values()}
+        for row in open_:
+            subjects |= {*_subjects(row.session_id, row.requester_id)}
+            balances |= {(entry.budget, entry.period_start) for entry in row.reserved}
+        held = lock(
+            workspace_id=self._context.workspace_id,
+            subjects=subjects,
+            balances=balances,
+            buckets=buckets,
+            at=self._now,
+        )
+        # The locks may have been long in coming.
+        self._now = self._given or datetime.now(UTC)
+        return held
+
+    # Settling
+
+    def _settle(
+        self, settlements: Sequence[Settlement], open_: Mapping[UUID, Booked], held: Held
+    ) -> list[Append]:
+        counts = recent_counts(
+            at=self._now,
+            asked={
+                (act.request.session_id, act.request.subject_kind, act.request.tool) for act in self._acts
+            },
+            settled=[one.decision_id for one in settlements],
+        )
+        self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
+        done = set(counts.settled)
+        appends = []
+        for settlement in settlements:
+            if settlement.decision_id in done:
+                continue
+            done.add(settlement.decision_id)
+            row = open_[settlement.decision_id]
+            event = _booking(settlement, row)
+            _book(event, row, held)
+            for subject in _subjects(row.session_id, row.requester_id):
+                held.add_labels(subject, settlement.labels_added, self._now)
+            if event.outcome in {"failed", "timed_out"}:
+                self._lately.failures[row.session_id, row.tool] += 1
+            appends.append(
+                Append(settlement.decision_id, 1, [event], self._context, [_settled_id(settlement)])
+            )
+        return appends
+
+    # Deciding
+
+    def _decide(self, weighed: Sequence[_Weighed], held: Held) -> tuple[list[_Made], Held]:
+        """Decide until something is not allowed; return the rows as the step leaves them."""
+        trial = held.copy()
+        made: list[_Made] = []
+        used: set[UUID] = set()
+        for one in weighed:
+            request, verdict = self._verdict_on(one, trial, used)
+            made.append(
+                _Made(
+                    weighed=one,
+                    request=request,
+                    verdict=verdict,
+                    delivery=delivery(request, self._policy) if request.subject_kind == "message_out" else "",
+                )
+            )
+            if not verdict.allowed:
+                return made, held
+            used |= {grant.approval_id for grant in request.grants if grant.scope == "once"} & {
+                *verdict.grants
+            }
+            self._lately.calls[request.session_id, request.subject_kind] += 1
+            self._take(one, verdict, trial)
+        return made, trial
+
+    def _verdict_on(self, one: _Weighed, held: Held, used: set[UUID]) -> tuple[DecisionRequest, Verdict]:
+        request = self._complete(one, held)
+        verdict = decide(request, self._policy)
+        if verdict.outcome != "escalate":
+            return request, verdict
+        # Only an act that escalates needs leave.
+        grants = tuple(grant for grant in self._grants(request) if grant.approval_id not in used)
+        if grants:
+            request = replace(request, grants=grants)
+            verdict = decide(request, self._policy)
+        return request, verdict
+
+    def _complete(self, one: _Weighed, held: Held) -> DecisionRequest:
+        """Return the request with every fact that this step knows."""
+        asked = one.act.request
+        read = frozenset[str]()
+        read_lately = frozenset[str]()
+        since = rfc3339(self._now - ACTOR_LABELS_FOR)
+        for subject in one.subjects:
+            labels = held.labels[subject]
+            if subject.startswith("session:"):
+                read = frozenset(labels)
+            else:
+                read_lately = frozenset(label for label, added in labels.items() if added > since)
+        budgets = tuple(
+            replace(
+                budget,
+                used_tokens=(balance := held.balances[budget.id, budget.period_start]).used_tokens
+                + balance.reserved_tokens,
+                used_micros=balance.used_micros + balance.reserved_micros,
+            )
+            for budget in one.budgets
+        )
+        throttles = {
+            rule: level_at(held.buckets[key], throttle, self._now)
+            for rule, (key, throttle) in one.buckets.items()
+        }
+        counters = asked.counters
+        if asked.session_id is not None:
+            counters = Counters(
+                calls_last_minute=self._lately.calls[asked.session_id, asked.subject_kind],
+                failures_last_5_minutes=self._lately.failures[asked.session_id, asked.tool]
+                if asked.tool
+                else 0,
+                repeats=max(one.act.repeats, asked.counters.repeats),
+            )
+        return replace(
+            asked,
+            at=self._now,
+            labels=asked.labels | read,
+            actor_labels=asked.actor_labels | read_lately,
+            budgets=budgets,
+            budget=tightest(budgets) if budgets else asked.budget,
+            throttles=throttles,
+            counters=counters,
+        )
+
+    def _grants(self, request: DecisionRequest) -> list[GrantFact]:
+        hashes = {
+            rule.name: self._policy.rule_hashes[rule.name]
+            for rule in self._policy.rules
+            if rule.outcome == "escalate"
+        }
+        return matching_grants(
+            workspace_id=request.workspace_id,
+            session_id=request.session_id,
+            kind=request.subject_kind,
+            tool=request.tool,
+            definition_hash=request.definition_hash,
+            safety_level=request.safety_level,
+            arguments=request.arguments,
+            model=request.model,
+            rule_hashes=hashes,
+            at=self._now,
+        )
+
+    def _take(self, one: _Weighed, verdict: Verdict, held: Held) -> None:
+        """Hold back what an allowed act may cost, add what it may read, drain what it consumes."""
+        for entry in _reserved(one):
+            held.reserve((entry.budget, entry.period_start), tokens=entry.tokens, micros=entry.micros)
+        for subject in one.subjects:
+            held.add_labels(subject, one.act.may_add, self._now)
+        for rule in verdict.consumed:
+            key, throttle = one.buckets[rule]
+            level = level_at(held.buckets[key], throttle, self._now)
+            held.drain(key, level=level - 1000, at=max(self._now, held.buckets[key].at))
+
+    # Recording
+
+    def _answer(self, made: _Made, *, released: bool) -> tuple[Decided, list[Append]]:
+        act, verdict = made.weighed.act, made.verdict
+        goes_ahead = verdict.allowed and not released
+        approval_id = approval.approval_id(act.decision_id) if verdict.outcome == "escalate" else None
+        event = decision_made(
+            made.request,
+            verdict,
+            self._context,
+            permit_hash=act.request.hash,
+            requester_id=_requester(act),
+            reserved=_reserved(made.weighed) if goes_ahead else (),
+            possible_labels=tuple(sorted(act.may_add)) if goes_ahead else (),
+            approval_id=approval_id,
+            delivery=made.delivery,
+        )
+        # No event ids: whoever records a decision again meets the one that stands.
+        appends = [Append(act.decision_id, 0, [event], self._context)]
+        if released:
+            settled = ActSettled(outcome="cancelled", cost_micros=0, currency=verdict.currency, tokens=0)
+            appends = [Append(act.decision_id, 0, [event, settled], self._context)]
+        if approval_id is not None:
+            appends.append(Append(approval_id, 0, [self._escalation(made)], self._context))
+        return (
+            Decided(
+                decision_id=act.decision_id,
+                verdict=verdict,
+                permit=permit_for(act.request, verdict, act.decision_id) if goes_ahead else None,
+                approval_id=approval_id,
+                delivery=made.delivery,
+            ),
+            appends,
+        )
+
+    def _escalation(self, made: _Made) -> approval.ApprovalRequested:
+        act, verdict = made.weighed.act, made.verdict
+        arguments = canonical_json(made.request.arguments)
+        large = len(arguments) > LARGEST_ARGUMENT
+        return approval.request(
+            decision_id=act.decision_id,
+            request=made.request,
+            verdict=verdict,
+            rule_hash=verdict.rule_hash,
+            terms=self._policy.escalation(verdict.rule),
+            requester_id=_requester(act),
+            edited_by=act.edited_by,
+            arguments_sha256=put_blob(arguments, key_id=self._context.key_id) if large else "",
+        )
+
+    def _uses(self, made: Sequence[_Made]) -> list[Append]:
+        users: dict[UUID, list[UUID]] = {}
+        for one in made:
+            for approval_id in one.verdict.grants:
+                users.setdefault(approval_id, []).append(one.weighed.act.decision_id)
+        if not users:
+            return []
+        return [
+            Append(
+                approval_id,
+                version,
+                [approval.ApprovalUsed(decision_id=decision_id) for decision_id in users[approval_id]],
+                replace(self._context, session_id=session_id),
+            )
+            for approval_id, version, session_id in lock_approvals(users)
+        ]
+
+
+def level_at(bucket: Bucket, throttle: Throttle, at: datetime) -> int:
+    """Return how full a bucket is by now, in thousandths of an act."""
+    return throttle.refilled(bucket.level, at - bucket.at)
+
+
+def _subjects(session_id: UUID | None, requester_id: UUID | None) -> tuple[str, ...]:
+    return (
+        *((f"session:{session_id}",) if session_id else ()),
+        *((f"user:{requester_id}",) if requester_id else ()),
+    )
+
+
+def _requester(act: Act) -> UUID | None:
+    if act.requester_id is not None:
+        return act.requester_id
+    kind, _, written = act.request.actor.partition(":")
+    if kind != "user":
+        return None
+    try:
+        return UUID(written)
+    except ValueError:
+        return None
+
+
+def _bound_of(limit: TaskLimit) -> BudgetFact:
+    return BudgetFact(
+        id=derived_id(limit.task_id, "task-limit"),
+        name="the plan's bound for this task",
+        scope_kind="task",
+        scope=str(limit.task_id),
+        period_start=EPOCH,
+        period_end=None,
+        limit_tokens=limit.tokens,
+        used_tokens=0,
+        limit_micros=None,
+        used_micros=0,
+        currency="USD",
+    )
+
+
+def _bucket_key(rule: str, throttle: Throttle, request: DecisionRequest, requester_id: UUID | None) -> str:
+    """Return whose bucket a request drains; without a session or person it is the workspace's."""
+    whose = ""
+    if throttle.per == "session" and request.session_id is not None:
+        whose = f"session:{request.session_id}"
+    elif throttle.per == "user" and requester_id is not None:
+        whose = f"user:{requester_id}"
+    return f"{request.workspace_id}:{rule}:{whose}"
+
+
+def _reserved(one: _Weighed) -> tuple[Reserved, ...]:
+    cost = one.act.request.cost
+    return tuple(
+        Reserved(
+            budget=budget.id,
+            period_start=budget.period_start,
+            tokens=cost.tokens,
+            micros=cost.micros if cost.currency == budget.currency else 0,
+            currency=budget.currency,
+        )
+        for budget in one.budgets
+    )
+
+
+def _settled_id(settlement: Settlement) -> UUID:
+    return derived_id(settlement.decision_id, "settled")
+
+
+def _booking(settlement: Settlement, row: Booked) -> ActSettled:
+    """Return the event with the figures that are booked: of an unknown end, all that was held back."""
+    tokens, micros = settlement.tokens, settlement.cost_micros
+    currency, estimated = settlement.currency, settlement.estimated
+    if settlement.outcome == "unknown":
+        tokens = max(tokens, row.cost_tokens)
+        if currency == row.cost_currency or micros == 0:
+            micros, currency = max(micros, row.cost_micros), row.cost_currency
+        estimated = True
+    return ActSettled(
+        outcome=settlement.outcome,
+        labels_added=tuple(sorted(settlement.labels_added)),
+        cost_micros=micros,
+        currency=currency,
+        tokens=tokens,
+        estimated=estimated,
+    )
+
+
+def _book(event: ActSettled, row: Booked, held: Held) -> None:
+    for entry in row.reserved:
+        key: BalanceKey = (entry.budget, entry.period_start)
+        held.reserve(key, tokens=-entry.tokens, micros=-entry.micros)
+        held.use(
+            key,
+            tokens=event.tokens,
+            # Money in a currency that the budget does not count was not expected: what was held back is used.
+            micros=event.cost_micros if event.currency == entry.currency else entry.micros,
+        )
