@@ -247,6 +247,7 @@ CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
 # Copied into rows that do not exist yet when beat starts; `schedule` is in seconds.
 CELERY_BEAT_SCHEDULE = {
     "expire idle sessions": {"task": "sessions_app.expire_idle_sessions", "schedule": 60.0},
+    "expire due approvals": {"task": "governance.expire_due_approvals", "schedule": 30.0},
     "delete ended tickets and links": {"task": "cartrita.accounts.delete_what_ended", "schedule": 600.0},
     "delete old stored answers": {"task": "cartrita.http.delete_old_answers", "schedule": 3600.0},
 }

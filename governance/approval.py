@@ -552,6 +552,17 @@ def cancel(approval: Approval) -> list[Event]:
     return void(approval, cause="cancelled")
 
 
+def withdraw(approval: Approval, *, by: str, roles: frozenset[str]) -> list[Event]:
+    """Take back a grant that is not used up; nothing when it is void. Raises NotAnApprover, ApprovalEnded."""
+    _require_known(approval)
+    _require_approver(approval, roles)
+    if approval.status == "void":
+        return []
+    if approval.status != "granted":
+        raise ended(approval)
+    return void(approval, cause="cancelled", detail=f"withdrawn by {by}")
+
+
 def use(approval: Approval, *, decision_id: UUID) -> list[Event]:
     """Note that a decision goes ahead by this grant; nothing when that is noted. Raises ApprovalEnded."""
     _require_known(approval)

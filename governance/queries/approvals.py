@@ -10,7 +10,6 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from cartrita.accounts.console import CONSOLE_ROLES
-from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller, people_with_roles
 from cartrita.errors import BadInput
 from cartrita.eventstore import Erased, get_blob, load, unseal_or_empty
@@ -23,7 +22,7 @@ from governance.decide import GrantFact
 from governance.models import Approval, ApprovalNote
 from governance.visible_text import shown
 
-__all__ = ["shown"]
+__all__ = ["shown"]  # pages take it from here
 
 # Who reads the text of others' requests in their workspace without deciding on them.
 READERS: frozenset[str] = frozenset({"admin", "auditor"})
@@ -87,11 +86,12 @@ def matching_grants(
         status="granted",
         subject_kind=kind,
         tool_name=tool,
-        model_name=model if kind == "model_call" else "",
         definition_hash=definition_hash,
         rule__in=list(rule_hashes),
         rule_hash__in=set(rule_hashes.values()),
     ).order_by("-requested_at", "-id")
+    if kind == "model_call":
+        candidates = candidates.filter(model_name=model)
     wanted = fingerprint(dict(arguments))
     covering = {
         row.id
@@ -127,7 +127,7 @@ def inbox(
 
     Raises BadInput for an unknown status.
     """
-    rows = _visible(caller)
+    rows = visible(caller)
     if status is not None:
         if status not in get_args(ApprovalStatus):
             raise BadInput(f"status is one of {', '.join(get_args(ApprovalStatus))}.", field="status")
@@ -164,7 +164,7 @@ def approval(approval_id: UUID, caller: Caller) -> dict[str, Any]:
 
 def visible_row(approval_id: UUID, caller: Caller) -> Approval:
     """Return the row of an approval that the caller may see. Raises ApprovalNotFound."""
-    row = _visible(caller).filter(id=approval_id).first()
+    row = visible(caller).filter(id=approval_id).first()
     if row is None:
         raise ApprovalNotFound("There is no such approval.", field="approval_id")
     return row
@@ -218,13 +218,8 @@ def arguments_shown(arguments: Mapping[str, Any]) -> list[ArgumentShown]:
     return found
 
 
-def names_of(actors: Collection[str]) -> dict[str, str]:
-    """Return what the people among these actors (`user:<uuid>`) are called."""
-    ids = {UUID(actor.removeprefix("user:")) for actor in actors if actor.startswith("user:")}
-    return {f"user:{user.pk}": str(user) for user in User.objects.filter(pk__in=ids)}
-
-
-def _visible(caller: Caller) -> QuerySet[Approval]:
+def visible(caller: Caller) -> QuerySet[Approval]:
+    """Return the rows that the caller may see: the workspace's, or own ones and those to decide on."""
     rows = Approval.objects.filter(workspace_id=caller.workspace_id)
     if caller.roles & CONSOLE_ROLES:
         return rows
