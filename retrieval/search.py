@@ -71,7 +71,7 @@ WITH scope AS MATERIALIZED (
     ORDER BY s.lexical DESC, s.chunk_number LIMIT %(depth)s
 ), meaning AS (
     SELECT v.chunk_number FROM retrieval_vectors v
-    WHERE v.collection_id = any(%(collections)s) AND v.document_id IN (SELECT id FROM permitted)
+    WHERE v.document_id IN (SELECT id FROM permitted)
     ORDER BY v.embedding <#> %(vector)s::halfvec, v.chunk_number LIMIT %(depth)s
 )
 SELECT number, s.lexical, -(v.embedding <#> %(vector)s::halfvec) AS dense, ln(1 + size.n) AS rare
