@@ -1,5 +1,6 @@
 from contextlib import suppress
 from pathlib import Path
+from typing import get_args
 
 import pytest
 from django.conf import settings
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from governance.decide import decide
 from governance.examples import run_examples
-from governance.policy import MOST_RULES, PolicyNotValid, load_policy
+from governance.policy import MOST_RULES, PolicyNotValid, SubjectKind, load_policy
 from governance.queries.policies import policy_of_file
 from tests.governance.policies import policy, request, rule, yaml_policy
 
@@ -172,7 +173,7 @@ class TestStarterPolicy:
             if one.priority == 9000
             for kind in one.match.kinds
         }
-        assert defaults == {"plan", "model_call", "tool_call", "retrieval", "document", "message_out"}
+        assert defaults == set(get_args(SubjectKind))
 
 
 class TestRunExamples:
