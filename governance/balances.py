@@ -5,7 +5,7 @@ one `lock`, so that no two steps wait for one another: label sets by subject, ba
 buckets by key; approvals come after them.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import LiteralString
@@ -147,7 +147,7 @@ def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID
     return execute(_LOCK_APPROVALS, [arrays.uuids(list(approval_ids))]).fetchall()
 
 
-def _lock(wanted: list[object]) -> Held | None:
+def _lock(wanted: Sequence[object]) -> Held | None:
     """Lock all of the rows; or none and return None, when one of them is missing."""
     held = Held()
     for kind, name, budget_id, labels, moment, *amounts in execute(_LOCK, wanted):

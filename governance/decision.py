@@ -18,7 +18,7 @@ ReadBlob = Callable[[str], bytes]
 
 
 class Reserved(BaseModel):
-    """What an act holds back of one budget's period until it is settled; money in `currency`, the budget's."""
+    """What an act holds back of one budget's period until it is settled; money in the budget's currency."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
@@ -37,11 +37,11 @@ class DecisionMade(Event):
     Rules are named by what they gave. Cost limits are micro-units of `currency`.
 
     `reserved` and `possible_labels` (what the act may add to what session and `requester_id` have read) count
-    from now on, `grants` were used and `consumed` are the throttle rules that it cost; all empty unless the act
-    may go ahead. `approval_id` is the approval that an escalated act waits for. `budget` decided, `warnings`
-    are the budgets that the act brings to their warning. `delivery` tells whether a message_out may leave while
-    it is written. `permit_hash` is the hash of the request as the door
-    prepared it, before the facts of the step were filled in.
+    from now on; they are empty unless the act may go ahead. `grants` let it pass and `consumed` are the
+    throttle rules that it costs. `approval_id` is the approval that an escalated act waits for. `budget`
+    decided, `warnings` are the budgets that the act brings to their warning. `delivery` tells whether a
+    message_out may leave while it is written. `permit_hash` is the hash of the request as the door prepared
+    it, before the step filled its facts in.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"

@@ -14,7 +14,7 @@ from governance.decide import Counters, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
 from governance.policy import SubjectKind
-from governance.queries.policies import policy_set
+from governance.policy_store import policy_set
 
 
 class UnknownDecision(NotFound):
@@ -70,7 +70,7 @@ def booked(decision_ids: Collection[UUID]) -> dict[UUID, Booked]:
         found[decision_id] = Booked(
             session_id=recorded.session_id,
             requester_id=None,
-            tool=recorded.event.tool,
+            tool=_made(recorded).tool,
             reserved=(),
             cost_tokens=0,
             cost_micros=0,
@@ -144,9 +144,7 @@ def redecide(recorded: RecordedEvent) -> Verdict:
 
     Raises NotRedecidable (input erased or altered) and UnknownPolicy.
     """
-    made = recorded.event
-    if not isinstance(made, DecisionMade):
-        raise UnknownDecision(f"Event {recorded.event_id} is no decision.")
+    made = _made(recorded)
     return decision.redecide(made, policy_set(made.policy_hash), blobs_of(recorded))
 
 
@@ -186,7 +184,7 @@ def redecide_all(session_id: UUID | None = None) -> tuple[int, list[Redecided]]:
         except NotRedecidable:
             continue
         count += 1
-        before = verdict_of(recorded.event)
+        before = verdict_of(_made(recorded))
         if _in_order(before) != _in_order(now):
             differences.append(Redecided(decision_id=decision_id, recorded=before, now=now))
     return count, differences
@@ -198,6 +196,12 @@ def recount() -> list[str]:
     Return a line for each difference, none when all is as it should be. One statement, so one snapshot.
     """
     return [line for (line,) in execute(_RECOUNT)]
+
+
+def _made(recorded: RecordedEvent) -> DecisionMade:
+    if not isinstance(recorded.event, DecisionMade):
+        raise UnknownDecision(f"Event {recorded.event_id} is no decision.")
+    return recorded.event
 
 
 def _in_order(verdict: Verdict) -> Verdict:

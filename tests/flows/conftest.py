@@ -23,6 +23,7 @@ from cartrita.eventstore import (
     run_following,
 )
 from cartrita.orchestrator.service import Services
+from governance.queries.decisions import recount, redecide_all
 from retrieval.commands import receive_document
 from retrieval.ingest import wait_ready
 from sessions_app import commands
@@ -157,7 +158,10 @@ async def _order_the_rest() -> None:
 
 @pytest.fixture
 def consistent(database: Database) -> Iterator[None]:
-    """After the flow: read models equal their rebuild, and the log verifies."""
+    """After the flow: read models equal their rebuild, balances their decisions, and the log verifies.
+
+    Each decision comes out as recorded when it is made again under its own policy.
+    """
     yield
     # What was committed in the last moments before the services stopped has no position yet.
     asyncio.run(_order_the_rest())
@@ -165,3 +169,6 @@ def consistent(database: Database) -> Iterator[None]:
     with database.as_owner():
         call_command("rebuild_projections", check=True)
     call_command("verify_log")
+    assert recount() == []
+    _, differences = redecide_all()
+    assert differences == []

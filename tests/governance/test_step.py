@@ -1,4 +1,3 @@
-from cartrita.eventstore import load, new_id
 from governance.queries.decisions import recount, redecide_all
 from governance.step import take_step
 from tests.databases import Database
