@@ -3,7 +3,7 @@ from dataclasses import replace
 import psycopg
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import OperationalError, connection
 
 from cartrita.eventstore import Erased, new_id
 from cartrita.eventstore.erasure import erase_subject
@@ -112,6 +112,21 @@ class TestKeyOfWords:
         assert [hit.document_id for hit in library.search("apple").hits if hit.lexical] == [kept]
         assert ingest.remove_erased() == 1
         assert models.Vocabulary.objects.get().owner_id == other.owner_id
+
+    def test_is_not_destroyed_while_words_are_written_with_it(
+        self, library: Library, database: Database
+    ) -> None:
+        document_id = library.shelve(APPLES)
+        key_id = models.Vocabulary.objects.get().key_id
+        with psycopg.connect(database.url) as writer, connection.cursor() as cursor:
+            writer.execute("SELECT FROM retrieval_vocabularies WHERE key_id = %s FOR KEY SHARE", [key_id])
+            cursor.execute("SET lock_timeout = '50ms'")
+            with pytest.raises(OperationalError, match="lock timeout"):
+                erase_document(
+                    document_id=document_id, workspace_id=library.workspace_id, actor=library.actor
+                )
+            cursor.execute("RESET lock_timeout")
+        assert len(cipher(key_id).derived("words")) == 32
 
     def test_is_made_once(self, library: Library) -> None:
         place = {"collection_id": new_id(), "owner_id": library.owner_id}
