@@ -3,7 +3,14 @@
 from django.contrib import admin
 from django.urls import URLPattern, URLResolver, include, path
 
-APPS_WITH_ADDRESSES = ("cartrita.http", "cartrita.accounts", "sessions_app", "retrieval", "cartrita.web")
+APPS_WITH_ADDRESSES = (
+    "cartrita.http",
+    "cartrita.accounts",
+    "governance",
+    "sessions_app",
+    "retrieval",
+    "cartrita.web",
+)
 
 urlpatterns: list[URLPattern | URLResolver] = [
     *(path("", include(f"{app}.urls")) for app in APPS_WITH_ADDRESSES),

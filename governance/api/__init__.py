@@ -1,0 +1,1 @@
+"""REST of governance, one module for each subject."""
