@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -12,7 +13,7 @@ from cartrita.errors import Conflict
 from cartrita.eventstore import Event, Sealed
 
 TaskStatus = Literal["pending", "blocked", "running", "complete", "failed", "pruned", "aborted"]
-PlanStatus = Literal["new", "proposed", "accepted", "refused", "complete", "failed", "stopped"]
+PlanStatus = Literal["new", "proposed", "waiting", "accepted", "refused", "complete", "failed", "stopped"]
 
 DEFAULT_TASK_BUDGET = 5000
 DEFAULT_PRIORITY = 5
@@ -55,6 +56,23 @@ class PlanAccepted(Event):
 
     decision_id: UUID
     outcome: str
+
+
+class PlanHeldBack(Event):
+    """The plan may not begin yet: it waits for the approval, or until `retry_after`.
+
+    `attempt` counts the decisions on the plan.
+    """
+
+    type_name: ClassVar[str] = "tasks_app.PlanHeldBack"
+
+    decision_id: UUID
+    attempt: int = Field(ge=1)
+    outcome: str
+    rule: str
+    reason: str
+    approval_id: UUID | None = None
+    retry_after: datetime | None = None
 
 
 class PlanRefused(Event):
@@ -145,13 +163,15 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The state of a plan after its first `version` events."""
+    """The state of a plan after its first `version` events; `decision_id` let it begin."""
 
     version: int = 0
     status: PlanStatus = "new"
     message_id: UUID | None = None
     root_task_id: UUID | None = None
     planner: str = ""
+    held_back: PlanHeldBack | None = None
+    decision_id: UUID | None = None
     refusal: str | None = None
     tasks: Mapping[UUID, Task] = field(default_factory=lambda: MappingProxyType({}))
 
@@ -197,10 +217,12 @@ def evolve(plan: Plan, event: Event) -> Plan:
                     estimated_tokens=event.estimated_tokens,
                 ),
             )
+        case PlanHeldBack():
+            return replace(plan, status="waiting", held_back=event)
         case PlanAccepted():
-            return replace(plan, status="accepted")
+            return replace(plan, status="accepted", held_back=None, decision_id=event.decision_id)
         case PlanRefused():
-            return replace(plan, status="refused", refusal=event.reason)
+            return replace(plan, status="refused", held_back=None, refusal=event.reason)
         case TaskStarted():
             task = plan.tasks[event.task_id]
             return _with_task(

@@ -11,6 +11,7 @@ from tasks_app.models import PlanRow, RunRow, TaskRow
 from tasks_app.plan import (
     PlanAccepted,
     PlanCompleted,
+    PlanHeldBack,
     PlanProposed,
     PlanRefused,
     TaskAborted,
@@ -25,6 +26,7 @@ from tasks_app.run import ActDecided, RunFinished, RunStarted
 @following(
     "plans",
     PlanProposed,
+    PlanHeldBack,
     PlanAccepted,
     PlanRefused,
     TaskAdded,
@@ -78,6 +80,8 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
                 created_at=at,
                 updated_at=at,
             )
+        case PlanHeldBack():
+            plan.update(status="waiting")
         case PlanAccepted():
             plan.update(status="accepted")
         case PlanRefused() as event:
@@ -124,7 +128,8 @@ def project_runs(batch: Sequence[RecordedEvent]) -> None:
                     created_at=recorded.recorded_at,
                 )
             case ActDecided() as event:
-                RunRow.objects.filter(id=recorded.stream_id).update(steps=event.step)
+                status = "waiting" if event.waits else "running"
+                RunRow.objects.filter(id=recorded.stream_id).update(steps=event.step, status=status)
             case RunFinished() as event:
                 RunRow.objects.filter(id=recorded.stream_id).update(
                     status=event.status,

@@ -4,6 +4,7 @@ The outcomes of acts (ModelAnswered, ToolReturned, ...) stand on the same stream
 produce them; whoever folds a whole run interprets them, see `cartrita.orchestrator.loop`.
 """
 
+from datetime import datetime
 from typing import Any, ClassVar, Literal
 from uuid import UUID
 
@@ -12,7 +13,8 @@ from pydantic import Field
 from cartrita.eventstore import Event, Sealed
 
 ActKind = Literal["retrieval", "tool_call", "model_call", "message_out"]
-RunStatus = Literal["running", "answered", "denied", "failed", "stopped"]
+RunStatus = Literal["running", "waiting", "answered", "denied", "failed", "stopped"]
+Delivery = Literal["live", "held"]
 
 
 class RunStarted(Event):
@@ -30,8 +32,11 @@ class RunStarted(Event):
 class ActDecided(Event):
     """Governance decided on the act of a step; recorded with the decision, before the act.
 
-    `step` counts from 1; `attempt` grows when an act that may have happened without a recorded outcome is
-    repeated. `permitted` False means that the act did not happen and `reason` is what the agent is told.
+    `step` counts from 1; `attempt` grows with each further decision on the same step: after an act that may
+    have happened without a recorded outcome, after an approval, after a pause. `permitted` False means that
+    the act did not happen and `reason` is what people are told: it waits where `approval_id` names an
+    approval or `retry_after` a time, else it is refused. `delivery` held keeps the answer from everybody
+    until its text is decided. `downshifted_from` names the model in whose place a cheaper one was taken.
     """
 
     type_name: ClassVar[str] = "tasks_app.ActDecided"
@@ -45,6 +50,37 @@ class ActDecided(Event):
     rule: str
     permitted: bool
     reason: str = ""
+    approval_id: UUID | None = None
+    retry_after: datetime | None = None
+    delivery: Delivery = "live"
+    downshifted_from: str = ""
+
+    @property
+    def waits(self) -> bool:
+        """Tell whether the act may still be permitted: by people, or later."""
+        return not self.permitted and (self.approval_id is not None or self.retry_after is not None)
+
+
+class ActEdited(Event):
+    """A reviewer (`by`) changed the arguments with which a step waits; it is decided anew with these."""
+
+    type_name: ClassVar[str] = "tasks_app.ActEdited"
+
+    step: int = Field(ge=1)
+    approval_id: UUID
+    by: str
+    arguments: Sealed[dict[str, Any]]
+
+
+class AnswerHeld(Event):
+    """An answer that no model wrote waits for the decision on its text; a model's waits in ModelAnswered."""
+
+    type_name: ClassVar[str] = "tasks_app.AnswerHeld"
+
+    answer: Sealed[str]
+    citations: Sealed[list[dict[str, Any]]]
+    model: str
+    supported: bool | None
 
 
 class RunFinished(Event):

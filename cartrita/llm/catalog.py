@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from importlib.util import find_spec
 from typing import Literal
 
 from django.conf import settings
 from django.utils import timezone
 
 from cartrita.errors import BadInput, NotFound, Unavailable
+from cartrita.llm.local_server import MODEL_PACKAGE
 from cartrita.llm.models import Model
 
 Tier = Literal["premium", "standard", "fallback", "local"]
@@ -122,6 +124,23 @@ def choose(*, name: str | None, tier: str | None, purpose: Purpose, at: datetime
     if settings.OPENAI_API_KEY:
         return _best_of("premium" if purpose == "planning" else "standard", models(at=at))
     return _best_of("local", models(at=at))
+
+
+def cheaper(entry: ModelEntry, *, at: datetime | None = None) -> ModelEntry | None:
+    """Return the best model of the next cheaper tier that can be called, None where there is none."""
+    below = TIERS[TIERS.index(entry.tier) + 1 :]
+    known = sorted(models(at=at), key=lambda each: each.quality_rank)
+    for tier in below:
+        for other in known:
+            if other.tier == tier and other.provider != SCRIPTED and _can_be_called(other):
+                return other
+    return None
+
+
+def _can_be_called(entry: ModelEntry) -> bool:
+    if entry.provider == "openai":
+        return bool(settings.OPENAI_API_KEY)
+    return entry.provider != "local" or find_spec(MODEL_PACKAGE) is not None
 
 
 def _best_of(tier: str, entries: Sequence[ModelEntry]) -> ModelEntry:

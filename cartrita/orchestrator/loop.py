@@ -1,21 +1,24 @@
 """The agent loop as a fold: what a run's recorded events say, and the first step that is missing. Pure.
 
 `LOOP_VERSION` names this loop in RunStarted. A change that would take other steps over the same events is a
-new version, so that an older run is never continued by a loop that would misread it.
+new version, so that an older run is never continued by a loop that would misread it. Runs of version 1 are
+finished here: over what that version recorded this loop takes the same steps. It knew no waiting, and an act
+that it escalated or throttled names neither an approval nor a time, so it stays refused.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
+from typing import Any, Literal
 from uuid import UUID
 
 from cartrita.eventstore import Event
 from cartrita.llm.events import ModelAnswered, ModelFailed
-from cartrita.tools.events import ToolFailed
+from cartrita.tools.events import ToolFailed, ToolReturned
 from retrieval.document import RetrievalPerformed
-from tasks_app.run import ActDecided, RunFinished, RunStarted
+from tasks_app.run import ActDecided, ActEdited, AnswerHeld, Delivery, RunFinished, RunStarted
 
-LOOP_VERSION = 1
+LOOP_VERSION = 2
 SEARCH = "search_documents"
 
 
@@ -24,20 +27,31 @@ class RunState:
     """What a run has done after its first `version` events.
 
     `undecided_outcome` is the act that was permitted and has no recorded outcome: it may have happened.
+    `waiting` is the act that may not happen yet. `begun` counts the permitted decisions of the newest step.
     `speeches` are the decisions to show an answer: their number tells how often one began to stream, so that
-    a repeated answer restarts the message on screen, and they are settled when the run ends.
+    a repeated answer restarts the message on screen, and they are settled when the run ends. `delivery` is
+    that of the answer; `shown` tells that its text may be posted. `edits` are the arguments that reviewers
+    put in place of a step's own.
     """
 
     version: int = 0
     started: RunStarted | None = None
     step: int = 0
     undecided_outcome: ActDecided | None = None
+    waiting: ActDecided | None = None
+    begun: int = 0
     search: RetrievalPerformed | None = None
     search_failure: str | None = None
     speeches: tuple[UUID, ...] = ()
+    delivery: Delivery = "live"
+    shown: bool = False
+    edits: Mapping[int, ActEdited] = field(default_factory=lambda: MappingProxyType({}))
     refusal: ActDecided | None = None
     answer: ModelAnswered | None = None
     failure: ModelFailed | None = None
+    returned: ToolReturned | None = None
+    tool_failure: ToolFailed | None = None
+    held: AnswerHeld | None = None
     finished: RunFinished | None = None
 
     @property
@@ -51,18 +65,37 @@ class RunState:
         """Tell whether the search step is over, with or without a result."""
         return self.search is not None or self.search_failure is not None
 
+    @property
+    def next_place(self) -> tuple[int, int]:
+        """Return step and attempt of the next decision: the same step again while it has no outcome."""
+        pending = self.undecided_outcome or self.waiting
+        return (self.step + 1, 1) if pending is None else (pending.step, pending.attempt + 1)
+
+    @property
+    def edit(self) -> ActEdited | None:
+        """Return the change of the arguments of the step that the next decision is about."""
+        return self.edits.get(self.next_place[0])
+
+    @property
+    def repeats(self) -> int:
+        """Count how often the next act was begun before: nobody knows how that ended."""
+        return self.begun if self.undecided_outcome or self.waiting else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
     """What the loop must know of the work besides the run itself.
 
     `searchable` tells whether any document is in scope, `attached` whether the user named documents,
-    `model_answers` whether the catalog trusts the model to answer from passages.
+    `model_answers` whether the catalog trusts the model to answer from passages. `tool` names the tool of a
+    task that is one call, `repeatable` whether that call does no harm when it is made twice.
     """
 
     searchable: bool
     attached: bool
     model_answers: bool
+    tool: str = ""
+    repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +123,22 @@ class Generate:
 
 
 @dataclass(frozen=True, slots=True)
+class Call:
+    """Call the task's tool."""
+
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """The answer is there: have it decided whether people may read it."""
+
+    step: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
 class Finish:
     """Nothing is left to do but to record how the run ended."""
 
@@ -103,7 +152,8 @@ class Over:
     """The run has ended."""
 
 
-Step = Search | Extract | Generate | Finish | Over
+Step = Search | Extract | Generate | Call | Deliver | Finish | Over
+Act = Search | Extract | Generate | Call | Deliver
 
 
 def evolve(run: RunState, event: Event) -> RunState:
@@ -113,26 +163,44 @@ def evolve(run: RunState, event: Event) -> RunState:
         case RunStarted():
             return replace(run, started=event)
         case ActDecided():
-            run = replace(run, step=max(run.step, event.step))
-            if not event.permitted:
-                if event.act == "retrieval":
-                    return replace(run, search_failure=event.reason, undecided_outcome=None)
-                return replace(run, refusal=event)
-            if event.act == "message_out":
-                return replace(run, speeches=(*run.speeches, event.decision_id))
-            return replace(run, undecided_outcome=event)
+            return _decided(run, event)
+        case ActEdited():
+            return replace(run, edits=MappingProxyType({**run.edits, event.step: event}))
         case RetrievalPerformed():
             return replace(run, search=event, undecided_outcome=None)
+        case ToolReturned():
+            return replace(run, returned=event, undecided_outcome=None)
         case ToolFailed():
-            return replace(run, search_failure=event.message, undecided_outcome=None)
+            if run.undecided_outcome is not None and run.undecided_outcome.act == "retrieval":
+                return replace(run, search_failure=event.message, undecided_outcome=None)
+            return replace(run, tool_failure=event, undecided_outcome=None)
         case ModelAnswered():
             return replace(run, answer=event, undecided_outcome=None)
         case ModelFailed():
             return replace(run, failure=event, undecided_outcome=None)
+        case AnswerHeld():
+            return replace(run, held=event, delivery="held")
         case RunFinished():
-            return replace(run, finished=event, undecided_outcome=None)
+            return replace(run, finished=event, undecided_outcome=None, waiting=None)
         case _:
             return run
+
+
+def _decided(run: RunState, event: ActDecided) -> RunState:
+    again = event.step == run.step
+    run = replace(run, step=max(run.step, event.step), waiting=None, begun=run.begun if again else 0)
+    if event.waits:
+        return replace(run, waiting=event, undecided_outcome=None)
+    if not event.permitted:
+        if event.act == "retrieval":
+            return replace(run, search_failure=event.reason, undecided_outcome=None)
+        return replace(run, refusal=event, undecided_outcome=None)
+    if event.act == "message_out":
+        # The decision knew the text, or no rule reads the text of this tool's result.
+        decided_text = run.answer is not None or run.held is not None
+        shown = decided_text or (run.returned is not None and event.delivery == "live")
+        return replace(run, speeches=(*run.speeches, event.decision_id), shown=shown, delivery=event.delivery)
+    return replace(run, undecided_outcome=event, begun=run.begun + 1, delivery=event.delivery)
 
 
 def fold(events: Iterable[Event]) -> RunState:
@@ -144,25 +212,56 @@ def fold(events: Iterable[Event]) -> RunState:
 
 
 def next_step(run: RunState, turn: Turn, *, extract_supported: bool) -> Step:
-    """Return the first step that is missing.
+    """Return the first step that is missing; whether a waiting act may be decided again is for the caller.
 
     `extract_supported` says whether the passages found so far answer the question; it is only read after the
     search. A model answers where the catalog trusts it with passages, or where no document was meant.
     """
     if run.finished is not None:
         return Over()
-    if run.refusal is not None:
-        return Finish("denied", code=run.refusal.rule, reason=run.refusal.reason)
+    if (ended := _ended(run)) is not None:
+        return ended
+    step, attempt = run.next_place
+    if run.held is not None or run.returned is not None:
+        return Deliver(step=step, attempt=attempt)
     if run.answer is not None:
-        return Finish("answered")
-    if run.failure is not None:
-        return Finish("failed", code=run.failure.code, reason=run.failure.message)
-    attempt = 1 + (run.undecided_outcome.attempt if run.undecided_outcome else 0)
-    step = run.undecided_outcome.step if run.undecided_outcome else run.step + 1
+        return Finish("answered") if run.delivery == "live" else Deliver(step=step, attempt=attempt)
+    if turn.tool:
+        if run.undecided_outcome is not None and not turn.repeatable:
+            return Finish(
+                "failed",
+                code="outcome_unknown",
+                reason=f"{turn.tool} was started, and what came of it is not known: the program was stopped "
+                "meanwhile. See whether it did its work before you ask for it again.",
+            )
+        return Call(step=step, attempt=attempt)
     if turn.searchable and not run.searched:
         return Search(step=step, attempt=attempt)
     if run.search_failure is not None and turn.attached:
         return Finish("failed", code="search_failed", reason=run.search_failure)
     if not turn.model_answers and run.search is not None and (extract_supported or turn.attached):
-        return Extract(step=step, attempt=len(run.speeches) + 1)
+        return Extract(step=step, attempt=attempt)
     return Generate(step=step, attempt=attempt)
+
+
+def _ended(run: RunState) -> Finish | None:
+    """Return how the run ends where what is recorded leaves nothing else."""
+    if run.started is not None and run.started.loop_version > LOOP_VERSION:
+        return Finish(
+            "failed",
+            code="newer_loop",
+            reason="A newer version of this program began this answer, and this one cannot finish it. "
+            "Ask again.",
+        )
+    if run.refusal is not None:
+        return Finish("denied", code=run.refusal.rule, reason=run.refusal.reason)
+    if run.failure is not None:
+        return Finish("failed", code=run.failure.code, reason=run.failure.message)
+    if run.tool_failure is not None:
+        return Finish("failed", code=run.tool_failure.code, reason=run.tool_failure.message)
+    return Finish("answered") if run.shown else None
+
+
+def edited(run: RunState, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments of the next act: a reviewer's where one changed them."""
+    return arguments if run.edit is None else run.edit.arguments

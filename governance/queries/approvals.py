@@ -171,9 +171,12 @@ def visible_row(approval_id: UUID, caller: Caller) -> Approval:
 
 
 def may_read(row: Approval, caller: Caller) -> bool:
-    """Tell whether the caller may read the text of a request that they can see."""
+    """Tell whether the caller may read the text of a request that they can see.
+
+    An answer that waits is held back from the person who asked for it too.
+    """
     return (
-        row.requester_id == caller.user_id
+        (row.requester_id == caller.user_id and row.subject_kind != "message_out")
         or bool(caller.roles & READERS)
         or bool(caller.roles & set(row.approver_roles))
     )

@@ -120,7 +120,7 @@ def tightest(
     at: datetime,
 ) -> BudgetStanding | None:
     """Return the applicable budget of which the largest share is used or held back, warnings first."""
-    found = applicable(
+    found = standings(
         workspace_id=workspace_id,
         user_id=user_id,
         session_id=session_id,
@@ -129,8 +129,31 @@ def tightest(
         model=model,
         at=at,
     )
-    standings = _standings(found)
-    return max(standings, key=lambda one: (one.warning, one.percent, str(one.id)), default=None)
+    return max(found, key=lambda one: (one.warning, one.percent, str(one.id)), default=None)
+
+
+def standings(
+    *,
+    workspace_id: UUID,
+    user_id: UUID | None = None,
+    session_id: UUID | None = None,
+    task_ids: Collection[UUID | str] = (),
+    agent: str = "",
+    model: str = "",
+    at: datetime,
+) -> list[BudgetStanding]:
+    """Return every applicable budget with its balance, in id order."""
+    return _standings(
+        applicable(
+            workspace_id=workspace_id,
+            user_id=user_id,
+            session_id=session_id,
+            task_ids=task_ids,
+            agent=agent,
+            model=model,
+            at=at,
+        )
+    )
 
 
 def tree(workspace_id: UUID, at: datetime, *, closed: bool = False) -> list[BudgetStanding]:
@@ -141,10 +164,10 @@ def tree(workspace_id: UUID, at: datetime, *, closed: bool = False) -> list[Budg
     rows = Budget.objects.filter(workspace_id=workspace_id)
     if not closed:
         rows = rows.filter(closed=False)
-    standings = _standings(_with_periods(rows, at))
-    known = {one.id for one in standings}
+    found = _standings(_with_periods(rows, at))
+    known = {one.id for one in found}
     parts: dict[UUID | None, list[BudgetStanding]] = {}
-    for one in standings:
+    for one in found:
         parts.setdefault(one.parent_id if one.parent_id in known else None, []).append(one)
 
     def grown(parent: UUID | None) -> tuple[BudgetStanding, ...]:
