@@ -4,7 +4,7 @@ Nothing else imports the engine. An evaluation that gives no boolean is an `Eval
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -71,6 +71,7 @@ ENVIRONMENT_VERSIONS = frozenset(_VARIABLES_OF)
 
 _EXTENSIONS = (ext_strings.ExtStrings, ext_optional.ExtOptional, ext_math.ExtMath)
 _ARGUMENTS = re.compile(r"\bargs\b")
+_WORD = re.compile(r"\w+")
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
 # The engine ships no types: what it binds variables to is opaque here.
@@ -167,8 +168,16 @@ class Environment:
         programs = tuple(self._engine.compile(f"[{','.join(sources)}]") for sources in lists if sources)
         return Combination(programs, len(conditions))
 
+    def read_by(self, conditions: Iterable[Condition | None]) -> tuple[str, ...]:
+        """Return the names that the conditions may read: all whose first word stands in one of them."""
+        words: set[str] = set()
+        for condition in conditions:
+            if condition is not None:
+                words.update(_WORD.findall(condition.source))
+        return tuple(name for name in self.variables if name.partition(".")[0] in words)
+
     def activation(self, values: Mapping[str, Any]) -> Activation:
-        """Bind the variables, all of them, for any number of evaluations."""
+        """Bind values to names, at least to those that the conditions read, for any number of evaluations."""
         return self._engine.Activation(values)
 
     def _check_alone(self, text: str, field: str) -> None:

@@ -1,6 +1,6 @@
 """Decide, purely: the same request under the same policy gives the same verdict, for ever."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -468,43 +468,58 @@ def tightest(budgets: Iterable[BudgetFact]) -> Budget:
     )
 
 
-def variables(request: DecisionRequest) -> dict[str, Any]:
-    """Return the request under the names that conditions read (`governance.cel.VARIABLES`)."""
-    cost, budget, counters = request.cost, request.budget, request.counters
-    limit_tokens = UNLIMITED if budget.limit_tokens is None else budget.limit_tokens
-    limit_micros = UNLIMITED if budget.limit_micros is None else budget.limit_micros
-    return {
-        "kind": request.subject_kind,
-        "actor": request.actor,
-        "agent": request.agent,
-        "roles": sorted(request.roles),
-        "workspace": str(request.workspace_id),
-        "session": str(request.session_id) if request.session_id else "",
-        "task_path": list(request.task_path),
-        "model.name": request.model,
-        "tool.name": request.tool,
-        "tool.safety": request.safety_level,
-        "tool.definition": request.definition_hash,
-        "args": request.arguments,
-        "labels": sorted(request.labels),
-        "cost.tokens": cost.tokens,
-        "cost.micros": cost.micros,
-        "cost.currency": cost.currency,
-        "budget.limit_tokens": limit_tokens,
-        "budget.used_tokens": budget.used_tokens,
-        "budget.left_tokens": limit_tokens - budget.used_tokens,
-        "budget.limit_micros": limit_micros,
-        "budget.used_micros": budget.used_micros,
-        "budget.left_micros": limit_micros - budget.used_micros,
-        "counters.calls_last_minute": counters.calls_last_minute,
-        "counters.failures_last_5_minutes": counters.failures_last_5_minutes,
-        "counters.repeats": counters.repeats,
-        "environment": request.environment,
-        "at": request.at,
-        "actor_labels": sorted(request.actor_labels),
-        "budget.left_percent": _left_percent(request),
-        "budget.warned": any(one.warns(cost) for one in request.budgets),
-    }
+def variables(request: DecisionRequest, names: Iterable[str] = cel.VARIABLES) -> dict[str, Any]:
+    """Return the request under names that conditions read: all of `governance.cel.VARIABLES`, or some."""
+    return {name: _READERS[name](request) for name in names}
+
+
+def _limit(limit: int | None) -> int:
+    return UNLIMITED if limit is None else limit
+
+
+def _left_percent(request: DecisionRequest) -> int:
+    if request.budgets:
+        return int(min(one.left for one in request.budgets) * 100)
+    budget = request.budget
+    limits = ((budget.limit_tokens, budget.used_tokens), (budget.limit_micros, budget.used_micros))
+    shares = [
+        max(limit - used, 0) * 100 // limit if limit else 0 for limit, used in limits if limit is not None
+    ]
+    return min(shares, default=100)
+
+
+_READERS: Mapping[str, Callable[[DecisionRequest], Any]] = {
+    "kind": lambda request: request.subject_kind,
+    "actor": lambda request: request.actor,
+    "agent": lambda request: request.agent,
+    "roles": lambda request: sorted(request.roles),
+    "workspace": lambda request: str(request.workspace_id),
+    "session": lambda request: str(request.session_id) if request.session_id else "",
+    "task_path": lambda request: list(request.task_path),
+    "model.name": lambda request: request.model,
+    "tool.name": lambda request: request.tool,
+    "tool.safety": lambda request: request.safety_level,
+    "tool.definition": lambda request: request.definition_hash,
+    "args": lambda request: request.arguments,
+    "labels": lambda request: sorted(request.labels),
+    "cost.tokens": lambda request: request.cost.tokens,
+    "cost.micros": lambda request: request.cost.micros,
+    "cost.currency": lambda request: request.cost.currency,
+    "budget.limit_tokens": lambda request: _limit(request.budget.limit_tokens),
+    "budget.used_tokens": lambda request: request.budget.used_tokens,
+    "budget.left_tokens": lambda request: _limit(request.budget.limit_tokens) - request.budget.used_tokens,
+    "budget.limit_micros": lambda request: _limit(request.budget.limit_micros),
+    "budget.used_micros": lambda request: request.budget.used_micros,
+    "budget.left_micros": lambda request: _limit(request.budget.limit_micros) - request.budget.used_micros,
+    "counters.calls_last_minute": lambda request: request.counters.calls_last_minute,
+    "counters.failures_last_5_minutes": lambda request: request.counters.failures_last_5_minutes,
+    "counters.repeats": lambda request: request.counters.repeats,
+    "environment": lambda request: request.environment,
+    "at": lambda request: request.at,
+    "actor_labels": lambda request: sorted(request.actor_labels),
+    "budget.left_percent": _left_percent,
+    "budget.warned": lambda request: any(one.warns(request.cost) for one in request.budgets),
+}
 
 
 @dataclass(slots=True)
@@ -574,17 +589,6 @@ def _exceeded(request: DecisionRequest) -> tuple[BudgetFact, str] | None:
     return min((pair for pair in short if pair[1]), key=lambda pair: (pair[0].left, pair[0].id), default=None)
 
 
-def _left_percent(request: DecisionRequest) -> int:
-    if request.budgets:
-        return int(min(one.left for one in request.budgets) * 100)
-    budget = request.budget
-    limits = ((budget.limit_tokens, budget.used_tokens), (budget.limit_micros, budget.used_micros))
-    shares = [
-        max(limit - used, 0) * 100 // limit if limit else 0 for limit, used in limits if limit is not None
-    ]
-    return min(shares, default=100)
-
-
 def _reads_arguments(rule: Rule) -> bool:
     return any(cel.reads_arguments(text) for text in (rule.condition, rule.unless) if text is not None)
 
@@ -595,11 +599,7 @@ def _evaluate(
     """Return what each rule of the group gave, and the places of those that matched or erred, in order."""
     if not group.conditional:
         return group.all_matched, list(range(len(group.rules)))
-    values = variables(request)
-    known = cel.environment(environment)
-    if environment != cel.ENVIRONMENT_VERSION:
-        values = {name: values[name] for name in known.variables}
-    activation = known.activation(values)
+    activation = cel.environment(environment).activation(variables(request, group.reads))
     try:
         matched = group.combination.hold(activation)
     except cel.EvaluationError:

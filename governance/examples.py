@@ -134,7 +134,7 @@ def _budget(written: Mapping[str, Any]) -> BudgetFact:
 
 
 def _level(rule: str, acts: float) -> int:
-    if isinstance(acts, bool) or not isinstance(acts, int | float) or not 0 <= acts <= 1_000_000:
+    if type(acts) not in {int, float} or not 0 <= acts <= 1_000_000:
         raise BadInput(
             f"throttles.{rule} is {acts!r}; say how many acts the bucket still holds.", field="throttles"
         )

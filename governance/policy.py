@@ -101,7 +101,7 @@ class RuleResult:
 class Group:
     """The rules whose match takes in one sort of request, by priority, ready to be evaluated together.
 
-    `conditional` says whether any of them has a condition.
+    `conditional` says whether any of them has a condition, `reads` which names conditions may read.
     """
 
     rules: tuple[Rule, ...]
@@ -110,6 +110,7 @@ class Group:
     conditions: Mapping[str, cel.Condition | None]
     all_matched: tuple[RuleResult, ...]
     none_matched: tuple[RuleResult, ...]
+    reads: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -180,13 +181,15 @@ class PolicySet:
                 self._combinations.clear()
             rules = tuple(self.rules[place] for place in places)
             conditions = [self._conditions[rule.name] for rule in rules]
+            environment = cel.environment(self.environment)
             found = self._combinations[places] = Group(
                 rules,
                 any(condition is not None for condition in conditions),
-                cel.environment(self.environment).combine(conditions),
+                environment.combine(conditions),
                 self._conditions,
                 tuple(RuleResult(rule.name, "matched") for rule in rules),
                 tuple(RuleResult(rule.name, "not_matched") for rule in rules),
+                environment.read_by(conditions),
             )
         return found
 
