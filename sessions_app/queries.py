@@ -1,12 +1,12 @@
 """What sessions hold and who may see it. Answers are plain dicts with text opened; erased text is empty."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.db.models import Min
+from django.db.models import Min, QuerySet
 from django.utils import timezone
 
 from cartrita.accounts.queries import Caller
@@ -93,10 +93,17 @@ def message(session_id: UUID, message_id: UUID) -> dict[str, Any] | None:
     return _message(row) if row else None
 
 
-def sessions_with_open_turns(*, limit: int = 1000) -> list[UUID]:
-    """Return the sessions that hold a message of a person without a reply, the longest waiting first."""
+def sessions_with_open_turns(
+    *, halted: Collection[UUID] | QuerySet[Any, Any] = (), limit: int = 1000
+) -> list[UUID]:
+    """Return the sessions that hold a message of a person without a reply, the longest waiting first.
+
+    Those that are `halted` (ids, or a query of them) wait for something else and are left out, unless the
+    person asked to stop.
+    """
     erased = ChatSession.objects.filter(status="erased").values("id")
     waiting = Message.objects.filter(role="user", answered_at=None).exclude(session_id__in=erased)
+    waiting = waiting.exclude(session_id__in=halted, cancel_requested_at=None)
     rows = waiting.values("session_id").annotate(since=Min("created_at")).order_by("since")
     return [row["session_id"] for row in rows[:limit]]
 

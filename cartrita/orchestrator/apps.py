@@ -9,12 +9,15 @@ class OrchestratorApp(AppConfig):
     def ready(self) -> None:
         """Tell sessions and documents what they must know of one another and of plans."""
         from cartrita.orchestrator import attachments
-        from cartrita.orchestrator.liveness import running_plans
+        from cartrita.orchestrator.liveness import running_plans, waiting_approvals
+        from governance.commands.approvals import void_of_session
         from retrieval.scope import register_session_rights
         from sessions_app.activity import register_activity
         from sessions_app.commands import register_attachments, register_erasure
 
         register_activity(running_plans)
+        register_activity(waiting_approvals)
         register_erasure(attachments.erase_attachments)
+        register_erasure(void_of_session)
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)

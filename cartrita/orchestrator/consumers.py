@@ -3,6 +3,18 @@
 from typing import Any
 
 from cartrita.eventstore import Event, RecordedEvent
+from cartrita.eventstore.canonical import rfc3339
+from governance.approval import (
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalGranted,
+    ApprovalNoted,
+    ApprovalReplaced,
+    ApprovalRequested,
+    ApprovalUsed,
+    ApprovalVoided,
+    ApprovalVoted,
+)
 from governance.decision import ActSettled, DecisionMade
 from retrieval.document import (
     CollectionCreated,
@@ -14,6 +26,8 @@ from retrieval.document import (
     RetrievalPerformed,
 )
 from sessions_app.channel import register_shown
+from tasks_app.plan import PlanHeldBack
+from tasks_app.run import ActDecided, ActEdited, AnswerHeld
 
 DOCUMENT_EVENTS: tuple[type[Event], ...] = (
     DocumentReceived,
@@ -23,7 +37,26 @@ DOCUMENT_EVENTS: tuple[type[Event], ...] = (
     DocumentRemoved,
 )
 # Each act's ActDecided and outcome say what people need of these; the rest is for auditors.
-INTERNAL_EVENTS: tuple[type[Event], ...] = (ActSettled, CollectionCreated, DecisionMade)
+INTERNAL_EVENTS: tuple[type[Event], ...] = (
+    ActEdited,
+    ActSettled,
+    AnswerHeld,
+    ApprovalVoted,
+    CollectionCreated,
+    DecisionMade,
+)
+# What an approval has come to after each of these.
+APPROVAL_STATUS: dict[type[Event], str] = {
+    ApprovalRequested: "waiting",
+    ApprovalGranted: "granted",
+    ApprovalUsed: "used",
+    ApprovalDenied: "denied",
+    ApprovalExpired: "expired",
+    ApprovalReplaced: "replaced",
+    ApprovalVoided: "void",
+}
+WAITING_FOR_APPROVAL = "waiting for approval"
+WAITING_FOR_REVIEW = "waiting for review"
 
 
 def document_event(recorded: RecordedEvent) -> dict[str, Any]:
@@ -53,8 +86,91 @@ def retrieval_event(recorded: RecordedEvent) -> dict[str, Any]:
     }
 
 
+def decided_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe the decision on an act; `phase` says in words what an act that waits is waiting for."""
+    event = recorded.event
+    if not isinstance(event, ActDecided):
+        raise TypeError(f"{recorded.type_name} is no decision on an act")
+    shown = event.model_dump(mode="json")
+    return {**shown, "phase": _phase(event, for_review=event.act == "message_out")}
+
+
+def held_back_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe what a plan waits for before it begins; `phase` says it in words."""
+    event = recorded.event
+    if not isinstance(event, PlanHeldBack):
+        raise TypeError(f"{recorded.type_name} holds no plan back")
+    return {**event.model_dump(mode="json"), "phase": _phase(event, for_review=False)}
+
+
+def approval_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe what happened to an approval, without anything that was sealed.
+
+    Who may read the arguments gets them from the approval itself.
+    """
+    shown: dict[str, Any] = {
+        "approval_id": str(recorded.stream_id),
+        "status": APPROVAL_STATUS[type(recorded.event)],
+    }
+    match recorded.event:
+        case ApprovalRequested() as event:
+            return {
+                **shown,
+                "kind": event.subject_kind,
+                "agent": event.agent,
+                "tool": event.tool,
+                "model": event.model,
+                "rule": event.rule,
+                "sentence": event.reason,
+                "requester_id": str(event.requester_id) if event.requester_id else None,
+                "edited_by": event.edited_by,
+                "approver_roles": list(event.approver_roles),
+                "quorum": event.quorum,
+                "scopes": list(event.scopes),
+                "expires_at": rfc3339(event.expires_at),
+            }
+        case ApprovalGranted() as event:
+            until = event.valid_until
+            return {
+                **shown,
+                "by": list(event.by),
+                "scope": event.scope,
+                "own": event.own,
+                "valid_until": rfc3339(until) if until else None,
+            }
+        case ApprovalDenied(by=by) | ApprovalReplaced(by=by):
+            return {**shown, "by": [by]}
+        case ApprovalVoided(cause=cause, detail=detail):
+            return {**shown, "cause": cause, "detail": detail}
+        case ApprovalUsed(decision_id=decision_id):
+            return {**shown, "decision_id": str(decision_id)}
+        case _:
+            return shown
+
+
+def note_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe a comment, question or answer on an approval by who wrote it, without its text."""
+    event = recorded.event
+    if not isinstance(event, ApprovalNoted):
+        raise TypeError(f"{recorded.type_name} is no note")
+    return {"approval_id": str(recorded.stream_id), "kind": event.kind, "by": event.by}
+
+
+def _phase(event: ActDecided | PlanHeldBack, *, for_review: bool) -> str:
+    if event.approval_id is not None:
+        return WAITING_FOR_REVIEW if for_review else WAITING_FOR_APPROVAL
+    if event.retry_after is not None:
+        return f"waiting (throttled until {event.retry_after:%H:%M:%S} UTC)"
+    return ""
+
+
 for event_class in DOCUMENT_EVENTS:
     register_shown(event_class.type_name, document_event)
 for event_class in INTERNAL_EVENTS:
     register_shown(event_class.type_name, lambda _: None)
+for event_class in APPROVAL_STATUS:
+    register_shown(event_class.type_name, approval_event)
+register_shown(ApprovalNoted.type_name, note_event)
+register_shown(ActDecided.type_name, decided_event)
+register_shown(PlanHeldBack.type_name, held_back_event)
 register_shown(RetrievalPerformed.type_name, retrieval_event)

@@ -160,7 +160,7 @@ class Execution:
     async def run(self) -> Awaits | Pauses | None:
         """Go on from what is recorded until the reply is posted, None, or until the work has to wait."""
         try:
-            return await self._go_on()
+            await self._go_on()
         except _Halted as halted:
             return halted.until
         except Conflict:
@@ -170,6 +170,7 @@ class Execution:
             if self._unrecorded.events:
                 await self._record()
             raise
+        return None
 
     async def give_up(self) -> None:
         """Reply that the turn failed, after it could not be brought further by trying again."""

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from uuid import UUID
 
 import psycopg
@@ -25,8 +26,17 @@ from cartrita.eventstore.aio import cancel_until_ended
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from cartrita.orchestrator.claims import Claims
 from cartrita.orchestrator.execution import Execution
+from cartrita.orchestrator.liveness import sessions_to_work_on
+from cartrita.orchestrator.waiting import Awaits, Pauses
+from governance.approval import (
+    ApprovalDenied,
+    ApprovalExpired,
+    ApprovalGranted,
+    ApprovalReplaced,
+    ApprovalVoided,
+)
+from governance.commands.approvals import expire_due
 from retrieval.ingest import run_ingest
-from sessions_app.queries import sessions_with_open_turns
 from sessions_app.session import MessagePosted, TurnCancelRequested
 
 logger = logging.getLogger(__name__)
@@ -36,6 +46,8 @@ SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
 # So often is a message tried by one process before its turn ends as failed.
 TRIES = 5
+# What ends the waiting of an act for people.
+_APPROVAL_ENDS = (ApprovalGranted, ApprovalDenied, ApprovalExpired, ApprovalReplaced, ApprovalVoided)
 _DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError, InterfaceError)
 
 
@@ -50,6 +62,8 @@ class Orchestrator:
         self._claims = Claims()
         self._workers: dict[UUID, asyncio.Task[None]] = {}
         self._again: set[UUID] = set()
+        # Sessions whose turn waits for a time, and what wakes them then.
+        self._pauses: dict[UUID, asyncio.TimerHandle] = {}
         # By session and message: clients choose message ids, so one may stand in several sessions.
         self._stops: dict[tuple[UUID, UUID], asyncio.Event] = {}
         self._places = asyncio.Semaphore(SESSIONS_AT_ONCE)
@@ -67,6 +81,8 @@ class Orchestrator:
             for part in done:
                 part.result()
         finally:
+            for pause in self._pauses.values():
+                pause.cancel()
             await cancel_until_ended(parts | set(self._workers.values()))
             with suppress(psycopg.Error):
                 await self._claims.close()
@@ -77,16 +93,28 @@ class Orchestrator:
                 match recorded.event:
                     case MessagePosted(role="user") if self._serves(recorded.session_id):
                         self._offer(recorded.stream_id)
-                    case TurnCancelRequested(message_id=message_id):
+                    case TurnCancelRequested(message_id=message_id) if self._serves(recorded.stream_id):
                         if (stop := self._stops.get((recorded.stream_id, message_id))) is not None:
                             stop.set()
+                        else:
+                            self._offer(recorded.stream_id)
+                    case event if isinstance(event, _APPROVAL_ENDS) and recorded.session_id is not None:
+                        if self._serves(recorded.session_id):
+                            self._offer(recorded.session_id)
 
     async def _sweep(self) -> None:
-        """Find turns that nobody works on: after a start, another process's crash, or lost claims."""
+        """Find turns that nobody works on: after a start, another process's crash, or lost claims.
+
+        Requests for approval whose time is over end here too.
+        """
         while True:
-            for session_id in await in_database_thread(sessions_with_open_turns):
+            try:
+                await in_database_thread(expire_due, datetime.now(UTC))
+            except Conflict as error:
+                logger.info("An approval moved while it expired: %s", error)
+            for session_id in await in_database_thread(sessions_to_work_on):
                 if session_id not in self._workers and self._serves(session_id):
-                    self._offer(session_id)
+                    self._offer_unless_paused(session_id)
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _watch_claims(self) -> None:
@@ -99,7 +127,22 @@ class Orchestrator:
     def _serves(self, session_id: UUID | None) -> bool:
         return self._only_session in (None, session_id)
 
+    def _offer_unless_paused(self, session_id: UUID) -> None:
+        if session_id not in self._pauses:
+            self._offer(session_id)
+
+    def _pause(self, session_id: UUID, until: datetime) -> None:
+        """Look at the session again at that time; sooner where something happens in it."""
+        seconds = max((until - datetime.now(UTC)).total_seconds(), 0.0)
+        self._wake(session_id)
+        self._pauses[session_id] = asyncio.get_running_loop().call_later(seconds, self._offer, session_id)
+
+    def _wake(self, session_id: UUID) -> None:
+        if (pause := self._pauses.pop(session_id, None)) is not None:
+            pause.cancel()
+
     def _offer(self, session_id: UUID) -> None:
+        self._wake(session_id)
         if session_id in self._workers:
             self._again.add(session_id)
             return
@@ -123,20 +166,26 @@ class Orchestrator:
             try:
                 while (message_id := next(iter(open_messages(await aload(session_id))), None)) is not None:
                     self._again.discard(session_id)
-                    await self._answer(session_id, message_id)
+                    halted = await self._answer(session_id, message_id)
+                    if halted is None:
+                        continue
+                    # Later messages queue behind this one.
+                    if isinstance(halted, Pauses):
+                        self._pause(session_id, halted.until)
+                    return
             finally:
                 with suppress(psycopg.Error):
                     await self._claims.release(session_id)
 
-    async def _answer(self, session_id: UUID, message_id: UUID) -> None:
-        """Run one message's turn, folding again after what may pass."""
+    async def _answer(self, session_id: UUID, message_id: UUID) -> Awaits | Pauses | None:
+        """Run one message's turn, folding again after what may pass; return what it waits for, if it does."""
         stop = self._stops.setdefault((session_id, message_id), asyncio.Event())
         tries = 0
         try:
             while True:
                 assignment = read_assignment(await aload(session_id), message_id)
                 if assignment is None:
-                    return
+                    return None
                 if assignment.cancel_requested:
                     stop.set()
                 execution = Execution(assignment, stop=stop)
@@ -146,7 +195,7 @@ class Orchestrator:
                         context=telemetry.continued(assignment.trace_id),
                         attributes={telemetry.SESSION_ID: str(session_id)},
                     ):
-                        await execution.run()
+                        return await execution.run()
                 except Erased:
                     # The session was erased under the turn; the next look at it says so.
                     logger.info("Turn %s ends: its session is erased.", message_id)
@@ -162,11 +211,9 @@ class Orchestrator:
                 except Exception:
                     logger.exception("Turn %s failed, trace %s", message_id, assignment.trace_id)
                     tries += 1
-                else:
-                    return
                 if tries >= TRIES:
                     await execution.give_up()
-                    return
+                    return None
                 await asyncio.sleep(0.05 * 2**tries)
         finally:
             self._stops.pop((session_id, message_id), None)
