@@ -142,9 +142,12 @@ def lock(
     return held
 
 
-def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID | None]]:
-    """Lock approvals, in order of their ids; return id, version and session of each."""
-    return execute(_LOCK_APPROVALS, [arrays.uuids(list(approval_ids))]).fetchall()
+def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID | None, str]]:
+    """Lock approvals, in order of their ids; return id, version, session and status of each."""
+    rows: list[tuple[UUID, int, UUID | None, str]] = execute(  # type: ignore[assignment] # columns as selected
+        _LOCK_APPROVALS, [arrays.uuids(list(approval_ids))]
+    ).fetchall()
+    return rows
 
 
 def _lock(wanted: Sequence[object]) -> Held | None:
@@ -208,7 +211,8 @@ _LOCK: LiteralString = """
     union all select 3, key, null, null, at, level, null, null, null from bucket
 """
 _LOCK_APPROVALS: LiteralString = """
-    select id, version, session_id from governance_approval where id = any(%b::uuid[]) order by id for update
+    select id, version, session_id, status from governance_approval
+    where id = any(%b::uuid[]) order by id for update
 """
 _MAKE_LABELS: LiteralString = """
     insert into governance_label_set (subject, workspace_id, labels)

@@ -11,7 +11,8 @@ from uuid import UUID
 
 from django.db import transaction
 
-from cartrita.eventstore import Append, Context, append, derived_id, in_database_thread, put_blob
+from cartrita.errors import BadInput
+from cartrita.eventstore import Append, Context, StreamMoved, append, derived_id, in_database_thread, put_blob
 from cartrita.eventstore.canonical import canonical_json, rfc3339
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
@@ -202,6 +203,8 @@ class _Step:
 
     def _weigh(self, act: Act) -> _Weighed:
         request = act.request
+        if request.workspace_id != self._context.workspace_id:
+            raise BadInput("A step is about acts in the workspace of its context.", field="workspace_id")
         requester_id = _requester(act)
         rows = applicable(
             workspace_id=request.workspace_id,
@@ -408,12 +411,14 @@ class _Step:
 
     def _answer(self, made: _Made, *, released: bool) -> tuple[Decided, list[Append]]:
         act, verdict = made.weighed.act, made.verdict
+        # Row and labels are of the session that the request names.
+        context = replace(self._context, session_id=act.request.session_id)
         goes_ahead = verdict.allowed and not released
         approval_id = approval.approval_id(act.decision_id) if verdict.outcome == "escalate" else None
         event = decision_made(
             made.request,
             verdict,
-            self._context,
+            context,
             permit_hash=act.request.hash,
             requester_id=_requester(act),
             reserved=_reserved(made.weighed) if goes_ahead else (),
@@ -422,12 +427,12 @@ class _Step:
             delivery=made.delivery,
         )
         # No event ids: whoever records a decision again meets the one that stands.
-        appends = [Append(act.decision_id, 0, [event], self._context)]
+        appends = [Append(act.decision_id, 0, [event], context)]
         if released:
             settled = ActSettled(outcome="cancelled", cost_micros=0, currency=verdict.currency, tokens=0)
-            appends = [Append(act.decision_id, 0, [event, settled], self._context)]
+            appends = [Append(act.decision_id, 0, [event, settled], context)]
         if approval_id is not None:
-            appends.append(Append(approval_id, 0, [self._escalation(made)], self._context))
+            appends.append(Append(approval_id, 0, [self._escalation(made)], context))
         return (
             Decided(
                 decision_id=act.decision_id,
@@ -461,6 +466,11 @@ class _Step:
                 users.setdefault(approval_id, []).append(one.weighed.act.decision_id)
         if not users:
             return []
+        locked = lock_approvals(users)
+        for approval_id, version, _, status in locked:
+            if status != "granted":
+                # A person ended it after it was found: whoever folds again decides without it.
+                raise StreamMoved(stream_id=approval_id, expected_version=version - 1, actual_version=version)
         return [
             Append(
                 approval_id,
@@ -468,7 +478,7 @@ class _Step:
                 [approval.ApprovalUsed(decision_id=decision_id) for decision_id in users[approval_id]],
                 replace(self._context, session_id=session_id),
             )
-            for approval_id, version, session_id in lock_approvals(users)
+            for approval_id, version, session_id, _ in locked
         ]
 
 
