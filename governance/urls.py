@@ -2,7 +2,7 @@
 
 from django.urls import path
 
-from governance.api import policies
+from governance.api import approvals, budgets, decisions, policies
 
 urlpatterns = [
     path("api/v2/policies/rules", policies.Rules.as_view(), name="policy-rules"),
@@ -17,4 +17,21 @@ urlpatterns = [
     path("api/v2/policies/export", policies.Exports.as_view(), name="policy-export"),
     path("api/v2/policies/hits", policies.Hits.as_view(), name="policy-hits"),
     path("api/v2/policies/names", policies.Names.as_view(), name="policy-names"),
+    path("api/v2/approvals", approvals.Approvals.as_view(), name="approvals"),
+    path("api/v2/approvals/<uuid:approval_id>", approvals.ApprovalOne.as_view(), name="approval"),
+    path(
+        "api/v2/approvals/<uuid:approval_id>/arguments",
+        approvals.ApprovalArguments.as_view(),
+        name="approval-arguments",
+    ),
+    *(
+        path(f"api/v2/approvals/<uuid:approval_id>/{act}", view.as_view(), name=f"approval-{act}")
+        for act, view in approvals.ACTS.items()
+    ),
+    path("api/v2/budgets", budgets.Budgets.as_view(), name="budgets"),
+    path("api/v2/budgets/<uuid:budget_id>", budgets.BudgetOne.as_view(), name="budget"),
+    path("api/v2/budgets/<uuid:budget_id>/raise", budgets.BudgetRaise.as_view(), name="budget-raise"),
+    path("api/v2/budgets/<uuid:budget_id>/close", budgets.BudgetClose.as_view(), name="budget-close"),
+    path("api/v2/decisions", decisions.Decisions.as_view(), name="decisions"),
+    path("api/v2/decisions/<uuid:decision_id>", decisions.DecisionOne.as_view(), name="decision"),
 ]

@@ -138,6 +138,20 @@ def inbox(
     return Page([_entry(row, caller) for row in page.items], page.next_cursor)
 
 
+def waiting(workspace_id: UUID, *, limit: int) -> list[dict[str, Any]]:
+    """Return a workspace's newest waiting requests, without anything that is sealed."""
+    rows = Approval.objects.filter(workspace_id=workspace_id, status="waiting")
+    return [_clear(row) for row in rows.order_by("-requested_at", "-id")[:limit]]
+
+
+def workspace_of(approval_id: UUID) -> UUID:
+    """Return the workspace of an approval. Raises ApprovalNotFound."""
+    found = Approval.objects.filter(id=approval_id).values_list("workspace_id", flat=True).first()
+    if found is None:
+        raise ApprovalNotFound("There is no such approval.", field="approval_id")
+    return found
+
+
 def approval(approval_id: UUID, caller: Caller) -> dict[str, Any]:
     """Return an approval with its exact arguments, notes and votes. Raises ApprovalNotFound.
 
@@ -255,6 +269,14 @@ def _opened(row: Approval, token: str) -> Any:
 
 def _entry(row: Approval, caller: Caller) -> dict[str, Any]:
     return {
+        **_clear(row),
+        "readable": may_read(row, caller),
+        "erased": not unseal_or_empty(row.key_id, row.arguments_hash),
+    }
+
+
+def _clear(row: Approval) -> dict[str, Any]:
+    return {
         "id": row.id,
         "workspace_id": row.workspace_id,
         "session_id": row.session_id,
@@ -286,8 +308,6 @@ def _entry(row: Approval, caller: Caller) -> dict[str, Any]:
         "requested_at": row.requested_at,
         "expires_at": row.expires_at,
         "ended_at": row.ended_at,
-        "readable": may_read(row, caller),
-        "erased": not unseal_or_empty(row.key_id, row.arguments_hash),
     }
 
 
