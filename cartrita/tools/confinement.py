@@ -56,11 +56,27 @@ def limit_processor(seconds: int) -> None:
     limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + seconds + 1)
 
 
-def peak_memory_bytes() -> int:
-    """Return the most resident memory that this process, or one that it ran and waited for, ever had."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    peaks = (resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    return max(peaks) * unit
+class PeakMemory:
+    """Tells the most resident memory that this process, or one that it ran and waited for, ever had.
+
+    Make it before files are given up.
+    """
+
+    def __init__(self) -> None:
+        # Not getrusage for itself: Linux lets a process inherit the peak of the one that started it.
+        self._status = Path("/proc/self/status").open("rb") if sys.platform == "linux" else None
+
+    def bytes(self) -> int:
+        """Return the peak so far."""
+        unit = 1 if sys.platform == "darwin" else 1024
+        return max(self._own(), resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * unit)
+
+    def _own(self) -> int:
+        if self._status is None:
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self._status.seek(0)
+        (kilobytes,) = (int(line.split()[1]) for line in self._status if line.startswith(b"VmHWM:"))
+        return kilobytes * 1024
 
 
 def give_up_network() -> bool:

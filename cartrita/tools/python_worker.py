@@ -22,6 +22,7 @@ from typing import Any
 from pydantic_monty import Monty, MontyCrashedError, MontyError, MontyRuntimeError, MontySyntaxError
 
 from cartrita.tools.confinement import (
+    PeakMemory,
     answer,
     give_up_files,
     give_up_network,
@@ -29,7 +30,6 @@ from cartrita.tools.confinement import (
     limit_process,
     limit_processor,
     loaded_libraries,
-    peak_memory_bytes,
     requests,
 )
 
@@ -87,6 +87,7 @@ class _Run:
         self.started: float | None = None
         self.seconds = 0.0
         self.ended = ""
+        self.peak_memory = PeakMemory()
         self.answering = threading.Lock()
 
     def execute(self, monty: Path, heap_bytes: int) -> None:
@@ -153,7 +154,7 @@ class _Run:
                 "stderr": self.printed["stderr"].text() + _middle_cut(self.error, self.output_bytes),
                 "return_value": self.value,
                 "execution_time": round(self.seconds, 6),
-                "peak_memory_bytes": peak_memory_bytes(),
+                "peak_memory_bytes": self.peak_memory.bytes(),
                 "ended": self.ended,
             },
         )
