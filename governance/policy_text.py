@@ -11,6 +11,7 @@ from governance.cel import ENVIRONMENT_VERSION
 from governance.rule import Rule, rule_as_json
 
 _DEEPEST_YAML = 50
+_RARE_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 Path = tuple[str | int, ...]
 
@@ -171,8 +172,11 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def represent_text(self, data: str) -> yaml.ScalarNode:
-        # The emitter falls back to quotes where a block would not read back as it was.
-        return self.represent_scalar("tag:yaml.org,2002:str", data, style="|" if "\n" in data else None)
+        style = "|" if "\n" in data else None
+        if not _RARE_BREAKS.isdisjoint(data):
+            style = '"'  # escaped, because quotes of other sorts fold them
+        # Where a block would not read back as it was, the emitter falls back to quotes.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style=style)
 
 
 _Dumper.add_representer(str, _Dumper.represent_text)
