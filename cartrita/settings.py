@@ -188,7 +188,11 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SCHEMA_PATH_PREFIX": r"/api/v2",
     "COMPONENT_SPLIT_REQUEST": True,
-    "ENUM_NAME_OVERRIDES": {"VerdictOutcome": "governance.api.policies.OUTCOMES"},
+    "ENUM_NAME_OVERRIDES": {
+        "VerdictOutcome": "governance.api.policies.OUTCOMES",
+        "GrantScope": "governance.api.approvals.SCOPES",
+        "ApprovalStatus": "governance.api.approvals.STATUSES",
+    },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",
     "POSTPROCESSING_HOOKS": [

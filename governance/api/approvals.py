@@ -31,6 +31,10 @@ from governance.policy import SubjectKind
 from governance.queries import approvals as queries
 
 
+SCOPES = list(get_args(GrantScope))
+STATUSES = list(get_args(ApprovalStatus))
+
+
 class ArgumentsErased(NotFound):
     """The arguments are erased, or not for the caller."""
 
@@ -70,9 +74,9 @@ class ApprovalEntry(serializers.Serializer[Any]):
     reason = serializers.CharField()
     approver_roles = serializers.ListField(child=serializers.CharField())
     quorum = serializers.IntegerField()
-    scopes = serializers.ListField(child=serializers.ChoiceField(choices=get_args(GrantScope)))
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=SCOPES))
     edited_by = serializers.CharField(allow_blank=True)
-    status = serializers.ChoiceField(choices=get_args(ApprovalStatus))
+    status = serializers.ChoiceField(choices=STATUSES)
     votes = VoteEntry(many=True)
     scope = serializers.CharField(allow_blank=True, help_text="What the grant is for.")
     valid_until = serializers.DateTimeField(allow_null=True)
@@ -127,7 +131,7 @@ class ApprovalPage(serializers.Serializer[Any]):
 class Approve(serializers.Serializer[Any]):
     """What a yes is for."""
 
-    scope = serializers.ChoiceField(choices=get_args(GrantScope), default="once")
+    scope = serializers.ChoiceField(choices=SCOPES, default="once")
     pattern = serializers.DictField(
         child=serializers.CharField(trim_whitespace=False),
         required=False,
