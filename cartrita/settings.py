@@ -191,6 +191,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "VerdictOutcome": "governance.api.policies.OUTCOMES",
         "GrantScope": "governance.api.approvals.SCOPES",
+        "TokenScope": "cartrita.accounts.api_token.Scope.__args__",
         "ApprovalStatus": "governance.api.approvals.STATUSES",
     },
     "SWAGGER_UI_DIST": "SIDECAR",
