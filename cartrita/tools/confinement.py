@@ -64,7 +64,7 @@ class PeakMemory:
 
     def __init__(self) -> None:
         # Not getrusage for itself: Linux lets a process inherit the peak of the one that started it.
-        self._status = Path("/proc/self/status").open("rb") if sys.platform == "linux" else None
+        self._status = Path("/proc/self/status").open("rb") if sys.platform == "linux" else None  # noqa: SIM115 # open while it lives
 
     def bytes(self) -> int:
         """Return the peak so far."""
