@@ -1,11 +1,14 @@
 """Who may look at what in the governance console: roles in workspaces as permissions of Django's admin."""
 
+from collections.abc import Iterable
 from typing import Any
 from uuid import UUID
 
 from django.contrib.auth.backends import BaseBackend
 
-from cartrita.accounts.models import Membership, User
+from cartrita.accounts.models import Membership, User, Workspace
+from cartrita.accounts.queries import Caller, caller_in_workspace
+from cartrita.eventstore.admin import as_uuid
 
 # Roles whose holders look after a workspace.
 CONSOLE_ROLES: frozenset[str] = frozenset({"reviewer", "operator", "admin", "policy_author", "auditor"})
@@ -13,6 +16,10 @@ CONSOLE_ROLES: frozenset[str] = frozenset({"reviewer", "operator", "admin", "pol
 CONSOLE_APPS: frozenset[str] = frozenset(
     {"eventstore", "governance", "llm", "retrieval", "sessions_app", "tasks_app"}
 )
+
+# Who may change what there; an approval names its approvers' roles itself.
+POLICY_ROLES: frozenset[str] = frozenset({"policy_author", "admin"})
+BUDGET_ROLES: frozenset[str] = frozenset({"operator", "admin"})
 
 
 class ConsoleRoles(BaseBackend):
@@ -41,3 +48,23 @@ def looked_after(user: User) -> frozenset[UUID]:
         # A user object lives as long as its request.
         user._looked_after = known  # type: ignore[attr-defined] # noqa: SLF001 - as Django caches permissions
     return known
+
+
+def workspaces_for(user: Any) -> list[Workspace]:
+    """Return the workspaces whose rows the console shows to this person, by name; a superuser sees all."""
+    rows = Workspace.objects.order_by("name", "id")
+    return list(rows if user.is_superuser else rows.filter(id__in=looked_after(user)))
+
+
+def console_caller(user: Any, workspace_id: UUID) -> Caller | None:
+    """Return the person as a caller in that workspace; None without one of the console's roles there."""
+    caller = caller_in_workspace(user.pk, workspace_id)
+    return caller if caller and caller.roles & CONSOLE_ROLES else None
+
+
+def names_of(actors: Iterable[str]) -> dict[str, str]:
+    """Return what to call actors of events: people by name or address, all others as they are."""
+    called = dict.fromkeys(actors)
+    ids = {actor: as_uuid(actor.removeprefix("user:")) for actor in called if actor.startswith("user:")}
+    people = {user.pk: str(user) for user in User.objects.filter(id__in=filter(None, ids.values()))}
+    return {actor: people.get(id_, actor) if (id_ := ids.get(actor)) else actor for actor in called}

@@ -1,22 +1,36 @@
-"""Decisions in the admin: to read, with the events behind each."""
+"""Decisions in the admin: to read, with the events behind each, and to make again."""
 
 import json
+from collections.abc import Iterator, Mapping
 from uuid import UUID
 
 from django.contrib import admin
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
-from django.urls import reverse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import URLPattern, path
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
 
-from cartrita.eventstore import RecordedEvent, load, unseal_or_empty
-from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
-from governance.models import PolicyDecision
+from cartrita.errors import CartritaError
+from cartrita.eventstore import unseal_or_empty
+from cartrita.eventstore.admin import as_uuid
+from governance.admin.pages import ConsolePage, Exports, events_behind, link, row_address
+from governance.decide import Verdict
+from governance.decision import DecisionMade, verdict_of
+from governance.models import PolicyDecision, PolicyRule
+from governance.queries.decisions import decision_made, redecide
+
+_RESULTS = {
+    "matched": gettext_lazy("matched"),
+    "error": gettext_lazy("could not be evaluated: counts as deny"),
+    "not_matched": gettext_lazy("did not match"),
+}
 
 
 @admin.register(PolicyDecision)
-class PolicyDecisionAdmin(ReadOnlyAdmin):
+class PolicyDecisionAdmin(Exports, ConsolePage):
     """Decisions with their verdict, exact request and outcome."""
 
     list_display = (
@@ -39,11 +53,14 @@ class PolicyDecisionAdmin(ReadOnlyAdmin):
             {
                 "fields": (
                     "decision",
-                    "policy_rule",
+                    "rule_page",
                     "reason",
                     "review",
                     "message_for_agent",
                     "message_for_people",
+                    "approval_page",
+                    "grant_pages",
+                    "retry_after_ms",
                 )
             },
         ),
@@ -61,7 +78,7 @@ class PolicyDecisionAdmin(ReadOnlyAdmin):
                 )
             },
         ),
-        ("Rules evaluated", {"fields": ("policy_hash", "matched", "not_matched", "erred", "parameters")}),
+        ("Rules evaluated", {"fields": ("policy_hash", "rule_hash", "rules", "parameters")}),
         (
             "Cost and use",
             {
@@ -71,6 +88,8 @@ class PolicyDecisionAdmin(ReadOnlyAdmin):
                     "cost_limit_after",
                     "resource_usage_before",
                     "resource_usage_after",
+                    "reserved",
+                    "possible_labels",
                 )
             },
         ),
@@ -90,7 +109,71 @@ class PolicyDecisionAdmin(ReadOnlyAdmin):
         ),
         ("Behind it", {"fields": ("id", "workspace_id", "session_id", "trace_id", "created_at", "events")}),
     )
-    readonly_fields = ("request", "events")
+    readonly_fields = ("request", "events", "rules", "rule_page", "approval_page", "grant_pages")
+    exported_columns = (
+        "id",
+        "created_at",
+        "workspace_id",
+        "session_id",
+        "subject_kind",
+        "tool_name",
+        "model_name",
+        "agent_name",
+        "decision",
+        "policy_rule",
+        "reason",
+        "review",
+        "policy_hash",
+        "rule_hash",
+        "matched",
+        "not_matched",
+        "erred",
+        "approval_id",
+        "retry_after_ms",
+        "cost_limit_before",
+        "cost_limit_after",
+        "currency",
+        "act_outcome",
+        "act_cost_micros",
+        "act_currency",
+        "act_tokens",
+        "act_estimated",
+        "settled_at",
+        "trace_id",
+    )
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the page that decides again."""
+        again = self.admin_site.admin_view(self.again_view)
+        return [
+            path("<uuid:decision_id>/again/", again, name="governance_policydecision_again"),
+            *super().get_urls(),
+        ]
+
+    def again_view(self, request: HttpRequest, decision_id: UUID) -> HttpResponse:
+        """Decide the stored request again under the policy of that time, and show both verdicts."""
+        row: PolicyDecision | None = self.found(request, decision_id)
+        if row is None:
+            raise Http404
+        recorded = decision_made(decision_id)
+        made = recorded.event
+        assert isinstance(made, DecisionMade)  # noqa: S101 # what decision_made returns
+        before, problem, after = verdict_of(made), "", None
+        try:
+            after = redecide(recorded)
+        except CartritaError as error:
+            problem = error.message
+        context = {
+            "title": _("Decided again"),
+            "row": row,
+            "address": row_address("policydecision", row.pk),
+            "errors": [problem] if problem else [],
+            "sides": side_by_side(before, after) if after else [],
+            "rules": rules_side_by_side(before, after) if after else [],
+            "same": after is not None and not differences(before, after),
+            "events": events_behind(row.pk),
+        }
+        return self.page(request, "policydecision/again.html", context, status=200 if after else 409)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[PolicyDecision], search_term: str
@@ -126,13 +209,72 @@ class PolicyDecisionAdmin(ReadOnlyAdmin):
         # ASCII escapes make control, bidirectional and look-alike characters visible.
         return format_html("<pre>{}</pre>", json.dumps(json.loads(opened), indent=2, ensure_ascii=True))
 
+    @admin.display(description=gettext_lazy("policy rule"))
+    def rule_page(self, row: PolicyDecision) -> SafeString | str:
+        """Return the deciding rule, with the way to its page where the draft knows it."""
+        rule = PolicyRule.objects.filter(workspace_id=row.workspace_id, name=row.policy_rule).first()
+        return link(row_address("policyrule", rule.pk), row.policy_rule) if rule else row.policy_rule
+
+    @admin.display(description=gettext_lazy("waits for the approval"))
+    def approval_page(self, row: PolicyDecision) -> SafeString | str:
+        """Return the way to the approval that an escalated act waits for."""
+        return link(row_address("approval", row.approval_id), row.approval_id) if row.approval_id else "—"
+
+    @admin.display(description=gettext_lazy("approvals used"))
+    def grant_pages(self, row: PolicyDecision) -> SafeString | str:
+        """Return the ways to the approvals that let the act pass."""
+        used = ((row_address("approval", each), each) for each in row.grants)
+        return format_html_join(", ", '<a href="{}">{}</a>', used) or "—"
+
+    @admin.display(description=gettext_lazy("rules"))
+    def rules(self, row: PolicyDecision) -> SafeString | str:
+        """Return what each rule gave, those that matched first."""
+        given = (
+            *((name, _RESULTS["matched"]) for name in row.matched),
+            *((name, _RESULTS["error"]) for name in row.erred),
+            *((name, _RESULTS["not_matched"]) for name in row.not_matched),
+        )
+        return format_html("<ul>{}</ul>", format_html_join("", "<li>{}: {}</li>", given)) if given else "—"
+
     @admin.display(description="events")
     def events(self, row: PolicyDecision) -> SafeString:
         """Return the events of the decision's stream, and a link to them in the log."""
-        rows = format_html_join("", "<li>{} · {} · {}</li>", (_line(recorded) for recorded in load(row.id)))
-        page = f"{reverse('admin:eventstore_orderedevent_changelist')}?q={row.id}"
-        return format_html('<ol>{}</ol><a href="{}">In the event log</a>', rows, page)
+        return events_behind(row.pk)
 
 
-def _line(recorded: RecordedEvent) -> tuple[str, str, UUID]:
-    return recorded.type_name, recorded.recorded_at.isoformat(), recorded.event_id
+def differences(before: Verdict, after: Verdict) -> list[str]:
+    """Return what differs between two verdicts, and the rules that gave another result."""
+    return [
+        *(str(label) for label, one, other, _same in side_by_side(before, after) if one != other),
+        *(name for name, one, other in rules_side_by_side(before, after) if one != other),
+    ]
+
+
+def side_by_side(before: Verdict, after: Verdict) -> list[tuple[str, str, str, bool]]:
+    """Return two verdicts line by line: label, first, second, whether they are equal."""
+    return [
+        (label, one, other, one == other)
+        for (label, one), (__, other) in zip(_lines(before), _lines(after), strict=True)
+    ]
+
+
+def rules_side_by_side(before: Verdict, after: Verdict) -> list[tuple[str, str, str]]:
+    """Return what each rule gave in two verdicts; a dash where a set does not have it."""
+    first = {result.rule: result.result for result in before.evaluated}
+    second = {result.rule: result.result for result in after.evaluated}
+
+    def said(results: Mapping[str, str], name: str) -> str:
+        return str(_RESULTS[results[name]]) if name in results else "—"
+
+    return [(name, said(first, name), said(second, name)) for name in dict.fromkeys((*second, *first))]
+
+
+def _lines(verdict: Verdict) -> Iterator[tuple[str, str]]:
+    yield _("Outcome"), verdict.outcome
+    yield _("Rule"), verdict.rule
+    yield _("Reason"), verdict.reason
+    yield _("Marked for review"), _("yes") if verdict.review else _("no")
+    yield _("Message for the agent"), verdict.message_for_agent
+    yield _("Message for people"), verdict.message_for_people
+    yield _("Parameters"), json.dumps(dict(verdict.parameters), sort_keys=True) if verdict.parameters else ""
+    yield _("Policy"), verdict.policy_hash

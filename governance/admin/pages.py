@@ -1,0 +1,193 @@
+"""What the console's pages have in common: whose rows they show, who may act, the events behind them."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+from uuid import UUID
+
+from django import forms
+from django.conf import settings
+from django.contrib import messages
+from django.core.exceptions import PermissionDenied
+from django.http import HttpRequest, HttpResponse
+from django.template.response import TemplateResponse
+from django.urls import reverse
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.utils.translation import gettext as _
+from django.utils.translation import gettext_lazy
+
+from cartrita.accounts.console import console_caller, workspaces_for
+from cartrita.accounts.models import Workspace
+from cartrita.accounts.queries import Caller
+from cartrita.errors import CartritaError
+from cartrita.eventstore import RecordedEvent, load
+from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
+
+MOST_EXPORTED = 10_000
+# What makes a spreadsheet take a cell for a formula.
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+
+class ConsolePage(ReadOnlyAdmin):
+    """Read-only rows whose pages carry forms: each calls one command, as a caller of the row's workspace."""
+
+    def page(
+        self, request: HttpRequest, template: str, context: Mapping[str, Any], *, status: int = 200
+    ) -> TemplateResponse:
+        """Answer with a page of the console."""
+        given = {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, **context}
+        request.current_app = self.admin_site.name
+        return TemplateResponse(request, f"admin/governance/{template}", given, status=status)
+
+    def found(self, request: HttpRequest, object_id: object) -> Any:
+        """Return the row of that id where the person looks after its workspace, None otherwise."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        row_id = as_uuid(str(object_id))
+        return self.get_queryset(request).filter(pk=row_id).first() if row_id else None
+
+    def not_there(self, request: HttpRequest, object_id: object) -> HttpResponse:
+        """Say that there is no such row, as Django's own pages do."""
+        missing = _("There is no %(name)s with the id “%(id)s” here.") % {
+            "name": self.opts.verbose_name,
+            "id": str(object_id)[:100],
+        }
+        messages.warning(request, missing)
+        return HttpResponse(status=302, headers={"Location": reverse("admin:index")})
+
+    def workspaces(self, request: HttpRequest) -> list[Workspace]:
+        """Return the workspaces that the person looks after. Raises PermissionDenied without any."""
+        found = workspaces_for(request.user)
+        if not (found and self.has_view_permission(request)):
+            raise PermissionDenied
+        return found
+
+    def workspace(self, request: HttpRequest) -> Workspace:
+        """Return the workspace that the address names, the first one where it names none.
+
+        Raises PermissionDenied for one that the person does not look after.
+        """
+        found = self.workspaces(request)
+        named = request.GET.get("workspace") or request.POST.get("workspace")
+        if not named:
+            return found[0]
+        for workspace in found:
+            if workspace.pk == as_uuid(named):
+                return workspace
+        raise PermissionDenied
+
+    def caller(self, request: HttpRequest, workspace_id: UUID, roles: Iterable[str]) -> Caller | None:
+        """Return the person as a caller who holds one of the roles in the workspace, None for others."""
+        found = console_caller(request.user, workspace_id)
+        return found if found and not found.roles.isdisjoint(roles) else None
+
+    def must_be(self, request: HttpRequest, workspace_id: UUID, roles: Iterable[str]) -> Caller:
+        """Return the same, for a change. Raises PermissionDenied."""
+        found = self.caller(request, workspace_id, roles)
+        if found is None:
+            raise PermissionDenied
+        return found
+
+
+class CommandForm(forms.Form):
+    """A form that calls one command. `aliases` says which field an error of the command's field stands at."""
+
+    title: ClassVar[Any]
+    button: ClassVar[Any]
+    done: ClassVar[Any]
+    dangerous: ClassVar[bool] = False
+    aliases: ClassVar[Mapping[str, str]] = {}
+
+    def carry_out(self, caller: Caller) -> None:
+        """Call the command."""
+        raise NotImplementedError
+
+    def carried_out(self, caller: Caller) -> int:
+        """Call the command; return 0, or the HTTP status of what is wrong, which the form then says."""
+        if not self.is_valid():
+            return 400
+        try:
+            self.carry_out(caller)
+        except CartritaError as error:
+            field = self.aliases.get(error.field or "", error.field)
+            self.add_error(field if field in self.fields else None, error.message)
+            return error.status
+        return 0
+
+
+def events_behind(stream_id: UUID, recorded: Sequence[RecordedEvent] | None = None) -> SafeString:
+    """Return the events of a stream as a list, and a link to them in the event browser."""
+    lines = (
+        (each.type_name, each.recorded_at.isoformat(timespec="seconds"), each.actor)
+        for each in (load(stream_id) if recorded is None else recorded)
+    )
+    rows = format_html_join("", "<li>{} · <time>{}</time> · {}</li>", lines)
+    return format_html(
+        '<ol class="events">{}</ol><a href="{}">{}</a>', rows, event_log(stream_id), _("In the event log")
+    )
+
+
+def event_log(stream_id: UUID) -> str:
+    """Return the address of a stream's events in the event browser."""
+    return f"{reverse('admin:eventstore_orderedevent_changelist')}?q={stream_id}"
+
+
+def link(address: str, text: object) -> SafeString:
+    """Return a link."""
+    return format_html('<a href="{}">{}</a>', address, text)
+
+
+def row_address(model: str, row_id: object) -> str:
+    """Return the address of a row's page of one of governance's models."""
+    return reverse(f"admin:governance_{model}_change", args=[row_id])
+
+
+def indented(value: Any) -> str:
+    """Return JSON on several lines."""
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
+def spreadsheet_cell(value: object) -> str:
+    """Return a value as the text of a cell that no spreadsheet takes for a formula."""
+    if value is None:
+        return ""
+    if isinstance(value, bool | int | float):
+        return str(value)
+    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+
+
+def exported(rows: Iterable[Any], columns: Sequence[str], name: str) -> HttpResponse:
+    """Return rows as a CSV file with these columns."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(columns)
+    for row in rows:
+        writer.writerow([spreadsheet_cell(getattr(row, column)) for column in columns])
+    return HttpResponse(
+        text.getvalue().encode("utf-8-sig"),
+        content_type=f"text/csv; charset={settings.DEFAULT_CHARSET}",
+        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
+    )
+
+
+class Exports(ReadOnlyAdmin):
+    """Rows that can be taken along as CSV: the chosen ones, at most 10,000 at a time."""
+
+    actions: Any = ("export_csv",)
+    exported_columns: tuple[str, ...] = ()
+
+    def export_csv(self, request: HttpRequest, queryset: Any) -> HttpResponse | None:
+        """Return the chosen rows as CSV, with cells that look like formulas quoted."""
+        rows = list(queryset[: MOST_EXPORTED + 1])
+        if len(rows) > MOST_EXPORTED:
+            many = _("At most %(most)s rows can be exported at a time; choose fewer with the filters.")
+            messages.error(request, many % {"most": MOST_EXPORTED})
+            return None
+        return exported(rows, self.exported_columns, str(self.opts.model_name))
+
+    export_csv.short_description = gettext_lazy("Export the chosen rows as CSV")  # type: ignore[attr-defined]
+    export_csv.allowed_permissions = ("view",)  # type: ignore[attr-defined]
