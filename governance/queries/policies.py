@@ -172,7 +172,9 @@ def rules(workspace_id: UUID) -> list[PolicyRule]:
 def rule(workspace_id: UUID, name: str) -> PolicyRule:
     """Return one rule of the draft. Raises UnknownRule."""
     active_policy(workspace_id)
-    found = PolicyRule.objects.filter(workspace_id=workspace_id, name=name, withdrawn=False).first()
+    rows = PolicyRule.objects.filter(workspace_id=workspace_id, name=name, withdrawn=False)
+    # The database takes no NUL, and no rule has a name with control characters.
+    found = rows.first() if name.isprintable() else None
     if found is None:
         raise UnknownRule(f"The draft has no rule {name[:60]!r}.", field="name")
     return found

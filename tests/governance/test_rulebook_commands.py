@@ -5,6 +5,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -236,8 +237,11 @@ class TestDraft:
         policies.active_policy(ann.workspace_id)
         at_once(
             *[
-                lambda name=name: commands.write_rule(
-                    workspace_id=ann.workspace_id, definition=rule(name), caller=caller
+                partial(
+                    commands.write_rule,
+                    workspace_id=ann.workspace_id,
+                    definition=rule(name),
+                    caller=caller,
                 )
                 for name in ("one", "two", "three")
             ]
@@ -249,13 +253,14 @@ class TestActivate:
     def test_refuses_a_set_whose_examples_fail_naming_each(self, ann: Person, starter: PolicySet) -> None:
         examples = [{"given": {"kind": "tool_call"}, "then": then} for then in ("deny", "allow", "audit")]
         wrong = write(ann, "hasty", "audit", examples=examples)
-        for attempt in (
+        acts: list[Callable[[], Any]] = [
             lambda: commands.activate(policy_hash=wrong, **of(ann)),
             lambda: commands.propose(**of(ann)),
             lambda: commands.import_policy(
                 text=STARTER.replace("then: allow", "then: deny"), activate=True, **of(ann)
             ),
-        ):
+        ]
+        for attempt in acts:
             with pytest.raises(PolicyNotValid, match="expected"):
                 attempt()
         assert [each.number for each in policies.draft(ann.workspace_id).failures] == [1, 2]
@@ -280,30 +285,32 @@ class TestActivate:
                 return "told"
             return "done"
 
-        assert sorted(at_once(*[lambda each=each: activate(each) for each in callers])) == ["done", "told"]
+        assert sorted(at_once(*[partial(activate, each) for each in callers])) == ["done", "told"]
         assert PolicyVersion.objects.filter(policy_hash=changed).count() == 1
 
     def test_is_for_roles(self, ann: Person, bob: Person) -> None:
         changed = write(ann)
         member = someone("mia@example.org", workspace_id=ann.workspace_id, roles=("member", "operator"))
-        for act in (
+        acts: list[Callable[[], Any]] = [
             lambda: commands.write_rule(definition=rule("mine"), **of(member)),
             lambda: commands.withdraw_rule(name="no-shell", **of(member)),
             lambda: commands.import_policy(text=STARTER, **of(member)),
             lambda: commands.propose(**of(member)),
             lambda: commands.propose(**of(bob)),
             lambda: commands.activate(policy_hash=changed, **of(member)),
-        ):
+        ]
+        for act in acts:
             with pytest.raises(MayNotChangePolicy):
                 act()
 
     def test_stays_in_the_callers_workspace(self, ann: Person) -> None:
         stranger = someone("zoe@example.org", roles=("admin",))
         caller = asks(stranger)
-        for act in (
+        acts: list[Callable[[], Any]] = [
             lambda: commands.write_rule(workspace_id=ann.workspace_id, definition=rule("x"), caller=caller),
             lambda: commands.activate(workspace_id=ann.workspace_id, policy_hash="0" * 64, caller=caller),
-        ):
+        ]
+        for act in acts:
             with pytest.raises(OtherWorkspace):
                 act()
         hidden = write(ann)
