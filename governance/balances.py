@@ -144,7 +144,7 @@ def lock(
 
 def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID | None, str]]:
     """Lock approvals, in order of their ids; return id, version, session and status of each."""
-    rows: list[tuple[UUID, int, UUID | None, str]] = execute(  # type: ignore[assignment] # columns as selected
+    rows: list[tuple[UUID, int, UUID | None, str]] = execute(
         _LOCK_APPROVALS, [arrays.uuids(list(approval_ids))]
     ).fetchall()
     return rows

@@ -17,6 +17,7 @@ from governance.rule import (
     ACT,
     BUDGET_EXCEEDED,
     NOTHING_MATCHED,
+    TAINTS_ACT_UNDER_WAY,
     GrantScope,
     Outcome,
     Rule,
@@ -46,6 +47,7 @@ __all__ = [
 
 SafetyLevel = Literal["", "safe", "caution", "restricted"]
 Delivery = Literal["live", "held"]
+_KINDS, _SAFETY_LEVELS = frozenset(get_args(SubjectKind)), frozenset(get_args(SafetyLevel))
 
 SEVERITY: Mapping[Outcome, int] = {"deny": 4, "escalate": 3, "throttle": 2, "audit": 1, "allow": 0}
 UNLIMITED = 2**63 - 1
@@ -210,8 +212,9 @@ class DecisionRequest:
 
     `budgets` are all that apply, and `budget` the tightest of them (`tightest`); `throttles` map rules to the
     level of their bucket at `at`, in thousandths of an act (a missing one is full); `grants` are leaves that
-    cover the act; `actor_labels` what the actor has read in the last 24 hours, in any session. Requests
-    without these facts are written, and hashed, as they were before there were any.
+    cover the act; `actor_labels` what the actor has read in the last 24 hours, in any session. `taints` names
+    (by tool, model or kind) acts under way that would not be allowed with the labels that this one may add.
+    Requests without these facts are written, and hashed, as they were before there were any.
 
     Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety
     level, and for a naive `at`.
@@ -239,14 +242,15 @@ class DecisionRequest:
     throttles: Mapping[str, int] = field(default_factory=dict)
     grants: tuple[GrantFact, ...] = ()
     actor_labels: frozenset[str] = frozenset()
+    taints: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        if self.subject_kind not in get_args(SubjectKind):
+        if self.subject_kind not in _KINDS:
             known = ", ".join(get_args(SubjectKind))
             raise BadInput(
                 f"subject_kind is {self.subject_kind!r}; use one of {known}.", field="subject_kind"
             )
-        if self.safety_level not in get_args(SafetyLevel):
+        if self.safety_level not in _SAFETY_LEVELS:
             raise BadInput(
                 f"safety_level is {self.safety_level!r}; use safe, caution or restricted.",
                 field="safety_level",
@@ -254,12 +258,13 @@ class DecisionRequest:
         if self.at.tzinfo is None:
             raise BadInput("at has no time zone; send an aware datetime.", field="at")
         names = [self.actor, self.agent, self.model, self.tool, self.definition_hash, *self.task_path]
-        names += (*self.roles, *self.labels, *self.actor_labels, *self.throttles)
+        names += (*self.roles, *self.labels, *self.actor_labels, *self.taints, *self.throttles)
         for budget in self.budgets:
             names += (budget.name, budget.scope_kind, budget.scope)
         for grant in self.grants:
             names += (grant.rule, grant.rule_hash)
-        canonical(names, "request")
+        if not all(type(name) is str and name.isascii() and "\0" not in name for name in names):
+            canonical(names, "request")
         for name in names:
             if len(name) > 200:
                 raise BadInput(
@@ -273,8 +278,10 @@ class DecisionRequest:
         set_once(self, "environment", canonical(dict(self.environment), "environment"))
         set_once(self, "at", self.at.astimezone(UTC))
         # One order, so that the same facts make the same request.
-        set_once(self, "budgets", tuple(sorted(self.budgets, key=lambda budget: budget.id)))
-        set_once(self, "grants", tuple(sorted(self.grants, key=lambda grant: grant.approval_id)))
+        if self.budgets:
+            set_once(self, "budgets", tuple(sorted(self.budgets, key=lambda budget: budget.id)))
+        if self.grants:
+            set_once(self, "grants", tuple(sorted(self.grants, key=lambda grant: grant.approval_id)))
         for rule, level in self.throttles.items():
             if type(level) is not int or not 0 <= level <= SAFE_INTEGER:
                 raise BadInput(
@@ -348,6 +355,8 @@ class DecisionRequest:
             written["grants"] = [_fact(grant) for grant in self.grants]
         if self.actor_labels:
             written["actor_labels"] = sorted(self.actor_labels)
+        if self.taints:
+            written["taints"] = sorted(self.taints)
         return written
 
     @classmethod
@@ -371,6 +380,7 @@ class DecisionRequest:
                     for one in value.get("grants", ())
                 ),
                 "actor_labels": frozenset(value.get("actor_labels", ())),
+                "taints": frozenset(value.get("taints", ())),
             }
         )
 
@@ -428,7 +438,8 @@ def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
     The most severe outcome of the matching rules decides (deny > escalate > throttle > audit > allow), among
     equals the lowest priority number, then the order of the file. A rule that errs counts as deny and is
     named. A throttle rule whose bucket holds an act, and an escalation that a grant covers, count as allow.
-    Without a matching rule the answer is deny, and so it is where a budget does not hold the act.
+    Without a matching rule the answer is deny, and so it is where a budget does not hold the act, or where
+    the act may read what another one, which is under way, was allowed without.
     """
     group = policy.group(request)
     evaluated, held = _evaluate(group, request, policy.environment)
@@ -638,6 +649,12 @@ def _verdict(
         reason = f"The budget {budget_fact.name} does not hold this: {shortfall}."
         to_agent = f"Denied: {reason}"
         to_people = reason
+    elif request.taints and outcome in {"allow", "audit"}:
+        rule, outcome, name = None, "deny", TAINTS_ACT_UNDER_WAY
+        under_way = ", ".join(sorted(request.taints))
+        reason = f"It may read what {under_way}, which is under way, was allowed only without."
+        to_agent = f"Denied: {reason} Try again when that has ended."
+        to_people = reason
     elif rule is None:
         name = NOTHING_MATCHED
         reason = (
@@ -702,6 +719,7 @@ _MOST = {
     "roles": 50,
     "labels": 1000,
     "actor_labels": 1000,
+    "taints": 1000,
     "task_path": 64,
     "environment": 50,
     "budgets": 200,

@@ -75,6 +75,11 @@ class PolicyDecision(models.Model):
                 name="decision_failures",
                 condition=models.Q(act_outcome__in=["failed", "timed_out"]),
             ),
+            models.Index(
+                fields=["requester_id", "created_at"],
+                name="decision_under_way",
+                condition=models.Q(act_outcome=""),
+            ),
         )
 
 

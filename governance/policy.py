@@ -20,6 +20,7 @@ from governance.rule import (
     BUDGET_EXCEEDED,
     NOTHING_MATCHED,
     PARAMETERS,
+    TAINTS_ACT_UNDER_WAY,
     Escalation,
     Example,
     GrantScope,
@@ -373,6 +374,9 @@ def _not_of_version(rule: Rule, version: int) -> list[tuple[Path, str]]:
     found: list[tuple[Path, str]] = []
     if rule.name == BUDGET_EXCEEDED:
         said = "this name is what a verdict says when a budget does not hold the act; choose another"
+        found.append((("name",), said))
+    if rule.name == TAINTS_ACT_UNDER_WAY:
+        said = "this name is what a verdict says of an act that another one stands against; choose another"
         found.append((("name",), said))
     try:
         PARAMETERS[rule.outcome].model_validate(rule.parameters)

@@ -20,9 +20,11 @@ Outcome = Literal["allow", "audit", "throttle", "escalate", "deny"]
 GrantScope = Literal["once", "session", "pattern"]
 ThrottledPer = Literal["session", "user", "workspace"]
 
-# What a verdict names when no rule of the set matched, and when a budget does not hold the act.
+# What a verdict names when no rule of the set matched, when a budget does not hold the act, and when the act
+# may read what another one, which is under way, must not know.
 NOTHING_MATCHED = "nothing-matched"
 BUDGET_EXCEEDED = "budget-exceeded"
+TAINTS_ACT_UNDER_WAY = "taints-act-under-way"
 
 # One act of a throttle's bucket, in the thousandths in which its level is counted.
 ACT = 1000

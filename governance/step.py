@@ -31,12 +31,14 @@ from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
 from governance.queries.approvals import matching_grants
 from governance.queries.budgets import applicable
-from governance.queries.decisions import Booked, booked, recent_counts
+from governance.queries.decisions import Booked, acts_under_way, booked, recent_counts
 from governance.queries.policies import active_policy
 from governance.rule import Throttle
 
 # How long the labels of what a person read in any session stay a fact of their requests.
 ACTOR_LABELS_FOR = timedelta(hours=24)
+# An act that has not ended after so long was lost, and whoever resumes it settles it.
+UNDER_WAY_FOR = timedelta(hours=1)
 # Where the one period of the plan's bound for a task begins, as that of every budget in total.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -176,6 +178,8 @@ class _Step:
         self._given = now
         self._now = now or datetime.now(UTC)
         self._lately = _Lately()
+        self._settled: set[UUID] = set()
+        self._allowed: list[_Made] = []
         self._policy: PolicySet
 
     def take(self, settlements: Sequence[Settlement], then: Then) -> list[Decided]:
@@ -276,12 +280,12 @@ class _Step:
             settled=[one.decision_id for one in settlements],
         )
         self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
-        done = set(counts.settled)
+        self._settled = set(counts.settled)
         appends = []
         for settlement in settlements:
-            if settlement.decision_id in done:
+            if settlement.decision_id in self._settled:
                 continue
-            done.add(settlement.decision_id)
+            self._settled.add(settlement.decision_id)
             row = open_[settlement.decision_id]
             event = _booking(settlement, row)
             _book(event, row, held)
@@ -318,17 +322,21 @@ class _Step:
             }
             self._lately.calls[request.session_id, request.subject_kind] += 1
             self._take(one, verdict, trial)
+            if request.subject_kind != "plan" and made[-1].delivery != "held":
+                self._allowed.append(made[-1])
         return made, trial
 
     def _verdict_on(self, one: _Weighed, held: Held, used: set[UUID]) -> tuple[DecisionRequest, Verdict]:
         request = self._complete(one, held)
         verdict = decide(request, self._policy)
-        if verdict.outcome != "escalate":
-            return request, verdict
-        # Only an act that escalates needs leave.
-        grants = tuple(grant for grant in self._grants(request) if grant.approval_id not in used)
-        if grants:
-            request = replace(request, grants=grants)
+        if verdict.outcome == "escalate":
+            # Only an act that escalates needs leave.
+            grants = tuple(grant for grant in self._grants(request) if grant.approval_id not in used)
+            if grants:
+                request = replace(request, grants=grants)
+                verdict = decide(request, self._policy)
+        if verdict.allowed and (taints := self._taints(one, held)):
+            request = replace(request, taints=taints)
             verdict = decide(request, self._policy)
         return request, verdict
 
@@ -376,6 +384,35 @@ class _Step:
             throttles=throttles,
             counters=counters,
         )
+
+    def _taints(self, one: _Weighed, held: Held) -> frozenset[str]:
+        """Name the acts under way that would not be allowed with the labels that this one may add.
+
+        Else a read would be allowed beside a send that was decided a moment before it.
+        """
+        new = {subject: one.act.may_add - held.labels[subject].keys() for subject in one.subjects}
+        if not any(new.values()):
+            return frozenset()
+        asked = one.act.request
+        requester_id = _requester(one.act)
+        recorded = acts_under_way(
+            session_id=asked.session_id,
+            requester_id=requester_id,
+            since=self._now - UNDER_WAY_FOR,
+            without=self._settled,
+        )
+        tainted = set()
+        for request in (*recorded, *(made.request for made in self._allowed)):
+            with_them = replace(
+                request,
+                labels=request.labels | one.act.may_add
+                if request.session_id == asked.session_id
+                else request.labels,
+                actor_labels=request.actor_labels | one.act.may_add if requester_id else request.actor_labels,
+            )
+            if decide(request, self._policy).allowed and not decide(with_them, self._policy).allowed:
+                tainted.add(request.tool or request.model or request.subject_kind)
+        return frozenset(tainted)
 
     def _grants(self, request: DecisionRequest) -> list[GrantFact]:
         hashes = {

@@ -1,16 +1,19 @@
 """What was decided."""
 
 from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import ClassVar, LiteralString
 from uuid import UUID
 
+from django.db.models import Q
+
 from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, arrays, get_blob, load
 from cartrita.eventstore.store import execute
 from governance import decision
-from governance.decide import Counters, Verdict
+from governance.decide import Counters, DecisionRequest, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
 from governance.policy import SubjectKind
@@ -114,6 +117,30 @@ def recent_counts(
             else:
                 failures[id_, name] = count
     return RecentCounts(calls=calls, failures=failures, settled=frozenset(ended))
+
+
+def acts_under_way(
+    *, session_id: UUID | None, requester_id: UUID | None, since: datetime, without: Collection[UUID]
+) -> list[DecisionRequest]:
+    """Return the requests of the acts of a session and person that were allowed and have not ended.
+
+    Plans are left out, whose acts are decided one by one; so are texts that are held back, which are decided
+    again, and what has been erased. `without` have ended in the caller's transaction.
+    """
+    of_person = Q(requester_id=requester_id) if requester_id else Q(pk=None)
+    of_session = Q(session_id=session_id) if session_id else Q(pk=None)
+    rows = PolicyDecision.objects.filter(
+        of_session | of_person, act_outcome="", decision__in=("allow", "audit"), created_at__gt=since
+    ).exclude(subject_kind="plan")
+    requests = []
+    for decision_id in rows.values_list("id", flat=True):
+        recorded = decision_made(decision_id)
+        made = _made(recorded)
+        if decision_id in without or made.delivery == "held":
+            continue
+        with suppress(NotRedecidable):
+            requests.append(decision.request_of(made, blobs_of(recorded)))
+    return requests
 
 
 def recent_counters(

@@ -284,6 +284,21 @@ class TestLabels:
         take_step(context=place.context, settlements=[settled(read.decision_id, "failed")])
         assert not only(take_step(context=place.context, acts=[place.act("send")])).permit
 
+    def test_may_not_come_in_beside_an_act_that_was_allowed_without_them(self, place: Place) -> None:
+        place.follows(NO_SEND, NO_SEND_LATELY, ALLOW)
+        send, other = place.act("send"), place.another_session()
+        take_step(context=place.context, acts=[send])
+        for here in (place, other):
+            denied = only(take_step(context=here.context, acts=[here.act("read", may_add=("secret",))]))
+            assert (denied.verdict.rule, denied.permit) == ("taints-act-under-way", None)
+            assert "send" in denied.verdict.message_for_agent
+            assert only(take_step(context=here.context, acts=[here.act("read", may_add=("dull",))])).permit
+        together = [other.act("send"), other.act("read", may_add=("secret",))]
+        assert not take_step(context=other.context, acts=together)[-1].permit
+        again = [place.act("read", may_add=("secret",))]
+        ended = settled(send.decision_id)
+        assert only(take_step(context=place.context, acts=again, settlements=[ended])).permit
+
     def test_are_not_added_by_what_is_denied(self, place: Place) -> None:
         place.follows(rule("no", "deny"))
         take_step(context=place.context, acts=[place.act("read", may_add=("secret",))])
