@@ -1,0 +1,232 @@
+"""How long a decision takes in memory with 1 to 1,000 rules, beside Cedar (cedarpy), in one run.
+
+Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
+what the peer is. Every figure is the median of its runs; ours and the peer take turns. Both get the same
+rules, compiled or parsed before the clock starts, and the same requests, on which they must agree:
+
+- `all_apply`: every rule is about the act, so every condition is evaluated;
+- `tenth_applies`: nine of ten rules are about other tools;
+- `with_request`: ours also builds the request from the caller's facts, as the peer does from its dict.
+
+The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it, it is null.
+
+    python benchmarks/governance_decide.py [--quick]
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+CHECKOUT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(CHECKOUT))
+
+from governance.decide import Cost, Counters, DecisionRequest, decide  # noqa: E402
+from governance.policy import load_policy  # noqa: E402
+
+CEDAR = "cedarpy, policies and entities parsed before"
+SIZES = (1, 10, 100, 1000)
+WORKSPACE = UUID("018f0000-0000-7000-8000-000000000001")
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+# A rule in both languages: the n-th of its sort.
+CONDITIONS: tuple[tuple[str, str], ...] = (
+    ('"label-{n}" in labels', 'context.labels.contains("label-{n}")'),
+    (
+        'cost.micros > {n}000 && !("admin" in roles)',
+        'context.cost_micros > {n}000 && !context.roles.contains("admin")',
+    ),
+    (
+        'args.?path.orValue("").startsWith("/secret/{n}/")',
+        'context.args has path && context.args.path like "/secret/{n}/*"',
+    ),
+    (
+        'tool.safety == "restricted" && counters.repeats > {n}',
+        'context.safety == "restricted" && context.repeats > {n}',
+    ),
+    ('agent == "agent-{n}"', 'context.agent == "agent-{n}"'),
+)
+# What the requests differ in; the last ones are denied by some rule where there are enough of them.
+REQUESTS: tuple[dict[str, Any], ...] = (
+    {},
+    {"labels": ["untrusted"], "args": {"path": "/public/a", "lines": 40}},
+    {"labels": ["untrusted", "label-5"]},
+    {"args": {"path": "/secret/7/key"}},
+    {"agent": "agent-9"},
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--quick", action="store_true", help="one short run of each")
+    quick = parser.parse_args().quick
+    runs, times = (1, 200) if quick else (5, 2000)
+    for name, share in (("all_apply", 1), ("tenth_applies", 10)):
+        for size in SIZES:
+            compare(f"governance.decide.{name}.{size}_rule{'s' * (size > 1)}", size, share, runs, times)
+
+
+def compare(name: str, size: int, share: int, runs: int, times: int) -> None:
+    """Measure one size, ours and the peer in turns, and print its figures."""
+    written = json.dumps(
+        {"environment": 2, "policy": "bench", "rules": rules(size, share)}, separators=(",", ":")
+    )
+    began = time.perf_counter()
+    policy = load_policy(written)
+    loading = [(time.perf_counter() - began) * 1e3]
+    requests = [request(**one) for one in REQUESTS]
+    ours: dict[str, list[float]] = {"p50": [], "p99": [], "with_request.p50": []}
+    peers: dict[str, list[float]] = {"p50": [], "p99": [], "load": []}
+    allowed = [decide(one, policy).allowed for one in requests]
+    for _ in range(runs):
+        spent = measure([lambda one=one: decide(one, policy) for one in requests], times)
+        ours["p50"].append(spent[0])
+        ours["p99"].append(spent[1])
+        whole = measure([lambda one=one: decide(request(**one), policy) for one in REQUESTS], times)
+        ours["with_request.p50"].append(whole[0])
+        peer = cedar(size, share, times)
+        if peer is not None:
+            if peer["allowed"] != allowed:
+                sys.exit(f"{name}: Cartrita says {allowed}, Cedar {peer['allowed']}")
+            for figure, known in peers.items():
+                known.append(peer[figure])
+    report(f"{name}.p50", ours["p50"], peers["p50"], "us")
+    report(f"{name}.p99", ours["p99"], peers["p99"], "us")
+    report(f"{name}.with_request.p50", ours["with_request.p50"], peers["p50"], "us")
+    if share == 1 and size == SIZES[-1]:
+        report(f"governance.load.{size}_rules", loading, peers["load"], "ms")
+
+
+def rules(size: int, share: int) -> list[dict[str, Any]]:
+    """Return `size` rules as Cartrita writes them: the last allows, the others deny."""
+    written: list[dict[str, Any]] = []
+    for n in range(size - 1):
+        match: dict[str, Any] = {"kinds": ["tool_call"]}
+        if n % share:
+            match["tools"] = [f"tool_{n % share}"]
+        condition = CONDITIONS[n % len(CONDITIONS)][0].replace("{n}", str(n + 1))
+        written.append(
+            {"name": f"r{n}", "sentence": "No.", "match": match, "condition": condition, "outcome": "deny"}
+        )
+    default = {"name": "default", "sentence": "Yes.", "priority": 9000, "match": {"kinds": ["tool_call"]}}
+    return [*written, {**default, "outcome": "allow"}]
+
+
+def cedar_rules(size: int, share: int) -> str:
+    """Return the same rules as Cedar writes them."""
+    written = []
+    for n in range(size - 1):
+        tool = f' == Tool::"tool_{n % share}"' if n % share else ""
+        condition = CONDITIONS[n % len(CONDITIONS)][1].replace("{n}", str(n + 1))
+        written.append(
+            f'forbid(principal, action == Action::"tool_call", resource{tool}) when {{ {condition} }};'
+        )
+    return "\n".join([*written, 'permit(principal, action == Action::"tool_call", resource);'])
+
+
+def request(
+    *, labels: list[str] | None = None, args: dict[str, Any] | None = None, agent: str = "generalist"
+) -> DecisionRequest:
+    return DecisionRequest(
+        subject_kind="tool_call",
+        workspace_id=WORKSPACE,
+        session_id=WORKSPACE,
+        at=NOON,
+        actor="user:1",
+        agent=agent,
+        roles=frozenset({"member"}),
+        tool="file_read",
+        safety_level="safe",
+        arguments=args or {"path": "/public/b"},
+        labels=frozenset(labels or ()),
+        cost=Cost(tokens=10, micros=900),
+        counters=Counters(repeats=1),
+    )
+
+
+def cedar_request(
+    *, labels: list[str] | None = None, args: dict[str, Any] | None = None, agent: str = "generalist"
+) -> dict[str, Any]:
+    return {
+        "principal": 'User::"1"',
+        "action": 'Action::"tool_call"',
+        "resource": 'Tool::"file_read"',
+        "context": {
+            "agent": agent,
+            "roles": ["member"],
+            "safety": "safe",
+            "args": args or {"path": "/public/b"},
+            "labels": labels or [],
+            "cost_micros": 900,
+            "repeats": 1,
+        },
+    }
+
+
+def cedar(size: int, share: int, times: int) -> dict[str, Any] | None:
+    """Let the peer decide the same requests; None where it is not installed."""
+    python = os.environ.get("CARTRITA_BENCH_PYTHON", str(CHECKOUT / ".venv-bench/bin/python"))
+    if not Path(python).exists():
+        return None
+    asked = {
+        "policies": cedar_rules(size, share),
+        "requests": [cedar_request(**one) for one in REQUESTS],
+        "times": times,
+    }
+    done = subprocess.run(
+        [python, CHECKOUT / "benchmarks/peers/cedarpy_decisions.py"],
+        input=json.dumps(asked),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        print(f"cedarpy: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        return None
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+def measure(acts: list[Callable[[], object]], times: int) -> tuple[float, float]:
+    """Return p50 and p99 of one act in microseconds, the acts in turns."""
+    for act in acts:
+        act()
+    spent = []
+    for n in range(times):
+        act = acts[n % len(acts)]
+        began = time.perf_counter_ns()
+        act()
+        spent.append(time.perf_counter_ns() - began)
+    spent.sort()
+    return spent[len(spent) // 2] / 1e3, spent[len(spent) * 99 // 100] / 1e3
+
+
+def report(name: str, ours: list[float], peers: list[float], unit: str) -> None:
+    peer, mine = (statistics.median(peers) if peers else None), statistics.median(ours)
+    print(
+        json.dumps(
+            {
+                "name": name,
+                "ours": round(mine, 2),
+                "peer": round(peer, 2) if peer is not None else None,
+                "ratio": round(mine / peer, 3) if peer else None,
+                "unit": unit,
+                "runs": len(ours),
+                "load": round(os.getloadavg()[0], 2),
+                "peer_is": CEDAR if peers else None,
+            }
+        ),
+        flush=True,
+    )
+
+
+if __name__ == "__main__":
+    main()
