@@ -760,18 +760,22 @@ def _members(facts: Cost | Budget | Counters) -> dict[str, int | str | None]:
 
 
 def _check_amounts(facts: Cost | Budget | BudgetFact | Counters) -> None:
-    for member in fields(facts):
-        if member.type not in {int, int | None} and member.name != "currency":
+    for name in _AMOUNTS[type(facts).__name__]:
+        amount = getattr(facts, name)
+        if type(amount) is int and 0 <= amount <= SAFE_INTEGER:
             continue
-        amount = getattr(facts, member.name)
-        name = f"{_GROUPS[type(facts).__name__]}.{member.name}"
-        if member.name == "currency":
-            if not (isinstance(amount, str) and len(amount) == 3 and amount.isascii() and amount.isupper()):
-                raise BadInput(f"{name} is {amount!r}; send an ISO 4217 code such as USD.", field=name)
-        elif amount is None and member.name.startswith("limit_"):
+        if amount is None and name.startswith("limit_"):
             continue
-        elif type(amount) is not int or not 0 <= amount <= SAFE_INTEGER:
-            raise BadInput(f"{name} is {amount!r}; send a whole number from 0 to {SAFE_INTEGER}.", field=name)
+        full = f"{_GROUPS[type(facts).__name__]}.{name}"
+        raise BadInput(f"{full} is {amount!r}; send a whole number from 0 to {SAFE_INTEGER}.", field=full)
+    currency = getattr(facts, "currency", "USD")
+    if not (isinstance(currency, str) and len(currency) == 3 and currency.isascii() and currency.isupper()):
+        full = f"{_GROUPS[type(facts).__name__]}.currency"
+        raise BadInput(f"{full} is {currency!r}; send an ISO 4217 code such as USD.", field=full)
 
 
+_AMOUNTS: Mapping[str, tuple[str, ...]] = {
+    kind.__name__: tuple(member.name for member in fields(kind) if member.type in {int, int | None})
+    for kind in (Cost, Budget, BudgetFact, Counters)
+}
 _GROUPS = {"Cost": "cost", "Budget": "budget", "BudgetFact": "budgets", "Counters": "counters"}
