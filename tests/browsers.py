@@ -154,14 +154,18 @@ class Visitor:
 Visit = Callable[..., Awaitable[Visitor]]
 
 
+def address(name: str = "visitor") -> str:
+    """Return an address that nobody has yet."""
+    return f"{name}{next(_people)}.{os.getpid()}@example.org"
+
+
 @pytest.fixture
 async def visit(browser: Browser) -> AsyncIterator[Visit]:
     """A function that gives a new visitor; in the end, no page may have met errors or broken the policy."""
     visitors: list[Visitor] = []
 
-    async def new_visitor(server: Server, **context_options: Any) -> Visitor:
-        number = next(_people)
-        person = await asyncio.to_thread(someone, f"visitor{number}.{os.getpid()}@example.org")
+    async def new_visitor(server: Server, *, person: Person | None = None, **context_options: Any) -> Visitor:
+        person = person or await asyncio.to_thread(someone, address())
         context = await browser.new_context(**context_options)
         visitor = Visitor(context, server, person)
 

@@ -51,4 +51,12 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
         "tool_call": _("Using a tool"),
     },
     "not_allowed": _("Not allowed"),
+    "waits_for": {
+        "approval": _("Waiting for approval"),
+        "review": _("Waiting for review"),
+    },
+    "slowed_down": _("Slowed down until {time}"),
+    "going_on": _("Going on"),
+    "over": _("now"),
+    "why_not": _("Say why not, so that the person who asked knows."),
 }

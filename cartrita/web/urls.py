@@ -9,6 +9,7 @@ urlpatterns = [
     path("chat/new/", views.new_chat, name="new-chat"),
     path("chat/<uuid:session_id>/", views.chat_session, name="chat-session"),
     path("chat/<uuid:session_id>/messages/<uuid:message_id>/", views.message, name="chat-message"),
+    path("chat/<uuid:session_id>/approvals/<uuid:approval_id>/", views.approval, name="chat-approval"),
     path("documents/<uuid:document_id>/", views.document, name="document-page"),
     path("theme/", views.set_theme, name="theme"),
 ]

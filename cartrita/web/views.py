@@ -1,6 +1,7 @@
 """The pages: each translates, asks one query or calls one command, and translates back."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode
 from uuid import UUID
@@ -9,18 +10,22 @@ from django.contrib.auth.decorators import login_required
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.http import url_has_allowed_host_and_scheme
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_GET, require_POST
 
+from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller, caller_of_user
 from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import head, new_id
 from cartrita.orchestrator.answering import EXTRACTIVE
+from cartrita.web.approvals import Card, card, cards, waits_for
 from cartrita.web.markdown import cited_numbers, to_html
 from cartrita.web.passages import marked_pages, visible_part
 from cartrita.web.texts import CHAT
 from cartrita.web.themes import THEME_COOKIE, THEMES
+from governance.models import Approval
 from retrieval import queries as documents
 from sessions_app import commands, queries
 
@@ -72,13 +77,16 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
     ]
     titles = {each.id: each.title for each in attached}
     messages = [_shown(message, titles) for message in queries.messages(session_id)]
+    now = timezone.now()
+    requests = cards(session_id, _user(request), caller, now=now)
     return render(
         request,
         "web/chat.html",
         {
             **_sidebar(request),
             "session": session,
-            "messages_shown": messages,
+            "entries": _in_order(messages, requests),
+            "waits_for": waits_for(requests, session_id, now=now),
             "documents": attached[::-1],
             "position": position,
             "own": session["user_id"] == caller.user_id,
@@ -101,6 +109,22 @@ def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpRes
     if found is None:
         raise Http404("The session holds no message with this id.")
     return render(request, "web/message.html", {"session": session, "message": _shown(found, {})})
+
+
+@require_GET
+@never_cache
+@login_required
+def approval(request: HttpRequest, session_id: UUID, approval_id: UUID) -> HttpResponse:
+    """Return one request for approval as the page shows it, for a page that follows what happens to it."""
+    caller = _caller(request)
+    try:
+        queries.visible_session(session_id, caller)
+        if not Approval.objects.filter(id=approval_id, session_id=session_id).exists():
+            raise Http404("Nothing with this id was asked in the session.")
+        found = card(approval_id, _user(request), caller, now=timezone.now())
+    except NotFound as error:
+        raise Http404(error.message) from None
+    return render(request, "web/approval.html", {"card": found})
 
 
 @require_GET
@@ -181,10 +205,21 @@ def _passage(request: HttpRequest, length: int) -> tuple[int, int] | None:
     return (start, end) if start is not None and end is not None and start < end <= length else None
 
 
+def _in_order(messages: Sequence[dict[str, Any]], requests: Sequence[Card]) -> list[dict[str, Any]]:
+    """Return what was said and what was asked for in the order of its times."""
+    entries = [(each["created_at"], {"message": each}) for each in messages]
+    entries += [(each.requested_at, {"card": each}) for each in requests]
+    return [entry for _, entry in sorted(entries, key=itemgetter(0))]
+
+
 def _caller(request: HttpRequest) -> Caller:
+    return caller_of_user(_user(request))
+
+
+def _user(request: HttpRequest) -> User:
     if not request.user.is_authenticated:
         raise AssertionError("a view behind login_required has a signed-in user")
-    return caller_of_user(request.user)
+    return request.user
 
 
 def _sidebar(request: HttpRequest) -> dict[str, Any]:

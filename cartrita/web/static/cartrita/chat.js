@@ -25,6 +25,9 @@ const stream = new Stream("/ws");
 const answering = new Set(); // messages of people that have no reply yet
 const attached = new Map(); // documents that go with the next message: id to title
 const unfinished = new Set(); // replies whose final rendering could not be fetched
+const cards = new Map(); // requests for approval whose card is being fetched: id to whether to fetch again
+const stale = new Set(); // requests for approval whose card could not be fetched
+let held = ""; // what the turn waits for, which a further message does not change
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const shown = (mid) => messages.querySelector(`[data-mid="${CSS.escape(mid)}"]`);
 
@@ -33,6 +36,21 @@ function tell(text, { aloud = text } = {}) {
   if (line.textContent !== text) line.textContent = text;
   phase.hidden = !text;
   if (aloud && announce.textContent !== aloud) announce.textContent = aloud;
+}
+
+const clock = (time) =>
+  new Date(time).toLocaleTimeString(document.documentElement.lang, {
+    hour: "2-digit",
+    minute: "2-digit",
+    second: "2-digit",
+    hourCycle: "h23",
+  });
+
+// What a turn that has to wait is waiting for: people, or a time; empty for a turn that goes on.
+function waitOf({ permitted, act, approval_id, retry_after }) {
+  if (permitted) return "";
+  if (approval_id) return act === "message_out" ? say.waits_for.review : say.waits_for.approval;
+  return retry_after ? fill(say.slowed_down, { time: clock(retry_after) }) : "";
 }
 
 // Keeps the newest text in view for who reads there, and leaves alone who has scrolled up to read.
@@ -95,6 +113,132 @@ async function finish(mid) {
   item.dataset.rendered = "yes";
   unfinished.delete(mid);
   keepingEnd(() => shown(mid).replaceWith(item));
+}
+
+function until(time) {
+  const seconds = Math.round((new Date(time) - Date.now()) / 1000);
+  if (seconds <= 0) return say.over;
+  const [size, unit] = [
+    [86_400, "day"],
+    [3600, "hour"],
+    [60, "minute"],
+    [1, "second"],
+  ].find(([length]) => seconds >= 2 * length || length === 1);
+  return new Intl.RelativeTimeFormat(document.documentElement.lang).format(Math.floor(seconds / size), unit);
+}
+
+function countDown(room = messages) {
+  for (const time of room.querySelectorAll("time[data-left]")) {
+    const text = until(time.dateTime);
+    if (time.textContent !== text) time.textContent = text;
+  }
+}
+
+// What somebody is writing or has chosen in a card goes on in the card that takes its place.
+function carryOver(old, fresh) {
+  for (const field of old.querySelectorAll("textarea")) {
+    const next = fresh.querySelector(`#${CSS.escape(field.id)}`);
+    if (next) next.value = field.value;
+  }
+  const chosen = old.querySelector("input[type=radio]:checked");
+  const same = chosen && fresh.querySelector(`input[type=radio][value="${CSS.escape(chosen.value)}"]`);
+  if (same) same.checked = true;
+}
+
+function focusAgain(active, fresh) {
+  if (active.id) {
+    const next = fresh.querySelector(`#${CSS.escape(active.id)}`);
+    next?.focus();
+    if (next && active.selectionStart !== undefined) {
+      next.setSelectionRange(active.selectionStart, active.selectionEnd);
+    }
+    if (next) return;
+  }
+  const button = active.name && fresh.querySelector(`[name="${active.name}"][value="${CSS.escape(active.value)}"]`);
+  if (button) {
+    button.focus();
+  } else {
+    fresh.tabIndex = -1;
+    fresh.focus();
+  }
+}
+
+// Keeps the place of a card in what happens until the card itself is there.
+function cardOf(id) {
+  const known = messages.querySelector(`[data-approval="${CSS.escape(id)}"]`);
+  if (known) return known;
+  const item = document.createElement("li");
+  item.dataset.approval = id;
+  item.hidden = true;
+  messages.append(item);
+  return item;
+}
+
+function showCard(fresh) {
+  const old = cardOf(fresh.dataset.approval);
+  countDown(fresh);
+  const active = old.contains(document.activeElement) ? document.activeElement : null;
+  carryOver(old, fresh);
+  keepingEnd(() => old.replaceWith(fresh));
+  if (active) focusAgain(active, fresh);
+  if (old.dataset.status && old.dataset.status !== fresh.dataset.status) {
+    announce.textContent = fresh.querySelector("[data-words]").textContent.replace(/\s+/g, " ").trim();
+  }
+}
+
+// A request for approval is shown as the server renders it for this person; each event on it fetches it anew.
+async function fetchCard(id) {
+  if (cards.has(id)) {
+    cards.set(id, true);
+    return;
+  }
+  const place = cardOf(id);
+  stale.add(id);
+  do {
+    cards.set(id, false);
+    try {
+      const response = await fetch(`${page.dataset.approvalsUrl}${encodeURIComponent(id)}/`);
+      const text = await response.text();
+      // Not found: the request is none of this person's.
+      if (response.status === 404) {
+        stale.delete(id);
+        place.remove();
+      }
+      if (!response.ok || response.redirected) continue;
+      const holder = document.createElement("template");
+      holder.innerHTML = text;
+      stale.delete(id);
+      showCard(holder.content.firstElementChild);
+    } catch (error) {
+      // Offline: the next connection asks again.
+      if (!(error instanceof TypeError)) throw error;
+    }
+  } while (cards.get(id));
+  cards.delete(id);
+}
+
+async function decide(form, act) {
+  const id = form.closest("[data-approval]").dataset.approval;
+  const args = { approval_id: id, text: form.elements.text.value.trim() };
+  problem.textContent = "";
+  if (act === "deny" && !args.text) {
+    problem.textContent = say.why_not;
+    form.elements.text.focus();
+    return;
+  }
+  if (act === "approve" && form.elements.scope) args.scope = form.elements.scope.value;
+  const buttons = form.querySelectorAll("button");
+  for (const button of buttons) button.setAttribute("aria-disabled", "true");
+  try {
+    await stream.command(act, args);
+    form.elements.text.value = "";
+  } catch (error) {
+    if (!(error instanceof Refused)) throw error;
+    problem.textContent = error.message;
+  }
+  for (const button of buttons) button.removeAttribute("aria-disabled");
+  // Also where another person was faster, or the request ended meanwhile.
+  fetchCard(id);
 }
 
 function setAnswering() {
@@ -218,6 +362,14 @@ function take({ type, d }) {
     takeDocument(name, d);
     return;
   }
+  if (type.startsWith("governance.Approval")) {
+    fetchCard(d.approval_id);
+    if (name === "ApprovalGranted") {
+      held = "";
+      tell(say.going_on);
+    }
+    return;
+  }
   switch (type) {
     case "sessions_app.MessagePosted": {
       const item = write(d.message_id, d.role, d.content);
@@ -226,7 +378,7 @@ function take({ type, d }) {
       answering.add(d.message_id);
       nameSession(d.content);
       showAttachments(item, d.attachments.map((id) => documentItem(id)?.querySelector("a")?.textContent).filter(Boolean));
-      tell(say.phases[type]);
+      tell(held || say.phases[type]);
       break;
     }
     case "sessions_app.ReplyPosted": {
@@ -235,11 +387,18 @@ function take({ type, d }) {
       item.dataset.parent = d.parent;
       item.dataset.outcome = d.outcome;
       finish(d.message_id);
+      held = "";
       tell("", { aloud: say[d.outcome] });
       break;
     }
     case "tasks_app.ActDecided":
-      tell(d.permitted ? (say.acts[d.act] ?? say.phases["tasks_app.TaskStarted"]) : say.not_allowed);
+      held = waitOf(d);
+      if (d.permitted) tell(say.acts[d.act] ?? say.phases["tasks_app.TaskStarted"]);
+      else tell(held || say.not_allowed);
+      break;
+    case "tasks_app.PlanHeldBack":
+      held = waitOf(d);
+      tell(held);
       break;
     case "sessions_app.SessionExpired":
       notice.textContent = say.expired;
@@ -363,6 +522,7 @@ function follow() {
     if (detail.status === "connected") {
       delete connection.dataset.lost;
       for (const mid of unfinished) finish(mid);
+      for (const id of stale) fetchCard(id);
     }
     if (detail.status === "ended") showEnd(detail);
   });
@@ -384,7 +544,15 @@ function follow() {
     answering.delete(item.dataset.parent);
     item.dataset.rendered = "yes";
   }
-  if (answering.size) tell(say.phases["tasks_app.TaskStarted"]);
+  const waitsFor = page.dataset.waitsFor;
+  if (waitsFor) held = say.waits_for[waitsFor] ?? fill(say.slowed_down, { time: clock(waitsFor) });
+  if (answering.size) tell(held || say.phases["tasks_app.TaskStarted"]);
+  countDown();
+  setInterval(countDown, 1000);
+  messages.addEventListener("submit", (event) => {
+    event.preventDefault();
+    if (!event.submitter?.hasAttribute("aria-disabled")) decide(event.target, event.submitter.value);
+  });
   setAnswering();
   toEnd();
   stream.subscribe(channel, Number(page.dataset.position));
