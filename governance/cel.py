@@ -72,6 +72,11 @@ ENVIRONMENT_VERSIONS = frozenset(_VARIABLES_OF)
 _EXTENSIONS = (ext_strings.ExtStrings, ext_optional.ExtOptional, ext_math.ExtMath)
 _ARGUMENTS = re.compile(r"\bargs\b")
 _WORD = re.compile(r"\w+")
+_COPYING = re.compile(r"\.\s*(map|filter)\s*\(")
+_TEXT_OR_COMMENT = re.compile(
+    r'''"""(?:\\.|[^\\])*?"""|\'{3}(?:\\.|[^\\])*?\'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*''',
+    re.DOTALL,
+)
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
 # The engine ships no types: what it binds variables to is opaque here.
@@ -188,6 +193,17 @@ class Environment:
         if program.return_type() != cel.Type.BOOL:
             kind = program.return_type().name()
             raise CompileError(f"it gives {kind}, not a boolean; compare it with something", field=field)
+        # The engine copies the list at each step: 9,000 values in the arguments would take seconds.
+        bare = _blank_texts(text)
+        copying = _COPYING.search(bare)
+        if self.version > 1 and copying is not None and reads_arguments(bare):
+            line = bare.count("\n", 0, copying.start()) + 1
+            raise CompileError(
+                f"{copying[1]} is too slow for arguments of any length; use exists, exists_one or all",
+                field=field,
+                line=line,
+                column=copying.start(1) - (bare.rfind("\n", 0, copying.start(1)) + 1) + 1,
+            )
 
 
 @cache
@@ -199,6 +215,11 @@ def environment(version: int = ENVIRONMENT_VERSION) -> Environment:
 def reads_arguments(condition: str) -> bool:
     """Return whether a condition may read `args`; also True where only a text in it says so."""
     return _ARGUMENTS.search(condition) is not None
+
+
+def _blank_texts(condition: str) -> str:
+    """Return a condition with spaces where texts and comments stand, at the same length."""
+    return _TEXT_OR_COMMENT.sub(lambda found: re.sub(r"[^\n]", " ", found[0]), condition)
 
 
 def constant(text: str) -> bool | None:

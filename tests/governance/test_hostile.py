@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from governance import cel
 from governance.decide import decide, variables
-from governance.policy import PolicyNotValid, load_policy
+from governance.policy import PolicyNotValid, load_policy, rule_problems
 from tests.governance.policies import policy, request, rule
 
 BREAKABLE = [
@@ -37,7 +37,7 @@ BREAKABLE = [
     "args.a.exists(x, x.y == 1)",
     "args.exists(k, args[k] == args.a)",
     "args.all(k, args[k].all(x, args.all(l, l != string(x))))",
-    "args.a.map(x, args.a.map(y, [x, y])).size() > 5",
+    "args.a.all(x, args.a.exists(y, y == x))",
     "timestamp(args.a) < at",
     "duration(args.a) > duration('1h')",
     "double(args.a) > 0.0",
@@ -136,6 +136,37 @@ class TestEngineErrors:
     def test_do_not_come_from_the_text_of_names(self) -> None:
         odd = request(tool="'||true||'", agent="\u202e", labels=frozenset({"x' || true || '"}))
         assert not decide(odd, policy(rule("r", "allow", "tool.name == 'x' || agent == 'y'"))).allowed
+
+
+class TestCopyingLoops:
+    @pytest.mark.parametrize(
+        ("condition", "place"),
+        [
+            ("args.a.map(x, x).size() > 5", (1, 8)),
+            ("true && // .map(\n  args.a . filter (x, x > 3).size() > 5", (2, 12)),
+            ("labels.exists(l, args.a.filter(x, x == l).size() > 0)", (1, 25)),
+        ],
+    )
+    def test_over_arguments_are_refused(self, condition: str, place: tuple[int, int]) -> None:
+        (found,) = rule_problems(rule("r", "deny", condition))
+        assert (found.line, found.column) == place
+        assert "use exists" in found.message
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            "args.code.contains('.map(')",
+            'args.code == """ \n.filter( """ || args.code == "\\".map("',
+            "labels.filter(l, l.startsWith('customer-')).size() > 1",
+            "args.a == 1 // args.a.map(x, x)",
+        ],
+    )
+    def test_elsewhere_are_not(self, condition: str) -> None:
+        assert rule_problems(rule("r", "deny", condition)) == ()
+
+    def test_stay_in_sets_of_the_first_environment(self) -> None:
+        written = {"environment": 1, "rules": [rule("r", "deny", "args.a.map(x, x).size() > 1")]}
+        assert decide(request(arguments={"a": [1, 2]}), load_policy(json.dumps(written))).rule == "r"
 
 
 class TestNames:
