@@ -163,7 +163,10 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """The state of a plan after its first `version` events; `decision_id` let it begin."""
+    """The state of a plan after its first `version` events.
+
+    `held_back` is what it waits for, or was refused after; `decision_id` let it begin.
+    """
 
     version: int = 0
     status: PlanStatus = "new"
@@ -222,7 +225,7 @@ def evolve(plan: Plan, event: Event) -> Plan:
         case PlanAccepted():
             return replace(plan, status="accepted", held_back=None, decision_id=event.decision_id)
         case PlanRefused():
-            return replace(plan, status="refused", held_back=None, refusal=event.reason)
+            return replace(plan, status="refused", refusal=event.reason)
         case TaskStarted():
             task = plan.tasks[event.task_id]
             return _with_task(

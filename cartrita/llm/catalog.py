@@ -127,14 +127,27 @@ def choose(*, name: str | None, tier: str | None, purpose: Purpose, at: datetime
 
 
 def cheaper(entry: ModelEntry, *, at: datetime | None = None) -> ModelEntry | None:
-    """Return the best model of the next cheaper tier that can be called, None where there is none."""
+    """Return the best model of the next lower tier that can be called and does not cost more; else None."""
     below = TIERS[TIERS.index(entry.tier) + 1 :]
-    known = sorted(models(at=at), key=lambda each: each.quality_rank)
-    for tier in below:
-        for other in known:
-            if other.tier == tier and other.provider != SCRIPTED and _can_be_called(other):
-                return other
-    return None
+    lower = [each for each in models(at=at) if each.tier in below]
+    return next(
+        (
+            other
+            for other in sorted(lower, key=lambda each: (below.index(each.tier), each.quality_rank))
+            if other.provider != SCRIPTED
+            and _costs_no_more(other.price, entry.price)
+            and _can_be_called(other)
+        ),
+        None,
+    )
+
+
+def _costs_no_more(price: ModelPrice, than: ModelPrice) -> bool:
+    return (
+        price.input_price <= than.input_price
+        and price.output_price <= than.output_price
+        and (price.currency == than.currency or not (price.input_price or price.output_price))
+    )
 
 
 def _can_be_called(entry: ModelEntry) -> bool:

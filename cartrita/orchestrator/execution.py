@@ -835,7 +835,8 @@ class Execution:
     async def _record(self, *, plan: Sequence[Event] = (), run: Sequence[Event] = ()) -> None:
         """Record what came of the last act, and these events; nothing is decided."""
         left = self._unrecorded
-        ends = plans.completion(_after(self._plan, plan)) if plan else []
+        after = _after(self._plan, plan)
+        ends = plans.completion(after) if plan and not after.ended else []
         plan_events, run_events = [*plan, *ends], [*left.events, *run]
         appends = [*left.appends, *self._appends(plan_events, run_events)]
         await atake_step(context=self._context(), settlements=left.settlements, then=lambda _: appends)
