@@ -71,6 +71,10 @@ def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[Rule, str, str]]:
         (place, rule) for place, rule in enumerate(rules) if rule.condition is None and rule.unless is None
     ]
     for place, rule in enumerate(rules):
+        if "leave_out" in rule.parameters:
+            continue  # what a search leaves out counts whoever decides
+        if "leave_out" in rule.parameters:
+            continue  # it counts whichever rule decides
         most = _AT_MOST[rule.outcome]
         for other_place, other in always:
             least = _AT_LEAST[other.outcome]
