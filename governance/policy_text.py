@@ -11,6 +11,8 @@ from governance.cel import ENVIRONMENT_VERSION
 from governance.rule import Rule, rule_as_json
 
 _DEEPEST_YAML = 50
+# Words, lists and keys. The largest policies have some 60,000; a million take the parser a minute.
+_MOST_NODES = 100_000
 _RARE_BREAKS = frozenset("\r\x85\u2028\u2029\ufeff")
 
 Path = tuple[str | int, ...]
@@ -72,7 +74,7 @@ def read_yaml(text: str, source: str) -> tuple[Any, dict[Path, Place]]:
     """Return the value that a YAML text holds, and the place of each of its nodes. Raises PolicyNotValid."""
     places: dict[Path, Place] = {}
     try:
-        _refuse_anchors_and_depth(text)
+        _refuse_bombs(text)
         loader = yaml.SafeLoader(text)
         return _plain(_root(loader), (), places, loader, text.splitlines()), places
     except _YamlError as error:
@@ -116,10 +118,12 @@ class _YamlError(Exception):
         )
 
 
-def _refuse_anchors_and_depth(text: str) -> None:
+def _refuse_bombs(text: str) -> None:
     # Aliases of aliases grow exponentially when they are written out; deep nesting takes quadratic time.
     depth = 0
-    for event in yaml.parse(text, Loader=yaml.SafeLoader):
+    for number, event in enumerate(yaml.parse(text, Loader=yaml.SafeLoader)):
+        if number > _MOST_NODES:
+            raise _YamlError(f"more than {_MOST_NODES} words and lists; split the policy", event.start_mark)
         if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
             raise _YamlError("anchors and aliases are not supported; write the value out", event.start_mark)
         if isinstance(event, yaml.CollectionStartEvent):

@@ -424,6 +424,7 @@ class TestImportAndExport:
             ("x" * (2 * 1024 * 1024 + 1), "split the policy"),
             ("a: &a [x]\nb: [*a, *a]\n", "anchors and aliases"),
             ("[" * 10_000, "nested deeper"),
+            ("rules: [" + "a," * 200_000 + "]", "words and lists; split the policy"),
             ("", "the text is empty"),
             ("rules: []", "at least one rule"),
             ("rules: 7", "at least one rule"),
