@@ -188,7 +188,8 @@ class TestActs:
         approval_id = waiting(ann)
         answer = act(ben.program(), approval_id, "edit", {"arguments": {"code": "print(2)"}})
         assert (answer.json()["status"], answer.json()["replacement"]) == ("replaced", {"code": "print(2)"})
-        for wrong in ({}, {"arguments": []}, {"arguments": {"code": "\0"}}):
+        refused: tuple[dict[str, Any], ...] = ({}, {"arguments": []}, {"arguments": {"code": "\0"}})
+        for wrong in refused:
             assert act(ben.program(), waiting(ann), "edit", wrong).status_code == 400
 
 
@@ -201,7 +202,7 @@ class TestBudgets:
         address = made.headers["Location"]
         part = {"name": "Ann", "scope_kind": "user", "scope": str(ann.id), "parent_id": made.json()["id"]}
         assert client.post("/api/v2/budgets", part, content_type=JSON).json()["code"] == "no_limit"
-        part["limit_micros"] = 5  # type: ignore[assignment] # a number beside texts
+        part["limit_micros"] = 5
         assert client.post("/api/v2/budgets", part, content_type=JSON).status_code == 201
         [root] = client.get("/api/v2/budgets").json()["items"]
         assert (root["left_tokens"], [one["name"] for one in root["children"]]) == (100, ["Ann"])

@@ -12,6 +12,7 @@ from cartrita.accounts.queries import caller_of_secret
 from cartrita.errors import BadInput, NotSignedIn
 from cartrita.eventstore import in_database_thread, load
 from cartrita.streaming.client import Refused, Stream
+from cartrita.streaming.registry import CommandCall
 from governance import consumers
 from governance.approval import ApprovalNotFound
 from governance.queries import approvals as queries
@@ -121,7 +122,7 @@ class TestCommands:
     async def send(self, user: SocketUser, name: str, args: dict[str, Any]) -> dict[str, Any]:
         handler = getattr(consumers, name)
         answer: dict[str, Any] = await handler(
-            consumers.CommandCall(user=user, channel_id=None, cid=self.cid, args=args, expected_version=None)
+            CommandCall(user=user, channel_id=None, cid=self.cid, args=args, expected_version=None)
         )
         return answer
 

@@ -182,7 +182,7 @@ class TestGrants:
         commands.approve(approval_id=approval_id, caller=as_caller(ben))
         [grant] = grants(approval_id)
         assert (grant.approval_id, grant.rule, grant.scope) == (approval_id, "python-needs-a-person", "once")
-        for other in (
+        others: tuple[dict[str, Any], ...] = (
             {"arguments": {"code": "print(2)"}},
             {"session_id": new_id()},
             {"session_id": None},
@@ -193,7 +193,8 @@ class TestGrants:
             {"rule_hashes": {"python-needs-a-person": "c" * 64}},
             {"rule_hashes": {"another": RULE_HASH}},
             {"rule_hashes": {}},
-        ):
+        )
+        for other in others:
             with subtests.test(**other):
                 assert not grants(approval_id, **other)
         use(approval_id)
