@@ -3,13 +3,14 @@
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from typing import LiteralString
 from uuid import UUID
-
-from django.db.models import Q
 
 from cartrita.accounts.console import CONSOLE_ROLES
 from cartrita.accounts.permissions import RoleMissing
 from cartrita.accounts.queries import Caller
+from cartrita.eventstore import arrays
+from cartrita.eventstore.store import execute
 from governance.budget import BudgetNotFound, period_bounds, used_percent
 from governance.models import Budget, BudgetBalance
 
@@ -66,24 +67,19 @@ def applicable(
 
     Each with begin and end (None for a total) of its period at `at`.
     """
-    concerned = Q(scope_kind="workspace", scope=str(workspace_id))
-    for kind, names in (
-        ("user", [user_id]),
-        ("session", [session_id]),
-        ("task", list(task_ids)),
-        ("agent", [agent]),
-        ("model", [model]),
-    ):
-        given = [str(name) for name in names if name]
-        if given:
-            concerned |= Q(scope_kind=kind, scope__in=given)
-    found = {row.id: row for row in Budget.objects.filter(concerned, workspace_id=workspace_id, closed=False)}
-    _add_ancestors(found, workspace_id)
-    return [
-        (row, *period_bounds(row.period, row.time_zone, at))  # type: ignore[arg-type] # checked when it was set
-        for _, row in sorted(found.items())
-        if not row.closed
+    scopes = [
+        ("workspace", str(workspace_id)),
+        ("user", str(user_id or "")),
+        ("session", str(session_id or "")),
+        *(("task", str(task_id)) for task_id in task_ids),
+        ("agent", agent),
+        ("model", model),
     ]
+    kinds, names = zip(*(scope for scope in scopes if scope[1]), strict=True)
+    # Every governed step asks this: in one statement, without what Django's queries cost to compile.
+    found = execute(_APPLICABLE, [arrays.texts(kinds), arrays.texts(names), workspace_id])
+    rows = [Budget.from_db("default", _COLUMNS, row) for row in found]
+    return _with_periods(rows, at)
 
 
 def pressure(
@@ -193,14 +189,36 @@ def require_reader(caller: Caller) -> None:
         )
 
 
-def _add_ancestors(found: dict[UUID, Budget], workspace_id: UUID) -> None:
-    """Add parents, their parents and so on; a closed one limits nothing but what it is a part of does."""
-    looked_up = set(found)
-    while missing := {row.parent_id for row in found.values() if row.parent_id} - looked_up:
-        looked_up |= missing
-        found.update(
-            {row.id: row for row in Budget.objects.filter(id__in=missing, workspace_id=workspace_id)}
-        )
+_COLUMNS = (
+    "id",
+    "workspace_id",
+    "version",
+    "name",
+    "scope_kind",
+    "scope",
+    "parent_id",
+    "period",
+    "time_zone",
+    "limit_tokens",
+    "limit_micros",
+    "currency",
+    "warn_percent",
+    "closed",
+    "updated_at",
+)
+# What a closed budget is a part of still limits what the closed one was for.
+_APPLICABLE: LiteralString = """
+    with recursive found as (
+        select budget.* from governance_budget budget
+        join unnest(%b::text[], %b::text[]) as wanted (scope_kind, scope) using (scope_kind, scope)
+        where workspace_id = %b::uuid and not closed
+        union select parent.* from governance_budget parent
+        join found on parent.id = found.parent_id and parent.workspace_id = found.workspace_id
+    )
+    select id, workspace_id, version, name, scope_kind, scope, parent_id, period, time_zone, limit_tokens,
+        limit_micros, currency, warn_percent, closed, updated_at
+    from found where not closed order by id
+"""
 
 
 def _with_periods(rows: Iterable[Budget], at: datetime) -> list[Applicable]:
