@@ -24,7 +24,15 @@ from cartrita.accounts.queries import Caller
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import as_uuid
 from governance import approval
-from governance.admin.pages import CommandForm, ConsolePage, Exports, events_behind, indented, row_address
+from governance.admin.pages import (
+    CommandForm,
+    ConsolePage,
+    Exports,
+    events_behind,
+    indented,
+    put_in,
+    row_address,
+)
 from governance.approval import ApprovalNoted, ApprovalVoted
 from governance.commands import approvals as commands
 from governance.models import Approval, PolicyRule
@@ -471,8 +479,7 @@ class ApprovalAdmin(Exports, ConsolePage):
         two = four_eyes(row.workspace_id, row.approver_roles)
         barred = _barred(row, caller.user_id) if caller and two and "approve" in allowed else ""
         open_forms = _forms(row, arguments, _offered(row, allowed, barred=bool(barred)))
-        if answered is not None:
-            open_forms = [answered if form.act == answered.act else form for form in open_forms]
+        errors = put_in(open_forms, answered)
         context = {
             "title": _("Approval of %(what)s")
             % {"what": shown(row.tool_name or row.model_name or row.subject_kind)},
@@ -492,7 +499,7 @@ class ApprovalAdmin(Exports, ConsolePage):
             "precedents": self._precedents(request, row),
             "said": _said(recorded) if readable else [],
             "forms": open_forms,
-            "errors": list(answered.non_field_errors()) if answered else [],
+            "errors": errors,
             "may_decide": "approve" in allowed,
             "four_eyes": two,
             "barred": barred,
@@ -562,7 +569,7 @@ def _offered(row: Approval, allowed: Collection[str], *, barred: bool) -> list[s
     return [act for act in ANSWERS if act in allowed and act in fitting]
 
 
-def _forms(row: Approval, arguments: Mapping[str, Any] | None, acts: Sequence[str]) -> Sequence[Answer]:
+def _forms(row: Approval, arguments: Mapping[str, Any] | None, acts: Sequence[str]) -> list[Answer]:
     offered = [ANSWERS[act](act=act, row=row) for act in acts]
     for form in offered:
         if form.act == "edit" and arguments is not None and row.arguments_bytes <= SHOWN_BYTES:

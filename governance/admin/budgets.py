@@ -19,7 +19,7 @@ from cartrita.accounts.console import BUDGET_ROLES
 from cartrita.accounts.models import Membership, User
 from cartrita.accounts.queries import Caller
 from cartrita.eventstore.admin import as_uuid
-from governance.admin.pages import CommandForm, ConsolePage, events_behind, row_address
+from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in, row_address, summary
 from governance.budget import Period, ScopeKind
 from governance.commands import budgets as commands
 from governance.models import Budget
@@ -293,7 +293,7 @@ class BudgetAdmin(ConsolePage):
             "title": _("Set a budget"),
             "workspace": workspace,
             "form": form,
-            "errors": list(form.non_field_errors()),
+            "errors": summary(form),
         }
         return self.page(request, "budget/new.html", context, status=status)
 
@@ -338,15 +338,14 @@ class BudgetAdmin(ConsolePage):
             offered = [Terms(workspace_id=row.workspace_id, of=row)]
             if not row.closed:
                 offered = [Raise(of=row), *offered, Close(of=row)]
-        if answered is not None:
-            offered = [answered if form.prefix == answered.prefix else form for form in offered]
+        errors = put_in(offered, answered)
         context = {
             "title": row.name,
             "row": row,
             "line": found[row.pk],
             "parent": found.get(row.parent_id) if row.parent_id else None,
             "forms": offered,
-            "errors": list(answered.non_field_errors()) if answered else [],
+            "errors": errors,
             "events": events_behind(row.pk),
         }
         return self.page(request, "budget/one.html", context, status=status)

@@ -113,9 +113,32 @@ class CommandForm(forms.Form):
             self.carry_out(caller)
         except CartritaError as error:
             field = self.aliases.get(error.field or "", error.field)
-            self.add_error(field if field in self.fields else None, error.message)
+            shown = field in self.fields and not self[field].is_hidden
+            self.add_error(field if shown else None, error.message)
             return error.status
         return 0
+
+
+def put_in(offered: list[Any], answered: CommandForm | None) -> list[str]:
+    """Put the form that was sent back among those of the page, and return what the top of the page says.
+
+    A form that is offered no more (somebody was quicker) says everything there.
+    """
+    if answered is None:
+        return []
+    for place, form in enumerate(offered):
+        if form.prefix == answered.prefix:
+            offered[place] = answered
+            return summary(answered)
+    return [str(error) for errors in answered.errors.values() for error in errors]
+
+
+def summary(form: CommandForm) -> list[str]:
+    """Return what the top of the page says of a form that was sent: what stands at no field of it."""
+    if not form.errors:
+        return []
+    found = [str(error) for error in form.non_field_errors()]
+    return found or [_("Nothing was recorded: correct what is marked below.")]
 
 
 def events_behind(stream_id: UUID, recorded: Sequence[RecordedEvent] | None = None) -> SafeString:

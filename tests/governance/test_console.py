@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from typing import Any
+from datetime import timedelta
+from typing import Any, ClassVar
 from uuid import UUID
 
 import pytest
@@ -116,7 +117,7 @@ class TestRoles:
             )
         )
         activates = writes or role == "reviewer"
-        # Forms without their fields, so that nobody changes anything: 400 is a form that says what is missing.
+        # Forms without their fields change nothing: 400 is a form that says what is missing.
         posts = {
             **{
                 approval_page(approval, f"answer/{act}/"): approves
@@ -201,7 +202,7 @@ class TestRoles:
             client.post(approval_page(approval, "answer/approve/"), {"approve-scope": "once"}).status_code
             == 404
         )
-        assert str(approval.pk) not in page(client, "/admin/governance/approval/")
+        assert "Nothing waits for you." in page(client, "/admin/governance/approval/")
         assert Approval.objects.get(pk=approval.pk).status == "waiting"
 
     def test_asks_for_the_token_of_forms(self, team: UUID) -> None:
@@ -377,24 +378,16 @@ class TestApproval:
 
     def test_asks_for_what_a_pattern_needs(self, team: UUID) -> None:
         one, author = guardian(team, "reviewer"), guardian(team, "admin")
-        python = {
-            "name": "python-by-pattern",
-            "sentence": "Python waits.",
-            "priority": 1,
-            "match": {"kinds": ["tool_call"], "tools": ["execute_python"]},
-            "outcome": "escalate",
-            "parameters": {"scopes": ["once", "session", "pattern"]},
-        }
+        active_policy(team)
+        python = PolicyRule.objects.get(workspace_id=team, name="python-needs-a-reviewer").definition
+        python["parameters"] = {"scopes": ["once", "session", "pattern"]}
         policy_commands.write_rule(workspace_id=team, definition=python, caller=author.caller)
         draft_hash = draft(team).policy_hash
         policy_commands.propose(workspace_id=team, caller=author.caller, policy_hash=draft_hash)
         policy_commands.activate(workspace_id=team, caller=one.caller, policy_hash=draft_hash)
         approval = asks_for_python(team, {"code": "print(1)"})
-        assert approval.rule == "python-by-pattern"
         address = approval_page(approval, "answer/approve/")
         wanting = {"approve-scope": "pattern"}
-        soon = (timezone.now() + timezone.timedelta(days=1)) if hasattr(timezone, "timedelta") else None
-        del soon
         for more in (
             {},
             {"approve-pattern": "[]"},
@@ -402,15 +395,18 @@ class TestApproval:
             {"approve-pattern": "{"},
         ):
             assert one.client.post(address, {**wanting, **more}).status_code == 400, more
-        until = f"{timezone.now().year + 1}-01-01T00:00"
-        late = {**wanting, "approve-pattern": '{"code": "print*"}', "approve-valid_until": until}
-        answer = one.client.post(address, late)
+        until = timezone.now() + timedelta(days=1)
+        full = {
+            **wanting,
+            "approve-pattern": '{"code": "print*"}',
+            "approve-valid_until": f"{until:%Y-%m-%dT%H:%M}",
+        }
+        answer = one.client.post(address, full)
+        assert answer.status_code == 302, answer.content.decode()
         granted = last(approval.pk)
-        if answer.status_code == 302:
-            assert isinstance(granted, ApprovalGranted)
-            assert granted.pattern == {"code": "print*"}
-        else:  # the longest time that a pattern may hold is shorter
-            assert answer.status_code == 400
+        assert isinstance(granted, ApprovalGranted)
+        assert granted.pattern == {"code": "print*"}
+        assert "print*" in page(one.client, approval_page(approval))
 
 
 class TestHostileArguments:
@@ -423,7 +419,7 @@ class TestHostileArguments:
         "safe\u202egnp.exe",
         "zero\u200bwidth\u2066isolate",
         "p\u0430ypal.com",
-        "line\x00" if False else "bell\x07 and escape\x1b[31m",
+        "bell\x07 and escape\x1b[31m",
     )
 
     def test_is_shown_escaped_with_hidden_characters_visible(self, team: UUID) -> None:
@@ -451,7 +447,7 @@ class TestHostileArguments:
         one = guardian(team, "reviewer")
         shown = page(one.client, approval_page(approval))
         assert "x = 1" not in shown
-        assert "120,0" in shown or "117.2" in shown
+        assert "(140002 bytes), SHA-256" in " ".join(shown.split())
         assert len(shown) < 60_000
         file = one.client.get(approval_page(approval, "arguments/"))
         assert "attachment" in file.headers["Content-Disposition"]
@@ -722,7 +718,7 @@ class TestRules:
 
     def test_shows_each_problem_of_an_import(self, team: UUID) -> None:
         author = guardian(team, "policy_author")
-        wrong = "policy: x\nrules:\n  - name: a\n    sentence: A.\n    match: {kinds: [nothing]}\n    outcome: deny\n"
+        wrong = "policy: x\nrules:\n  - name: a\n    sentence: A\n    match: {kinds: [no]}\n    outcome: deny"
         answer = author.client.post("/admin/governance/policyrule/import/", {"import-text": wrong})
         assert answer.status_code == 400
         assert "5:" in answer.content.decode()
@@ -735,7 +731,7 @@ class TestRules:
 
 
 class TestBudgets:
-    TERMS = {
+    TERMS: ClassVar = {
         "set-name": "Team",
         "set-scope_kind": "workspace",
         "set-period": "month",
