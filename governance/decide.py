@@ -398,8 +398,9 @@ class Verdict:
     environment 1); `evaluated` are all rules whose match took in the request, in order of priority. `review`
     marks the decision for a person's review (a matching audit rule, or a rule that erred). `budget` is the
     one that decided, `warnings` those at or beyond their warning once the act is booked. `retry_after_ms`
-    comes with throttle. When the act goes ahead, `grants` are the approvals that let it, and `consumed` the
-    throttle rules whose bucket it takes an act (1000) out of.
+    comes with throttle. When the act goes ahead, `grants` are the approvals that let it, `consumed` the
+    throttle rules whose bucket it takes an act (1000) out of, and `left_out` the labels, in order, that the
+    documents of a search must not carry.
     `cost_limit_before` is what the tightest money budget leaves, in micro-units of `currency`, None without
     one; `cost_limit_after` what it leaves once the act costs its estimate. `resource_usage_*` count tokens
     and micros used, likewise.
@@ -425,6 +426,7 @@ class Verdict:
     retry_after_ms: int | None = None
     grants: tuple[UUID, ...] = ()
     consumed: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
 
     @property
     def allowed(self) -> bool:
@@ -545,6 +547,7 @@ class _Found:
     retry_after_ms: int | None = None
     grants: list[UUID] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
+    left_out: set[str] = field(default_factory=set)
 
 
 def _weigh(request: DecisionRequest, policy: PolicySet, held: Iterable[tuple[Rule, str]]) -> _Found:
@@ -554,6 +557,10 @@ def _weigh(request: DecisionRequest, policy: PolicySet, held: Iterable[tuple[Rul
         outcome, covered = rule.outcome, False
         if result == "error":
             outcome, found.review = "deny", True
+        elif "leave_out" in rule.parameters and policy.environment > 1:
+            # Sets of the first environment could say anything in their parameters.
+            found.left_out |= {*rule.parameters["leave_out"]}
+            found.review = found.review or outcome == "audit"
         elif outcome == "audit":
             found.review = True
         elif outcome == "throttle":
@@ -706,6 +713,7 @@ def _verdict(
         retry_after_ms=found.retry_after_ms if outcome == "throttle" else None,
         grants=tuple(found.grants) if goes_ahead else (),
         consumed=tuple(found.consumed) if goes_ahead else (),
+        left_out=tuple(sorted(found.left_out)) if goes_ahead else (),
     )
 
 

@@ -40,8 +40,9 @@ class DecisionMade(Event):
     from now on; they are empty unless the act may go ahead. `grants` let it pass and `consumed` are the
     throttle rules that it costs. `approval_id` is the approval that an escalated act waits for. `budget`
     decided, `warnings` are the budgets that the act brings to their warning. `delivery` tells whether a
-    message_out may leave while it is written. `permit_hash` is the hash of the request as the door prepared
-    it, before the step filled its facts in.
+    message_out may leave while it is written. Documents with a label in `left_out` take no part in the act,
+    `left_out_documents` of them when it was decided. `permit_hash` is the hash of the request as the door
+    prepared it, before the step filled its facts in.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"
@@ -89,6 +90,8 @@ class DecisionMade(Event):
     budget: UUID | None = None
     warnings: tuple[UUID, ...] = ()
     delivery: Literal["", "live", "held"] = ""
+    left_out: tuple[str, ...] = ()
+    left_out_documents: int = Field(default=0, ge=0)
 
 
 class ActSettled(Event):
@@ -157,6 +160,7 @@ def verdict_of(decision: DecisionMade) -> Verdict:
         retry_after_ms=decision.retry_after_ms,
         grants=decision.grants,
         consumed=decision.consumed,
+        left_out=decision.left_out,
     )
 
 

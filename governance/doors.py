@@ -32,11 +32,17 @@ class NotPermitted(NotAllowed):
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """Leave for exactly one request. Only this module makes one, from an allowing verdict."""
+    """Leave for exactly one request. Only this module makes one, from an allowing verdict.
+
+    The act reads no document with a label in `left_out`. One that is decided as retrieval reads none with a
+    label beyond `labels` either, which are those that it may add: nobody decided on others.
+    """
 
     decision_id: UUID
     request_hash: str
     _mint: object = field(repr=False, compare=False)
+    left_out: frozenset[str] = frozenset()
+    labels: frozenset[str] | None = None
 
     def __post_init__(self) -> None:
         if self._mint is not _MINT:
@@ -96,7 +102,13 @@ def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
             f"The request of decision {decision_id} is erased; decide the act anew.",
             decision_id=str(decision_id),
         )
-    return Permit(decision_id, decision.permit_hash or decision.request_hash, _MINT)
+    return Permit(
+        decision_id,
+        decision.permit_hash or decision.request_hash,
+        _MINT,
+        left_out=frozenset(decision.left_out),
+        labels=frozenset(decision.possible_labels) if decision.subject_kind == "retrieval" else None,
+    )
 
 
 def settle(
@@ -129,9 +141,22 @@ def settle(
     return Append(decision_id, 1, [event], context, [derived_id(decision_id, "settled")])
 
 
-def permit_for(request: DecisionRequest, verdict: Verdict, decision_id: UUID) -> Permit | None:
-    """Return the leave for a request that a verdict on it gives, None unless it allows."""
-    return Permit(decision_id, request.hash, _MINT) if verdict.allowed else None
+def permit_for(
+    request: DecisionRequest, verdict: Verdict, decision_id: UUID, labels: frozenset[str] = frozenset()
+) -> Permit | None:
+    """Return the leave for a request that a verdict on it gives, None unless it allows.
+
+    `labels` are those that the act may add.
+    """
+    if not verdict.allowed:
+        return None
+    return Permit(
+        decision_id,
+        request.hash,
+        _MINT,
+        left_out=frozenset(verdict.left_out),
+        labels=labels if request.subject_kind == "retrieval" else None,
+    )
 
 
 def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, **more: Any) -> DecisionMade:
@@ -181,6 +206,7 @@ def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, 
         rule_hash=verdict.rule_hash,
         grants=verdict.grants,
         consumed=verdict.consumed,
+        left_out=verdict.left_out,
         retry_after_ms=verdict.retry_after_ms,
         budget=verdict.budget,
         warnings=verdict.warnings,

@@ -61,6 +61,12 @@ def _duration(written: Any) -> timedelta:
     return duration
 
 
+def _label(label: str) -> str:
+    if not 0 < len(label) <= 64 or not label.replace("-", "").replace("_", "").isalnum():
+        raise ValueError("a label is 1 to 64 letters, digits, hyphens or underscores")
+    return label
+
+
 def _known_role(role: str) -> str:
     if role not in ROLES:
         raise ValueError(f"{role!r} is not a role; known roles: {', '.join(sorted(ROLES))}")
@@ -128,13 +134,24 @@ class EscalateParameters(_Strict):
     scopes: tuple[GrantScope, ...] = Field(default=("once",), min_length=1)
 
 
+class LetThroughParameters(_Strict):
+    """What the `parameters` of a rule that lets a search pass may say.
+
+    Documents that carry one of the labels in `leave_out` take no part in it.
+    """
+
+    leave_out: tuple[Annotated[str, AfterValidator(_label)], ...] = Field(
+        default=(), min_length=1, max_length=100
+    )
+
+
 class NoParameters(_Strict):
     """What rules with another outcome may say in `parameters`: nothing."""
 
 
 PARAMETERS: Mapping[Outcome, type[_Strict]] = {
-    "allow": NoParameters,
-    "audit": NoParameters,
+    "allow": LetThroughParameters,
+    "audit": LetThroughParameters,
     "throttle": ThrottleParameters,
     "escalate": EscalateParameters,
     "deny": NoParameters,

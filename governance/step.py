@@ -16,6 +16,7 @@ from cartrita.eventstore import Append, Context, StreamMoved, append, derived_id
 from cartrita.eventstore.canonical import canonical_json, rfc3339
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
+from governance.candidates import Candidates
 from governance.decide import (
     BudgetFact,
     Counters,
@@ -57,13 +58,15 @@ class Act:
 
     The step fills in what it knows under its locks: time, labels, budgets, counters, throttles, grants.
     `may_add` are the labels that the act may add to what session and person have read; they count from the
-    decision on. `requester_id` is the person in whose session it happens. `edited_by` changed the arguments,
-    where this replaces an earlier request.
+    decision on. `candidates` are the documents that it may read: their labels are facts of the request, and
+    those that are not left out are labels that it may add. `requester_id` is the person in whose session it
+    happens. `edited_by` changed the arguments, where this replaces an earlier request.
     """
 
     request: DecisionRequest
     decision_id: UUID
     may_add: frozenset[str] = frozenset()
+    candidates: Candidates = field(default_factory=Candidates)
     task_limit: TaskLimit | None = None
     repeats: int = 0
     requester_id: UUID | None = None
@@ -335,7 +338,7 @@ class _Step:
             if grants:
                 request = replace(request, grants=grants)
                 verdict = decide(request, self._policy)
-        if verdict.allowed and (taints := self._taints(one, held)):
+        if verdict.allowed and (taints := self._taints(one, verdict, held)):
             request = replace(request, taints=taints)
             verdict = decide(request, self._policy)
         return request, verdict
@@ -377,7 +380,7 @@ class _Step:
         return replace(
             asked,
             at=self._now,
-            labels=asked.labels | read,
+            labels=asked.labels | one.act.candidates.labels | read,
             actor_labels=asked.actor_labels | read_lately,
             budgets=budgets,
             budget=tightest(budgets) if budgets else asked.budget,
@@ -385,12 +388,13 @@ class _Step:
             counters=counters,
         )
 
-    def _taints(self, one: _Weighed, held: Held) -> frozenset[str]:
+    def _taints(self, one: _Weighed, verdict: Verdict, held: Held) -> frozenset[str]:
         """Name the acts under way that would not be allowed with the labels that this one may add.
 
         Else a read would be allowed beside a send that was decided a moment before it.
         """
-        new = {subject: one.act.may_add - held.labels[subject].keys() for subject in one.subjects}
+        may_add = _may_add(one.act, verdict)
+        new = {subject: may_add - held.labels[subject].keys() for subject in one.subjects}
         if not any(new.values()):
             return frozenset()
         asked = one.act.request
@@ -405,10 +409,8 @@ class _Step:
         for request in (*recorded, *(made.request for made in self._allowed)):
             with_them = replace(
                 request,
-                labels=request.labels | one.act.may_add
-                if request.session_id == asked.session_id
-                else request.labels,
-                actor_labels=request.actor_labels | one.act.may_add if requester_id else request.actor_labels,
+                labels=request.labels | may_add if request.session_id == asked.session_id else request.labels,
+                actor_labels=request.actor_labels | may_add if requester_id else request.actor_labels,
             )
             if decide(request, self._policy).allowed and not decide(with_them, self._policy).allowed:
                 tainted.add(request.tool or request.model or request.subject_kind)
@@ -438,7 +440,7 @@ class _Step:
         for entry in _reserved(one):
             held.reserve((entry.budget, entry.period_start), tokens=entry.tokens, micros=entry.micros)
         for subject in one.subjects:
-            held.add_labels(subject, one.act.may_add, self._now)
+            held.add_labels(subject, _may_add(one.act, verdict), self._now)
         for rule in verdict.consumed:
             key, throttle = one.buckets[rule]
             level = level_at(held.buckets[key], throttle, self._now)
@@ -451,6 +453,8 @@ class _Step:
         # Row and labels are of the session that the request names.
         context = replace(self._context, session_id=act.request.session_id)
         goes_ahead = verdict.allowed and not released
+        may_add = _may_add(act, verdict)
+        left_out = act.candidates.documents - act.candidates.without(verdict.left_out).documents
         approval_id = approval.approval_id(act.decision_id) if verdict.outcome == "escalate" else None
         event = decision_made(
             made.request,
@@ -459,7 +463,8 @@ class _Step:
             permit_hash=act.request.hash,
             requester_id=_requester(act),
             reserved=_reserved(made.weighed) if goes_ahead else (),
-            possible_labels=tuple(sorted(act.may_add)) if goes_ahead else (),
+            possible_labels=tuple(sorted(may_add)) if goes_ahead else (),
+            left_out_documents=left_out,
             approval_id=approval_id,
             delivery=made.delivery,
         )
@@ -474,7 +479,7 @@ class _Step:
             Decided(
                 decision_id=act.decision_id,
                 verdict=verdict,
-                permit=permit_for(act.request, verdict, act.decision_id) if goes_ahead else None,
+                permit=permit_for(act.request, verdict, act.decision_id, may_add) if goes_ahead else None,
                 approval_id=approval_id,
                 delivery=made.delivery,
             ),
@@ -529,6 +534,11 @@ def _subjects(session_id: UUID | None, requester_id: UUID | None) -> tuple[str, 
         *((f"session:{session_id}",) if session_id else ()),
         *((f"user:{requester_id}",) if requester_id else ()),
     )
+
+
+def _may_add(act: Act, verdict: Verdict) -> frozenset[str]:
+    """Return the labels that an act may add, under a verdict that may leave documents out."""
+    return act.may_add | act.candidates.without(verdict.left_out).labels
 
 
 def _requester(act: Act) -> UUID | None:

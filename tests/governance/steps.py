@@ -6,6 +6,7 @@ from uuid import UUID
 
 from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, load, new_id, put_blob
 from governance.budget import EPOCH, BudgetRaised, BudgetSet, budget_id
+from governance.candidates import Candidates
 from governance.decide import Cost, DecisionRequest
 from governance.models import BudgetBalance
 from governance.rulebook import PolicyActivated, rulebook_id
@@ -98,6 +99,7 @@ class Place:
         decision_id: UUID | None = None,
         may_add: tuple[str, ...] = (),
         task_limit: Any = None,
+        candidates: Candidates | None = None,
         **more: Any,
     ) -> Act:
         given: dict[str, Any] = {
@@ -115,6 +117,7 @@ class Place:
             request=DecisionRequest(**{**given, **more}),
             decision_id=decision_id or new_id(),
             may_add=frozenset(may_add),
+            candidates=candidates or Candidates(),
             task_limit=task_limit,
             requester_id=self.user_id,
         )
