@@ -11,6 +11,7 @@ from cartrita.errors import BadInput
 
 MAX_DEPTH = 100
 _MAX_INTEGER = 2**53 - 1
+_SCALARS = frozenset({str, int, bool, type(None)})
 
 
 def canonical_json(value: Any, *, field: str = "") -> bytes:
@@ -46,16 +47,20 @@ def rfc3339(moment: datetime) -> str:
 def _simple(value: Any, depth: int) -> bool:
     """Tell whether orjson's sorted form is the RFC 8785 form: no floats, ASCII keys, exact JSON types."""
     kind = type(value)
-    if kind is str or kind is int or kind is bool or value is None:
+    if kind in _SCALARS:
         return True
     if depth >= MAX_DEPTH:
         return False
+    # Loops that look at scalars in place: every event is walked, and calls are most of what that costs.
     if kind is dict:
-        return all(
-            type(key) is str and key.isascii() and _simple(item, depth + 1) for key, item in value.items()
-        )
+        for key, item in value.items():
+            if type(key) is not str or not key.isascii():
+                return False
+            if type(item) not in _SCALARS and not _simple(item, depth + 1):
+                return False
+        return True
     if kind is list or kind is tuple:
-        return all(_simple(item, depth + 1) for item in value)
+        return all(type(item) in _SCALARS or _simple(item, depth + 1) for item in value)
     return False
 
 
