@@ -12,7 +12,7 @@ from cartrita.errors import BadInput
 from cartrita.tools.registry import UnknownTool, all_tools, tool
 
 # `/a/path`, `/what?`, `// not a call` and `/ neither` are ordinary text.
-_CALL = re.compile(r"/([A-Za-z][A-Za-z0-9_-]{0,63})(?:\s+(.*))?", re.DOTALL)
+_CALL = re.compile(r"/([A-Za-z][A-Za-z0-9_-]{0,63})(?:(?:\s+|(?=\{))(.*))?", re.DOTALL)
 
 
 class ArgumentsNotJson(BadInput):
