@@ -17,6 +17,7 @@ from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
 from governance.policy import (
+    MOST_RULES,
     PolicyNotValid,
     PolicySet,
     Problem,
@@ -32,9 +33,8 @@ APPROVERS: frozenset[str] = AUTHORS | {"reviewer"}
 
 SYSTEM = "system"
 LONGEST_NOTE = 2000
-# An event holds 64 KiB: one rule, or the names of all rules beside a note.
+# An event holds 64 KiB.
 LARGEST_DEFINITION = 48 * 1024
-MOST_RULES = 800
 
 
 class RuleWritten(Event):

@@ -437,7 +437,7 @@ class TestImportAndExport:
             commands.import_policy(text=text, **of(ann))
 
     def test_take_the_largest_policies(self, ann: Person) -> None:
-        rules = [rule(f"rule-{n}-" + "x" * 40, "audit", f"cost.tokens > {n}") for n in range(800)]
+        rules = [rule(f"rule-{n}-" + "x" * 30, "audit", f"cost.tokens > {n}") for n in range(800)]
         text = json.dumps({"policy": "large", "rules": rules})
         commands.import_policy(text=text, activate=True, **of(ann))
         assert len(policies.active_policy(ann.workspace_id).rules) == 800
