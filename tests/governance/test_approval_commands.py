@@ -3,16 +3,29 @@
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from functools import partial
+from io import StringIO
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
 from cartrita.accounts.queries import people_with_roles
 from cartrita.errors import CartritaError
-from cartrita.eventstore import Append, Context, append, create_data_key, erase_key, load, new_id, rebuild
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Event,
+    append,
+    create_data_key,
+    erase_key,
+    load,
+    new_id,
+    rebuild,
+)
 from governance import approval as approvals
 from governance.approval import (
     ApprovalEnded,
@@ -76,6 +89,45 @@ def use(approval_id: UUID) -> None:
     append(Append(approval_id, row.version, [ApprovalUsed(decision_id=new_id())], context))
 
 
+def vote(approval_id: UUID, person: Person) -> object:
+    return commands.approve(approval_id=approval_id, caller=as_caller(person))
+
+
+def at_once(*acts: Callable[[], object]) -> list[str]:
+    """Carry out acts in threads that start together; return what each came to."""
+    together = threading.Barrier(len(acts))
+    answers: list[str] = []
+
+    def carry_out(act: Callable[[], object]) -> None:
+        together.wait()
+        try:
+            act()
+            answers.append("done")
+        except CartritaError as error:
+            answers.append(error.code)
+        finally:
+            connection.close()
+
+    threads = [threading.Thread(target=carry_out, args=(act,)) for act in acts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(answers) == len(acts)
+    return answers
+
+
+def ends(approval_id: UUID) -> list[type[Event]]:
+    """Return the events that ended the waiting."""
+    ending = (
+        ApprovalGranted,
+        approvals.ApprovalDenied,
+        approvals.ApprovalExpired,
+        approvals.ApprovalReplaced,
+    )
+    return [type(one.event) for one in load(approval_id) if isinstance(one.event, kinds)]
+
+
 class TestApprove:
     def test_grants_and_tells_the_second_who_was_first(self, ann: Person, ben: Person, cleo: Person) -> None:
         approval_id = waiting(ann)
@@ -137,33 +189,28 @@ class TestApprove:
     def test_of_two_at_once_grants_one(self, ann: Person, ben: Person, cleo: Person) -> None:
         for _ in range(5):
             approval_id = waiting(ann)
-            together = threading.Barrier(2)
-            answers: list[str] = []
+            answers = at_once(*(partial(vote, approval_id, person) for person in (ben, cleo)))
+            assert sorted(answers) == ["approval_ended", "done"]
+            assert ends(approval_id) == [ApprovalGranted]
 
-            def vote(
-                person: Person,
-                approval_id: UUID = approval_id,
-                together: threading.Barrier = together,
-                answers: list[str] = answers,
-            ) -> None:
-                caller = as_caller(person)
-                together.wait()
-                try:
-                    commands.approve(approval_id=approval_id, caller=caller)
-                    answers.append("granted")
-                except CartritaError as error:
-                    answers.append(error.code)
-                finally:
-                    connection.close()
+    def test_of_two_at_once_counts_both_for_a_quorum(self, ann: Person, ben: Person, cleo: Person) -> None:
+        approval_id = waiting(ann, terms=Terms(quorum=2))
+        answers = at_once(*(partial(vote, approval_id, person) for person in (ben, cleo)))
+        assert answers == ["done", "done"]
+        assert ends(approval_id) == [ApprovalGranted]
 
-            threads = [threading.Thread(target=vote, args=(person,)) for person in (ben, cleo)]
-            for thread in threads:
-                thread.start()
-            for thread in threads:
-                thread.join()
-            assert sorted(answers) == ["approval_ended", "granted"]
-            granted = [one for one in load(approval_id) if isinstance(one.event, ApprovalGranted)]
-            assert len(granted) == 1
+    def test_ends_one_way_beside_everything_else(self, ann: Person, ben: Person, cleo: Person) -> None:
+        for _ in range(3):
+            approval_id = waiting(ann)
+            at_once(
+                partial(vote, approval_id, ben),
+                partial(commands.deny, approval_id=approval_id, caller=as_caller(cleo)),
+                partial(
+                    commands.edit_arguments, approval_id=approval_id, caller=as_caller(cleo), arguments={}
+                ),
+                partial(commands.expire_due, timezone.now() + timedelta(hours=2)),
+            )
+            assert len(ends(approval_id)) == 1
 
     def test_needs_the_quorum_of_different_people(self, ann: Person, ben: Person, cleo: Person) -> None:
         approval_id = waiting(ann, terms=Terms(quorum=2))
@@ -346,3 +393,25 @@ class TestReadModel:
         with database.as_owner():
             differences = rebuild.differences()
         assert not differences
+
+
+class TestCommand:
+    def run(self, *arguments: str) -> str:
+        out = StringIO()
+        call_command("approvals", "--user", "ben@example.org", *arguments, stdout=out)
+        return out.getvalue()
+
+    def test_lists_shows_and_decides(self, ann: Person, ben: Person) -> None:
+        approval_id = str(waiting(ann, arguments={"code": "print('\u202e')", "long": "x" * 5000}))
+        assert approval_id in self.run("list")
+        self.run("comment", approval_id, "Hm.")
+        told = self.run("show", approval_id)
+        assert "print('⟦U+202E⟧')" in told
+        assert "5002 bytes, SHA-256" in told
+        assert "comment by" in told
+        assert self.run("approve", approval_id) == "granted\n"
+        assert self.run("list") == ""
+        assert approval_id in self.run("list", "--status", "all")
+        with pytest.raises(CommandError, match="approved this request"):
+            self.run("deny", approval_id)
+        assert self.run("expire") == "0 ended\n"
