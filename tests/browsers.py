@@ -165,9 +165,9 @@ async def visit(browser: Browser) -> AsyncIterator[Visit]:
     visitors: list[Visitor] = []
 
     async def new_visitor(server: Server, *, person: Person | None = None, **context_options: Any) -> Visitor:
-        person = person or await asyncio.to_thread(someone, address())
+        who = person or await asyncio.to_thread(someone, address())
         context = await browser.new_context(**context_options)
-        visitor = Visitor(context, server, person)
+        visitor = Visitor(context, server, who)
 
         def note(text: str) -> None:
             visitor.wrongs.append(text)

@@ -96,7 +96,9 @@ class Server:
         with os.fdopen(report_read, encoding="utf-8") as pipe:
             facts = pipe.read()  # until the server has reported, or ended
         assert facts, f"the server ended:\n{self.words()}"
-        return [address for _, address in json.loads(facts)["links"]]
+        told = json.loads(facts)
+        assert "links" in told, told
+        return [address for _, address in told["links"]]
 
     def kill(self) -> None:
         """End the server as by kill -9."""

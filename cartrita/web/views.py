@@ -1,6 +1,7 @@
 """The pages: each translates, asks one query or calls one command, and translates back."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from operator import itemgetter
 from typing import Any
 from urllib.parse import urlencode
@@ -207,6 +208,7 @@ def _passage(request: HttpRequest, length: int) -> tuple[int, int] | None:
 
 def _in_order(messages: Sequence[dict[str, Any]], requests: Sequence[Card]) -> list[dict[str, Any]]:
     """Return what was said and what was asked for in the order of its times."""
+    entries: list[tuple[datetime, dict[str, Any]]]
     entries = [(each["created_at"], {"message": each}) for each in messages]
     entries += [(each.requested_at, {"card": each}) for each in requests]
     return [entry for _, entry in sorted(entries, key=itemgetter(0))]

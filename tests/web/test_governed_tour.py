@@ -95,7 +95,7 @@ class TestGovernedTour:
         wire.tap(page)
         await page.goto(await member.link())
         _, session_id = await member.opens_session(page)
-        await asks(page, "What is it worth?")
+        await asks(page, "What do you know?")
         await waits(page, "Waiting for review")
         assert server.script.productions() == [SECRET]
         await page.reload()
