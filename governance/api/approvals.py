@@ -30,7 +30,6 @@ from governance.commands import approvals as commands
 from governance.policy import SubjectKind
 from governance.queries import approvals as queries
 
-
 SCOPES = list(get_args(GrantScope))
 STATUSES = list(get_args(ApprovalStatus))
 

@@ -119,7 +119,7 @@ def at_once(*acts: Callable[[], object]) -> list[str]:
 
 def ends(approval_id: UUID) -> list[type[Event]]:
     """Return the events that ended the waiting."""
-    ending = (
+    kinds = (
         ApprovalGranted,
         approvals.ApprovalDenied,
         approvals.ApprovalExpired,
