@@ -10,7 +10,7 @@ from uuid import UUID
 from django import forms
 from django.contrib import admin, messages
 from django.core.exceptions import PermissionDenied
-from django.db.models import Q, QuerySet
+from django.db.models import Case, Q, QuerySet, Value, When
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.loader import render_to_string
@@ -20,7 +20,7 @@ from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
 from cartrita.accounts.console import console_caller, names_of, workspaces_for
-from cartrita.accounts.queries import Caller
+from cartrita.accounts.queries import Caller, people_with_roles
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import as_uuid
 from governance import approval
@@ -48,7 +48,13 @@ from governance.queries.policies import UnknownPolicy, policy_set
 
 MOST_WAITING = 200
 PRECEDENTS = 10
-_RISK = {"restricted": 0, "caution": 1, "safe": 2, "": 3}
+# What is no tool call (a held answer, say) stands between tools that need caution and safe ones.
+_RISK = Case(
+    When(safety_level="restricted", then=Value(0)),
+    When(safety_level="caution", then=Value(1)),
+    When(safety_level="safe", then=Value(3)),
+    default=Value(2),
+)
 STATUS_WORDS = {
     "waiting": gettext_lazy("waiting"),
     "granted": gettext_lazy("approved"),
@@ -293,8 +299,6 @@ class ApprovalAdmin(Exports, ConsolePage):
         "subject",
         "rule",
         "safety_level",
-        "own",
-        "uses",
         "expires_at",
         "ended_at",
     )
@@ -444,8 +448,8 @@ class ApprovalAdmin(Exports, ConsolePage):
         return row
 
     def _waiting(self, request: HttpRequest) -> dict[str, Any]:
-        rows = list(self.get_queryset(request).filter(status="waiting").order_by("requested_at", "id"))
-        rows.sort(key=lambda row: _RISK.get(row.safety_level, 0))
+        found = self.get_queryset(request).filter(status="waiting")
+        rows = list(found.annotate(risk=_RISK).order_by("risk", "requested_at", "id")[:MOST_WAITING])
         people = names_of([f"user:{row.requester_id}" for row in rows if row.requester_id])
         workspaces = {each.pk: each.name for each in workspaces_for(request.user)}
         now = timezone.now()
@@ -459,11 +463,11 @@ class ApprovalAdmin(Exports, ConsolePage):
                 "overdue": row.expires_at <= now,
                 "soon": now < row.expires_at <= now + timedelta(minutes=10),
             }
-            for row in rows[:MOST_WAITING]
+            for row in rows
         ]
         return {
             "waiting": waiting,
-            "waiting_count": len(rows),
+            "waiting_count": found.count(),
             "several_workspaces": len(workspaces) > 1,
             "channels": " ".join(f"approvals:{workspace_id}" for workspace_id in workspaces),
         }
@@ -476,6 +480,7 @@ class ApprovalAdmin(Exports, ConsolePage):
         recorded = load(row.pk)
         readable = self._may_read(request, row)
         arguments = arguments_of(row) if readable else None
+        holders = len(people_with_roles(row.workspace_id, row.approver_roles))
         two = four_eyes(row.workspace_id, row.approver_roles)
         barred = _barred(row, caller.user_id) if caller and two and "approve" in allowed else ""
         open_forms = _forms(row, arguments, _offered(row, allowed, barred=bool(barred)))
@@ -502,6 +507,7 @@ class ApprovalAdmin(Exports, ConsolePage):
             "errors": errors,
             "may_decide": "approve" in allowed,
             "four_eyes": two,
+            "holders": holders,
             "barred": barred,
             "events": events_behind(row.pk, recorded),
         }

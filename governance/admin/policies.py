@@ -1,6 +1,6 @@
 """The rules of a workspace in the admin: the draft, what is in force, the sets of before."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -96,6 +96,10 @@ class Activate(SetForm):
             caller=caller,
             note=given["note"],
         )
+
+
+class ActivateProposed(Activate):
+    title = gettext_lazy("Put the proposed set in force")
 
 
 class ProposeAgain(Propose):
@@ -320,6 +324,8 @@ class PolicyRuleAdmin(ConsolePage):
             "names": names_of(filter(None, said)),
             "rules": _rule_lines(draft, active, workspace_id),
             "removed": [name for name in draft.changed if name not in {rule.name for rule in draft.rules}],
+            "changes": [line for line in _differences(draft.rules, active) if line["change"]],
+            "proposed_changes": _proposed_changes(draft, active, workspace_id),
             "proposed_differs": draft.proposal and draft.proposal.policy_hash != draft.policy_hash,
             "writer": writer,
             "forms": offered,
@@ -494,7 +500,7 @@ class PolicyVersionAdmin(ConsolePage):
             "workspace": None,
             "names": names_of(filter(None, [row.by, row.proposed_by])),
             "policy": policy,
-            "differences": _set_differences(policy, active),
+            "differences": _differences(policy.rules, active),
             "forms": offered,
             "errors": errors,
             "events": events_behind(rulebook_id(row.workspace_id), []),
@@ -514,7 +520,7 @@ def _set_forms(
     if draft.four_eyes:
         if proposal and approver and proposal.by != f"user:{approver.user_id}":
             offered.append(
-                Activate(act="activate", workspace_id=workspace_id, policy_hash=proposal.policy_hash)
+                ActivateProposed(act="activate", workspace_id=workspace_id, policy_hash=proposal.policy_hash)
             )
         if (
             differs
@@ -526,6 +532,14 @@ def _set_forms(
     elif differs and writer and draft.ready:
         offered.append(Activate(act="activate", workspace_id=workspace_id, policy_hash=draft.policy_hash))
     return offered
+
+
+def _proposed_changes(draft: Draft, active: PolicySet, workspace_id: UUID) -> list[dict[str, Any]]:
+    """Return what the proposed set would change."""
+    if draft.proposal is None:
+        return []
+    proposed = queries.known_set(workspace_id, draft.proposal.policy_hash)
+    return [line for line in _differences(proposed.rules, active) if line["change"]]
 
 
 def _rule_lines(draft: Draft, active: PolicySet, workspace_id: UUID) -> list[dict[str, Any]]:
@@ -591,16 +605,32 @@ def _tried(editor: Editor, rule: Rule, workspace_id: UUID, decision_id: UUID) ->
     }, 200
 
 
-def _set_differences(policy: PolicySet, active: PolicySet) -> list[tuple[str, str, str]]:
-    """Return each rule of either set with its sentence and how the set stands to the one in force."""
+def _differences(rules: Sequence[Rule], active: PolicySet) -> list[dict[str, Any]]:
+    """Return each rule of either set, how it stands to the set in force, and both texts where they differ."""
     present = {rule.name: rule for rule in active.rules}
-    own = {rule.name for rule in policy.rules}
+    own = {rule.name for rule in rules}
     lines = []
-    for rule in policy.rules:
+    for rule in rules:
         other = present.get(rule.name)
         change = "added" if other is None else "changed" if rule_hash(other) != rule_hash(rule) else ""
-        lines.append((rule.name, rule.sentence, change))
-    return [*lines, *((rule.name, rule.sentence, "removed") for rule in active.rules if rule.name not in own)]
+        lines.append(_difference(rule, change, other, rule if change else None))
+    gone = (rule for rule in active.rules if rule.name not in own)
+    return [*lines, *(_difference(rule, "removed", rule, None) for rule in gone)]
+
+
+def _difference(rule: Rule, change: str, before: Rule | None, after: Rule | None) -> dict[str, Any]:
+    return {
+        "name": rule.name,
+        "sentence": rule.sentence,
+        "change": change,
+        "before": _text_that_counts(before) if before and change else "",
+        "after": _text_that_counts(after) if after else "",
+    }
+
+
+def _text_that_counts(rule: Rule) -> str:
+    """Return the rule as YAML without its examples, which decide nothing."""
+    return rule_text(rule.model_copy(update={"examples": ()}))
 
 
 def _rules_address(workspace_id: UUID) -> str:

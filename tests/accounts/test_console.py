@@ -6,6 +6,7 @@ import pytest
 from django.test import Client
 
 from cartrita.accounts.commands import create_workspace, ensure_user, set_roles
+from cartrita.accounts.console import console_caller, names_of
 from cartrita.accounts.models import User
 from sessions_app import commands
 from sessions_app.models import ChatSession
@@ -14,7 +15,11 @@ from tests.databases import Database
 
 PAGES = (
     "eventstore/orderedevent",
+    "governance/approval",
+    "governance/budget",
     "governance/policydecision",
+    "governance/policyrule",
+    "governance/policyversion",
     "llm/model",
     "retrieval/document",
     "retrieval/retrievalmetric",
@@ -60,6 +65,24 @@ class TestConsole:
         _, client = staff(ann, "reviewer")
         for page in ("accounts/user", "accounts/apitoken", "accounts/membership"):
             assert client.get(f"/admin/{page}/").status_code == 403, page
+
+    def test_names_people_and_leaves_other_actors_as_they_are(self, ann: Person) -> None:
+        gone, odd = f"user:{uuid4()}", "user:nobody"
+        assert names_of([f"user:{ann.id}", "system", gone, odd]) == {
+            f"user:{ann.id}": "Ann",
+            "system": "system",
+            gone: gone,
+            odd: odd,
+        }
+
+    def test_makes_callers_of_those_who_look_after_the_workspace(self, ann: Person) -> None:
+        reviewer, _ = staff(ann, "member", "reviewer")
+        member, _ = staff(ann, "member")
+        found = console_caller(reviewer, ann.workspace_id)
+        assert found is not None
+        assert (found.user_id, found.roles) == (reviewer.pk, {"member", "reviewer"})
+        assert console_caller(member, ann.workspace_id) is None
+        assert console_caller(reviewer, uuid4()) is None
 
     def test_shows_no_row_of_another_workspace(self, ann: Person) -> None:
         stranger = ensure_user(email="stranger@example.com")

@@ -677,6 +677,8 @@ class TestRules:
         assert "You proposed this set yourself" in own.content.decode()
         shown = page(reviewer.client, "/admin/governance/policyrule/")
         assert "Ada proposes the set" in shown
+        assert "no-mail: new" in shown
+        assert "sentence: Mail is not sent." in shown
         assert "set/activate/" in shown
         other = reviewer.client.post(
             "/admin/governance/policyrule/set/activate/", {"activate-policy_hash": wanted}

@@ -1,6 +1,7 @@
 """The governance console in a real browser: its inbox follows what happens, under the strict policy."""
 
 import asyncio
+import re
 from typing import Any
 
 import pytest
@@ -104,6 +105,32 @@ class TestInbox:
         await page.get_by_label("Reason").fill("Not now.")
         await page.get_by_role("button", name="Deny", exact=True).click()
         await expect(page.locator(".state")).to_contain_text("Denied by")
+
+
+class TestEditor:
+    async def test_leads_from_a_mistake_to_a_rule_in_the_draft(self, server: Server, visit: Visit) -> None:
+        _, page = await reviewing(visit, server, "policy_author")
+        await page.goto(f"{server.url}/admin/governance/policyrule/")
+        await page.get_by_role("link", name="New rule").click()
+        await page.get_by_label("Name", exact=True).fill("no-mail-at-night")
+        await page.get_by_label("Sentence").fill("Mail waits for the morning.")
+        await page.get_by_label("Outcome").select_option("deny")
+        await page.get_by_label("tool_call").check()
+        await page.get_by_label("Condition").fill("tool.nmae == 'send_mail'")
+        await page.get_by_role("button", name="Save in the draft").click()
+        alert = page.get_by_role("alert").filter(has_text="Condition")
+        await expect(alert).to_contain_text("did you mean tool.name?")
+        await expect(alert.locator("pre")).to_contain_text("tool.nmae == 'send_mail'")
+        await expect(page.get_by_label("Sentence")).to_have_value("Mail waits for the morning.")
+        await page.get_by_label("Condition").fill("tool.name == 'send_mail'")
+        await page.get_by_role("button", name="Show as YAML").click()
+        await expect(page.get_by_label("The rule as YAML")).to_have_value(re.compile("no-mail-at-night"))
+        await page.get_by_role("button", name="Save in the draft").click()
+        await expect(page.get_by_text("The rule stands in the draft.")).to_be_visible()
+        await page.get_by_role("link", name="Policy rules").last.click()
+        await expect(page.get_by_role("row", name="no-mail-at-night")).to_contain_text("new")
+        await page.get_by_role("button", name="Put it in force").click()
+        await expect(page.get_by_text("The draft is what is in force.")).to_be_visible()
 
 
 class TestPages:
