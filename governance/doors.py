@@ -1,18 +1,14 @@
-"""What the doors to the outside world call: decide an act before it happens, settle it when it has ended.
+"""What the doors to the outside world ask for: the permit of a decided act, and the event of its decision."""
 
-A decision writes nothing but the blobs of large arguments. The caller records the returned events, then acts.
-"""
-
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 from uuid import UUID
 
-from cartrita.errors import BadInput, NotAllowed
+from cartrita.errors import NotAllowed
 from cartrita.eventstore import Append, Context, derived_id
 from cartrita.eventstore.canonical import canonical_json
 from governance.decide import DecisionRequest, Verdict, decide
-from governance.decision import ActOutcome, ActSettled, DecisionMade
+from governance.decision import DecisionMade
 from governance.policy import PolicySet
 
 # An argument whose JSON is longer stands in the event as its hash and beginning.
@@ -63,31 +59,14 @@ def make_decision(
 ) -> tuple[Verdict, Append, Permit | None]:
     """Decide; return the verdict, the event to record before the act, and the permit (None unless allowed).
 
-    `context.key_id` seals the request. Arguments above 4 KiB go to the blob table on Django's connection;
-    from asyncio call `amake_decision`. Record the same append again only with the same event: it is
-    idempotent.
+    For acts outside steps: nothing is locked, reserved or counted, and the request is decided as it stands.
+    `context.key_id` seals it. Arguments above 4 KiB go to the blob table on Django's connection. Record the
+    same append again only with the same event: it is idempotent.
     """
     verdict = decide(request, policy)
     event = decision_made(request, verdict, context)
     append = Append(decision_id, 0, [event], context, [derived_id(decision_id, "made")])
     return verdict, append, permit_for(request, verdict, decision_id)
-
-
-async def amake_decision(
-    request: DecisionRequest, *, decision_id: UUID, context: Context, policy: PolicySet
-) -> tuple[Verdict, Append, Permit | None]:
-    """`make_decision` from asyncio.
-
-    In the database's threads when an argument has to go to the blob table.
-    """
-    large, all_in_blob = _for_blobs(request)
-    if not large and not all_in_blob:
-        return make_decision(request, decision_id=decision_id, context=context, policy=policy)
-    from cartrita.eventstore import in_database_thread
-
-    return await in_database_thread(
-        make_decision, request, decision_id=decision_id, context=context, policy=policy
-    )
 
 
 def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
@@ -109,36 +88,6 @@ def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
         left_out=frozenset(decision.left_out),
         labels=frozenset(decision.possible_labels) if decision.subject_kind == "retrieval" else None,
     )
-
-
-def settle(
-    decision_id: UUID,
-    *,
-    outcome: ActOutcome,
-    context: Context,
-    labels_added: Iterable[str] = (),
-    cost_micros: int = 0,
-    currency: str = "USD",
-    tokens: int = 0,
-    estimated: bool = False,
-) -> Append:
-    """Return the event that says how the decided act ended; record it with the act's own event.
-
-    `cost_micros` are micro-units of `currency`. Raises BadInput for an unknown outcome.
-    """
-    if outcome not in get_args(ActOutcome):
-        raise BadInput(
-            f"outcome is {outcome!r}; use one of {', '.join(get_args(ActOutcome))}.", field="outcome"
-        )
-    event = ActSettled(
-        outcome=outcome,
-        labels_added=tuple(sorted(labels_added)),
-        cost_micros=cost_micros,
-        currency=currency,
-        tokens=tokens,
-        estimated=estimated,
-    )
-    return Append(decision_id, 1, [event], context, [derived_id(decision_id, "settled")])
 
 
 def permit_for(

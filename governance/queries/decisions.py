@@ -13,10 +13,9 @@ from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, arrays, get_blob, load
 from cartrita.eventstore.store import execute
 from governance import decision
-from governance.decide import Counters, DecisionRequest, Verdict
+from governance.decide import DecisionRequest, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
-from governance.policy import SubjectKind
 from governance.policy_store import policy_set
 
 
@@ -141,21 +140,6 @@ def acts_under_way(
         with suppress(NotRedecidable):
             requests.append(decision.request_of(made, blobs_of(recorded)))
     return requests
-
-
-def recent_counters(
-    *, session_id: UUID, kind: SubjectKind, at: datetime, tool: str = "", repeats: int = 0
-) -> Counters:
-    """Count what this session did lately; a step counts anew under its locks.
-
-    `repeats` is what the caller knows of its own run.
-    """
-    counts = recent_counts(at=at, asked=[(session_id, kind, tool)])
-    return Counters(
-        calls_last_minute=counts.calls.get((session_id, kind), 0),
-        failures_last_5_minutes=counts.failures.get((session_id, tool), 0) if tool else 0,
-        repeats=repeats,
-    )
 
 
 def decision_made(decision_id: UUID) -> RecordedEvent:

@@ -6,7 +6,6 @@ import pytest
 from django.contrib.admin import site
 from django.test import RequestFactory
 
-from cartrita.errors import BadInput
 from cartrita.eventstore import (
     Append,
     Context,
@@ -19,12 +18,13 @@ from cartrita.eventstore import (
     run_following,
 )
 from governance.decide import DecisionRequest, decide
-from governance.decision import ActSettled, DecisionMade, NotRedecidable, redecide, request_of, verdict_of
-from governance.doors import NotPermitted, Permit, make_decision, permit_of, settle
+from governance.decision import DecisionMade, NotRedecidable, redecide, request_of, verdict_of
+from governance.doors import NotPermitted, Permit, make_decision, permit_of
 from governance.models import PolicyDecision
 from governance.queries import decisions
 from governance.queries.decisions import decision_made
 from governance.queries.policies import UnknownPolicy, active_policy, policy_set
+from governance.step import Settlement, take_step
 from tests.databases import Database
 from tests.governance.policies import WORKSPACE, policy, request, rule
 
@@ -96,19 +96,6 @@ class TestPermit:
             redecide(altered, ALLOWING, no_blob)
 
 
-class TestSettle:
-    def test_refuses_unknown_outcomes(self) -> None:
-        with pytest.raises(BadInput, match="use one of succeeded"):
-            settle(new_id(), outcome="fine", context=context())  # type: ignore[arg-type]
-
-    def test_follows_the_decision_on_its_stream(self) -> None:
-        settled = settle(new_id(), outcome="failed", context=context(), labels_added={"b", "a"}, tokens=3)
-        assert settled.expected_version == 1
-        (event,) = settled.events
-        assert isinstance(event, ActSettled)
-        assert (event.labels_added, event.tokens, event.currency) == (("a", "b"), 3, "USD")
-
-
 @pytest.mark.flow
 class TestDecisionFlow:
     @pytest.fixture(autouse=True)
@@ -137,7 +124,8 @@ class TestDecisionFlow:
         assert (row.decision, row.policy_rule, row.act_outcome) == ("allow", "default-tool-call", "")
         assert row.user_context == {"actor": "user:1", "roles": ["member"]}
         assert "1 + 1" not in row.request_context
-        append(settle(row.id, outcome="succeeded", context=where, cost_micros=7, tokens=2))
+        ended = Settlement(decision_id=row.id, outcome="succeeded", cost_micros=7, tokens=2)
+        take_step(context=where, settlements=[ended])
         order_and_follow()
         (row,) = decisions.decisions_of_session(session_id)
         assert (row.act_outcome, row.act_cost_micros, row.act_tokens) == ("succeeded", 7, 2)

@@ -14,12 +14,12 @@ from uuid import UUID
 import pytest
 from pytest_django import Settings
 
-from cartrita.eventstore import Context, new_id
+from cartrita.eventstore import Context, in_database_thread, new_id
 from cartrita.eventstore.aio import close_async
 from cartrita.llm.gateway import PreparedCall, Retry
 from cartrita.llm.local_server import Endpoint, ensure_local_server
 from governance.decide import RequestFacts
-from governance.doors import Permit, amake_decision
+from governance.doors import Permit, make_decision
 from governance.policy import load_policy
 from tests.llm.openai_server import OpenAIServer, openai_server
 
@@ -43,8 +43,9 @@ def facts() -> RequestFacts:
 
 async def permit_for(prepared: PreparedCall) -> Permit:
     context = Context(workspace_id=WORKSPACE)
-    _, _, permit = await amake_decision(
-        prepared.decision_request, decision_id=new_id(), context=context, policy=POLICY
+    # Long prompts go to the blob table.
+    _, _, permit = await in_database_thread(
+        make_decision, prepared.decision_request, decision_id=new_id(), context=context, policy=POLICY
     )
     assert permit is not None
     return permit
