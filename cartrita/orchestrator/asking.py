@@ -12,7 +12,7 @@ from typing import Any
 from uuid import UUID
 
 from cartrita.accounts.queries import Caller, caller_of_email
-from cartrita.errors import BadInput, TooLarge, Unavailable
+from cartrita.errors import BadInput, Conflict, TooLarge, Unavailable
 from cartrita.eventstore import RecordedEvent, ahead, follow, in_database_thread, new_id
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import agent
@@ -26,8 +26,8 @@ from sessions_app import commands as sessions
 from sessions_app import queries
 from sessions_app.session import ReplyPosted, Session, SessionCreated, evolve, post_message
 from tasks_app import plan as plans
-from tasks_app.plan import PlanProposed
-from tasks_app.run import RunFinished
+from tasks_app.plan import PlanAccepted, PlanHeldBack, PlanProposed
+from tasks_app.run import ActDecided, RunFinished
 
 POLL_SECONDS = 0.05
 
@@ -36,6 +36,12 @@ class DocumentUnusable(BadInput):
     """A document could not be read, so nothing was asked."""
 
     code = "document_unusable"
+
+
+class WaitsForApproval(Conflict):
+    """The reply waits for people; it comes to the session once they have decided."""
+
+    code = "waits_for_approval"
 
 
 class NoReplyInTime(Unavailable):
@@ -49,7 +55,7 @@ class Question:
     """What is asked.
 
     `session_id` None opens a session; `user` None asks in the name of the first administrator; `seconds`
-    bounds the wait for documents and reply.
+    bounds the wait for documents and reply. Without `wait` nobody's approval is waited for.
     """
 
     text: str
@@ -59,6 +65,7 @@ class Question:
     agent: str | None = None
     model: str | None = None
     seconds: float = 600.0
+    wait: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +77,17 @@ class Reply:
 
 
 async def ask(
-    question: Question, *, on_text: Callable[[str], None], on_phase: Callable[[str], None]
+    question: Question,
+    *,
+    on_text: Callable[[str], None],
+    on_phase: Callable[[str], None],
+    on_wait: Callable[[str], None],
 ) -> Reply:
     """Post the question, work until its reply is there, and report on the way.
 
-    Raises BadInput, NotFound, TooLarge and their like for what cannot be asked, before anything is posted.
+    `on_wait` is told what holds the work up: an approval, or a time. Raises WaitsForApproval where that is
+    not waited for or took too long, NoReplyInTime, and BadInput, NotFound, TooLarge and their like for what
+    cannot be asked, before anything is posted.
     """
     started = time.monotonic()
     if not question.text.strip():
@@ -124,11 +137,14 @@ async def ask(
         )
         shown: list[str] = []
         showing = asyncio.create_task(_show_text(session_id, on_text, shown))
+        progress = _Progress(on_phase, on_wait, wait=question.wait)
         try:
             events = await asyncio.wait_for(
-                _until_replied(session_id, message_id, after, on_phase), question.seconds
+                _until_replied(session_id, message_id, after, progress), question.seconds
             )
         except TimeoutError:
+            if progress.approval is not None:
+                raise _waits(session_id, progress.approval) from None
             raise NoReplyInTime(
                 f"There was no reply within {question.seconds:.0f} s; session {session_id} may still get it."
             ) from None
@@ -210,14 +226,49 @@ async def _load(stream_id: UUID) -> list[RecordedEvent]:
     return await aload(stream_id)
 
 
+class _Progress:
+    """Tells how far the work is; `approval` is what it waits for now, if it does."""
+
+    def __init__(
+        self, on_phase: Callable[[str], None], on_wait: Callable[[str], None], *, wait: bool
+    ) -> None:
+        self._on_phase = on_phase
+        self._on_wait = on_wait
+        self._wait = wait
+        self.approval: ActDecided | PlanHeldBack | None = None
+
+    def take(self, session_id: UUID, recorded: RecordedEvent) -> None:
+        self._on_phase(recorded.type_name)
+        match recorded.event:
+            case ActDecided() | PlanHeldBack() as event if event.approval_id is not None:
+                self.approval = event
+                if not self._wait:
+                    raise _waits(session_id, event)
+                self._on_wait(f"waiting for approval {event.approval_id}: {event.reason}")
+            case ActDecided() | PlanHeldBack() as event if event.retry_after is not None:
+                self.approval = None
+                self._on_wait(f"waiting until {event.retry_after:%H:%M:%S} UTC: {event.reason}")
+            case ActDecided() | PlanAccepted() | ReplyPosted():
+                self.approval = None
+
+
+def _waits(session_id: UUID, event: ActDecided | PlanHeldBack) -> WaitsForApproval:
+    return WaitsForApproval(
+        f"This waits for approval {event.approval_id} ({event.rule}): {event.reason} "
+        f"The reply comes to session {session_id} once it is decided.",
+        approval_id=str(event.approval_id),
+        session_id=str(session_id),
+    )
+
+
 async def _until_replied(
-    session_id: UUID, message_id: UUID, after: int, on_phase: Callable[[str], None]
+    session_id: UUID, message_id: UUID, after: int, progress: _Progress
 ) -> list[RecordedEvent]:
     events: list[RecordedEvent] = []
     async for batch in follow(after=after, session_id=session_id):
         events += batch
         for recorded in batch:
-            on_phase(recorded.type_name)
+            progress.take(session_id, recorded)
         if any(
             isinstance(recorded.event, ReplyPosted) and recorded.event.parent == message_id
             for recorded in batch

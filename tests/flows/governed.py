@@ -1,5 +1,6 @@
 """What people do under governance in these flows: rules, reviewers, tools with effects."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -130,12 +131,15 @@ class Sent(Parameters):
 
 
 @contextmanager
-def registered(name: str, effects: Path, *, fails: bool = False, **definition: Any) -> Iterator[None]:
+def registered(
+    name: str, effects: Path, *, fails: bool = False, seconds: float = 0, **definition: Any
+) -> Iterator[None]:
     """Register a tool that leaves a line in a file for each call."""
 
     async def function(arguments: Sends, call: ToolCall) -> Sent:
         with effects.open("a") as file:
             file.write(arguments.text + "\n")
+        await asyncio.sleep(seconds)
         if fails:
             raise RuntimeError("it does not work")
         return Sent(text=f"sent {arguments.text}")

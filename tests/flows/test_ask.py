@@ -1,13 +1,19 @@
 """`manage.py ask`: the whole report, the exit codes, and what cannot be asked."""
 
 import json
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
 
 from cartrita.accounts.commands import create_workspace, ensure_user
+from cartrita.accounts.queries import Caller, caller_in_workspace
+from governance.commands.approvals import approve
+from governance.queries.approvals import inbox
 from tests.databases import Database
 from tests.flows.conftest import ScriptedModel
 
@@ -15,9 +21,11 @@ FERRY = "# Ferry\n\nThe ferry to Norderney leaves at 7:45 every morning from pie
 
 
 @pytest.fixture(autouse=True)
-def administrator(database: Database) -> None:
+def administrator(database: Database) -> Caller:
     user = ensure_user(email="root@example.com", is_superuser=True)
-    create_workspace(name="Here", owner_id=user.id, actor="system")
+    found = caller_in_workspace(user.id, create_workspace(name="Here", owner_id=user.id, actor="system"))
+    assert found is not None
+    return found
 
 
 class TestAsk:
@@ -108,3 +116,44 @@ class TestAsk:
         with pytest.raises(CommandError, match=message) as raised:
             call_command("ask", "What is in it?", document=[document], json=True)
         assert raised.value.returncode == 2
+
+
+class TestAskThatNeedsApproval:
+    PYTHON = '/execute_python {"code": "6 * 7"}'
+
+    def test_exits_with_4_and_names_it_without_waiting(self) -> None:
+        with pytest.raises(
+            CommandError, match=r"waits for approval [0-9a-f-]{36} \(python-needs-a-reviewer\)"
+        ) as raised:
+            call_command("ask", self.PYTHON, wait=False)
+        assert raised.value.returncode == 4
+
+    def test_exits_with_4_when_it_took_too_long(self) -> None:
+        with pytest.raises(CommandError, match="waits for approval") as raised:
+            call_command("ask", self.PYTHON, timeout=4.0)
+        assert raised.value.returncode == 4
+
+    def test_tells_what_it_waits_for_and_ends_with_the_answer(
+        self, administrator: Caller, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        with ThreadPoolExecutor(1) as threads:
+            decided = threads.submit(approve_the_first, administrator)
+            call_command("ask", self.PYTHON, json=True)
+            approval_id = decided.result()
+        printed = capsys.readouterr()
+        assert f"waiting for approval {approval_id}: A reviewer approves" in printed.err
+        assert "```json\n42\n```" in json.loads(printed.out)["answer"]
+
+
+def approve_the_first(caller: Caller) -> UUID:
+    """Wait for a request for approval and grant it, as somebody elsewhere would."""
+    try:
+        while True:
+            waiting = inbox(caller).items
+            if waiting:
+                approval_id: UUID = waiting[0]["id"]
+                approve(approval_id=approval_id, caller=caller)
+                return approval_id
+            time.sleep(0.05)
+    finally:
+        connection.close()

@@ -12,7 +12,7 @@ from uuid import UUID
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import BadInput, CartritaError, Conflict, NotAllowed, NotFound, TooLarge
-from cartrita.orchestrator.asking import Question, ask
+from cartrita.orchestrator.asking import Question, WaitsForApproval, ask
 
 ANSWERED, BAD_INPUT, DENIED, WAITING, FAILED = 0, 2, 3, 4, 5
 EXIT_CODES = {"answered": ANSWERED, "denied": DENIED, "failed": FAILED, "stopped": FAILED}
@@ -50,6 +50,12 @@ class Command(BaseCommand):
         parser.add_argument(
             "--timeout", type=_seconds, default=600.0, metavar="SECONDS", help="give up waiting after so long"
         )
+        parser.add_argument(
+            "--no-wait",
+            dest="wait",
+            action="store_false",
+            help="end with exit code 4 where an approval is needed; the reply comes to the session later",
+        )
         parser.add_argument("--json", action="store_true", help="print one JSON object instead of the text")
 
     def handle(self, *_args: Any, **options: Any) -> None:
@@ -62,9 +68,19 @@ class Command(BaseCommand):
             agent=options["agent"],
             model=options["model"],
             seconds=options["timeout"],
+            wait=options["wait"],
         )
         try:
-            reply = asyncio.run(ask(question, on_text=self._shows_text(as_json), on_phase=self._show_phase))
+            reply = asyncio.run(
+                ask(
+                    question,
+                    on_text=self._shows_text(as_json),
+                    on_phase=self._show_phase,
+                    on_wait=self._show_wait,
+                )
+            )
+        except WaitsForApproval as error:
+            raise CommandError(error.message, returncode=WAITING) from None
         except (BadInput, NotFound, TooLarge, NotAllowed, Conflict) as error:
             raise CommandError(_sentence(error), returncode=BAD_INPUT) from None
         except CartritaError as error:
@@ -90,6 +106,10 @@ class Command(BaseCommand):
         phase = PHASES.get(name, "" if "." in name else name)
         if phase and sys.stderr.isatty():
             self.stderr.write(f"… {phase}", self.style.NOTICE)
+
+    def _show_wait(self, what: str) -> None:
+        # Also where nobody looks on: else a script would hang without a word.
+        self.stderr.write(f"… {what}", self.style.NOTICE)
 
     def _print_sources(self, report: Mapping[str, Any]) -> None:
         for number, citation in enumerate(report["citations"], 1):
