@@ -83,15 +83,13 @@ def compare(name: str, size: int, share: int, runs: int, times: int) -> None:
     policy = load_policy(written)
     loading = [(time.perf_counter() - began) * 1e3]
     requests = [request(**one) for one in REQUESTS]
-    ours: dict[str, list[float]] = {"p50": [], "p99": [], "with_request.p50": []}
-    peers: dict[str, list[float]] = {"p50": [], "p99": [], "load": []}
+    ours: dict[str, list[float]] = {"p50": [], "with_request.p50": []}
+    peers: dict[str, list[float]] = {"p50": [], "load": []}
     allowed = [decide(one, policy).allowed for one in requests]
     for _ in range(runs):
-        spent = measure([lambda one=one: decide(one, policy) for one in requests], times)
-        ours["p50"].append(spent[0])
-        ours["p99"].append(spent[1])
+        ours["p50"].append(measure([lambda one=one: decide(one, policy) for one in requests], times))
         whole = measure([lambda one=one: decide(request(**one), policy) for one in REQUESTS], times)
-        ours["with_request.p50"].append(whole[0])
+        ours["with_request.p50"].append(whole)
         peer = cedar(size, share, times)
         if peer is not None:
             if peer["allowed"] != allowed:
@@ -99,7 +97,6 @@ def compare(name: str, size: int, share: int, runs: int, times: int) -> None:
             for figure, known in peers.items():
                 known.append(peer[figure])
     report(f"{name}.p50", ours["p50"], peers["p50"], "us")
-    report(f"{name}.p99", ours["p99"], peers["p99"], "us")
     report(f"{name}.with_request.p50", ours["with_request.p50"], peers["p50"], "us")
     if share == 1 and size == SIZES[-1]:
         report(f"governance.load.{size}_rules", loading, peers["load"], "ms")
@@ -195,8 +192,8 @@ def cedar(size: int, share: int, times: int) -> dict[str, Any] | None:
     return answer
 
 
-def measure(acts: list[Callable[[], object]], times: int) -> tuple[float, float]:
-    """Return p50 and p99 of one act in microseconds, the acts in turns."""
+def measure(acts: list[Callable[[], object]], times: int) -> float:
+    """Return the median of one act in microseconds, the acts in turns."""
     for act in acts:
         act()
     spent = []
@@ -206,7 +203,7 @@ def measure(acts: list[Callable[[], object]], times: int) -> tuple[float, float]
         act()
         spent.append(time.perf_counter_ns() - began)
     spent.sort()
-    return spent[len(spent) // 2] / 1e3, spent[len(spent) * 99 // 100] / 1e3
+    return spent[len(spent) // 2] / 1e3
 
 
 def report(name: str, ours: list[float], peers: list[float], unit: str) -> None:

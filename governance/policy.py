@@ -67,6 +67,8 @@ Result = Literal["matched", "not_matched", "error"]
 
 LARGEST_TEXT = 2 * 1024 * 1024
 MOST_RULES = 2000
+# A decision records the names of all rules that were evaluated, in an event of at most 64 KiB.
+MOST_NAMES = 36 * 1024
 _MOST_GROUPS = 4096
 _MOST_COMBINATIONS = 256
 _FIRST_OUTCOMES: frozenset[str] = frozenset({"allow", "deny", "audit"})
@@ -334,6 +336,9 @@ def _compile(value: Any, places: Mapping[Path, Place], source: str) -> PolicySet
                 found = problem((*path, error.field), called, error.field, said, (error.line, error.column))
                 problems.append(found)
         rules.append((place, rule))
+    if sum(len(rule.name) + 3 for _, rule in rules) > MOST_NAMES:
+        said = f"the names of all rules together are above {MOST_NAMES} characters; shorten or remove some"
+        problems.append(problem(("rules",), "", "rules", said))
     if problems:
         raise PolicyNotValid(source, sorted(problems, key=lambda p: (p.line, p.column)))
 
@@ -384,6 +389,9 @@ def _not_of_version(rule: Rule, version: int) -> list[tuple[Path, str]]:
         for wrong in error.errors():
             said = _parameter_in_plain_words(rule.outcome, wrong["type"], wrong["msg"])
             found.append((("parameters", *wrong["loc"]), said))
+    if "leave_out" in rule.parameters and rule.match.kinds != ("retrieval",):
+        said = "only a search leaves documents out; write kinds: [retrieval], or remove this"
+        found.append((("parameters", "leave_out"), said))
     return found
 
 

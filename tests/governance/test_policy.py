@@ -115,6 +115,8 @@ class TestLoadPolicy:
     def test_refuses_too_many_rules_and_too_deep_conditions(self) -> None:
         with pytest.raises(PolicyNotValid, match=f"at most {MOST_RULES} rules"):
             policy(*(rule(f"r{n}") for n in range(MOST_RULES + 1)))
+        with pytest.raises(PolicyNotValid, match="names of all rules together"):
+            policy(*(rule(f"{'x' * 50}-{n}") for n in range(700)))
         with pytest.raises(PolicyNotValid, match="condition of rule deep"):
             policy(rule("deep", condition="(" * 500 + "true" + ")" * 500))
 
