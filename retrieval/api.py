@@ -14,14 +14,14 @@ from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
 from cartrita.errors import BadInput, NotAllowed, NotFound
-from cartrita.eventstore import Append, Context, append, create_data_key, new_id
 from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
 from cartrita.http.views import ApiView
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
 from retrieval.questions import MAX_QUERY
 from retrieval.scope import may_read, may_write
-from retrieval.search import MAX_K, performed_event, search
+from retrieval.search import MAX_K
+from retrieval.searching import search_as
 
 _SESSION = OpenApiParameter(
     "session_id",
@@ -48,7 +48,7 @@ class NewDocument(serializers.Serializer[Any]):
 
 
 class ReceivedDocument(serializers.Serializer[Any]):
-    """The document is kept and will be read."""
+    """The document is kept and will be read; one that is `held`, when people have approved it."""
 
     id = serializers.UUIDField()
     status = serializers.CharField()
@@ -66,7 +66,10 @@ class DocumentEntry(serializers.Serializer[Any]):
     media_type = serializers.CharField()
     size = serializers.IntegerField()
     labels = serializers.ListField(child=serializers.CharField())
-    status = serializers.ChoiceField(choices=["received", "chunked", "ready", "failed"])
+    status = serializers.ChoiceField(choices=["held", "received", "chunked", "ready", "failed"])
+    approval_id = serializers.UUIDField(
+        allow_null=True, help_text="What a held document waits for, or waited for."
+    )
     characters = serializers.IntegerField(allow_null=True)
     pages = serializers.IntegerField(allow_null=True)
     chunks = serializers.IntegerField(allow_null=True)
@@ -251,30 +254,24 @@ class Searches(ApiView):
 
     @extend_schema(operation_id="search", request=Search, responses=Found)
     def post(self, request: Request) -> Response:
-        """Return the best passages; the search is recorded."""
+        """Return the best passages; the search is decided on and recorded.
+
+        Where policy wants a person's approval first (403, approval_needed), send the same again after it.
+        """
         asked = caller(request)
         wanted = Search(data=request.data)
         wanted.is_valid(raise_exception=True)
         values = wanted.validated_data
-        session_id = _visible(request, values.get("session_id"))
-        found = search(
+        done = search_as(
+            asked,
             values["query"],
-            workspace_id=asked.workspace_id,
-            session_id=session_id,
+            session_id=_visible(request, values.get("session_id")),
             document_ids=values.get("document_ids"),
             k=values["k"],
         )
-        retrieval_id = new_id()
-        key_id = create_data_key(subject_id=asked.user_id, scope="search")
-        context = Context(
-            workspace_id=asked.workspace_id,
-            session_id=session_id,
-            actor=asked.actor,
-            key_id=key_id,
-        )
-        append(Append(retrieval_id, 0, [performed_event(found, retrieval_id=retrieval_id)], context))
-        hits = FoundPassage(found.hits, many=True).data
-        return Response({"retrieval_id": retrieval_id, "hits": hits, "timings_ms": dict(found.timings)})
+        hits = FoundPassage(done.found.hits, many=True).data
+        timings = dict(done.found.timings)
+        return Response({"retrieval_id": done.retrieval_id, "hits": hits, "timings_ms": timings})
 
 
 def _session(request: Request) -> UUID | None:

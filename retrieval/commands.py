@@ -9,8 +9,10 @@ from django.utils.crypto import salted_hmac
 from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, erase_key, load, new_id
 from cartrita.eventstore.blobs import put_blob
+from governance.commands.approvals import cancel
+from governance.refusals import refusal
+from retrieval import admission, index, ingest, models, vocabulary
 from retrieval import document as documents
-from retrieval import index, ingest, models, vocabulary
 from retrieval.document import CollectionCreated, DocumentNotFound, DocumentReceived
 from retrieval.parsing.sniffing import accept_media_type
 
@@ -69,12 +71,14 @@ def receive_document(
     document_id: UUID | None = None,
     labels: Sequence[str] = (),
 ) -> UUID:
-    """Keep a file for ingestion and return its document's id.
+    """Keep a file for ingestion, where policy lets it in, and return its document's id.
 
-    The same content with the same labels in the same collection is kept once: the first document's id is
-    returned. Without `collection_id` it goes to the session's attachments, or to the workspace's own
+    A document that people have to approve is kept but held: nobody reads or finds it before that. The same
+    content with the same labels in the same collection is kept once: the first document's id is returned.
+    Without `collection_id` it goes to the session's attachments, or to the workspace's own
     collection. `media_type` is what the sender claims; it is checked against the bytes. Raises
-    DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection.
+    DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection,
+    DocumentNotOpen for the id of a removed one; DeniedByPolicy and Throttled, whose decision stands.
     """
     if not content.strip():
         raise DocumentEmpty("The document is empty: choose another file.", field="content")
@@ -95,28 +99,48 @@ def receive_document(
         fingerprint = _fingerprint(collection, ordered_labels, content)
         _lock("fingerprint", fingerprint)
         known = models.Document.objects.filter(collection_id=collection, fingerprint=fingerprint)
-        found = known.exclude(status="removed").values_list("id", flat=True).first()
+        # What was refused may be sent again, and is decided again.
+        known = known.exclude(status="removed").exclude(status="failed", error_code__in=admission.REFUSED)
+        found = known.values_list("id", flat=True).first()
         if found is not None:
             return found
         stream = document_id or new_id()
         state = documents.fold(recorded.event for recorded in load(stream))
+        if state.status not in ("absent", "removed"):
+            return stream
         key_id = create_data_key(subject_id=owner_id, scope="document")
-        received = DocumentReceived(
+        context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
+        decided = admission.decide(
             title=title,
             media_type=accepted,
-            size=len(content),
-            blob=put_blob(content, key_id=key_id),
-            fingerprint=fingerprint,
-            collection_id=collection,
-            owner_id=owner_id,
             labels=ordered_labels,
+            content=content,
+            owner_id=owner_id,
+            context=context,
         )
-        events = documents.receive(state, received)
-        context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
-        if events:
-            append(Append(stream, state.version, events, context))
+        if decided.permit is not None or decided.approval_id is not None:
+            received = DocumentReceived(
+                title=title,
+                media_type=accepted,
+                size=len(content),
+                blob=put_blob(content, key_id=key_id),
+                fingerprint=fingerprint,
+                collection_id=collection,
+                owner_id=owner_id,
+                labels=ordered_labels,
+                decision_id=decided.decision_id,
+            )
+            events = [*documents.receive(state, received)]
+            if decided.approval_id is not None:
+                events += documents.hold(
+                    documents.evolve(state, received),
+                    admission.held(decided, approval_id=decided.approval_id),
+                )
+            admission.record(decided, context, Append(stream, state.version, events, context))
             transaction.on_commit(ingest.wake, robust=True)
-    return stream
+            return stream
+    # Outside of the transaction: a refusal is recorded although there is no document.
+    raise refusal(decided)
 
 
 def remove_document(*, document_id: UUID, workspace_id: UUID, actor: str) -> None:
@@ -165,6 +189,8 @@ def _remove(*, document_id: UUID, workspace_id: UUID, actor: str, erased: bool) 
                 workspace_id=row.workspace_id, session_id=row.session_id, actor=actor, key_id=row.key_id
             )
             append(Append(document_id, state.version, events, context))
+        if row.status == "held" and row.approval_id is not None:
+            cancel(approval_id=row.approval_id, actor=actor)
         index.drop_document(document_id)
         index.refresh_statistics([row.collection_id])
         if erased:

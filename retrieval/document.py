@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
 
@@ -41,7 +42,8 @@ class DocumentReceived(Event):
     """A file or text arrived and is kept; nothing has been read of it yet.
 
     `blob` addresses its sealed bytes; `fingerprint` is a keyed hash that finds the same content again without
-    telling it; `size` is in bytes; `labels` say who may be shown it.
+    telling it; `size` is in bytes; `labels` say who may be shown it; `decision_id` let it in, or holds it
+    (DocumentHeld).
     """
 
     type_name: ClassVar[str] = "retrieval.DocumentReceived"
@@ -54,6 +56,30 @@ class DocumentReceived(Event):
     collection_id: UUID
     owner_id: UUID
     labels: tuple[str, ...] = ()
+    decision_id: UUID | None = None
+
+
+class DocumentHeld(Event):
+    """A rule keeps the document from being read and found until people have approved it.
+
+    `retry_after` is set where they have, and it is too early: it is decided again from then on.
+    """
+
+    type_name: ClassVar[str] = "retrieval.DocumentHeld"
+
+    decision_id: UUID
+    approval_id: UUID
+    rule: str
+    reason: str
+    retry_after: datetime | None = None
+
+
+class DocumentReleased(Event):
+    """A document that was held may be read and found."""
+
+    type_name: ClassVar[str] = "retrieval.DocumentReleased"
+
+    decision_id: UUID
 
 
 class DocumentChunked(Event):
@@ -83,11 +109,14 @@ class DocumentEmbedded(Event):
 
 
 class DocumentFailed(Event):
-    """The document could not be read; its bytes are kept. `message` never quotes the document."""
+    """The document could not be read, or was held and is not let in (stage policy); its bytes are kept.
+
+    `message` never quotes the document.
+    """
 
     type_name: ClassVar[str] = "retrieval.DocumentFailed"
 
-    stage: Literal["parse", "chunk", "embed"]
+    stage: Literal["parse", "chunk", "embed", "policy"]
     code: str
     message: str
 
@@ -139,7 +168,7 @@ class RetrievalPerformed(Event):
     labels: tuple[str, ...] = ()
 
 
-Status = Literal["absent", "received", "chunked", "ready", "failed", "removed"]
+Status = Literal["absent", "held", "received", "chunked", "ready", "failed", "removed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +188,10 @@ def evolve(document: Document, event: Event) -> Document:
     match event:
         case DocumentReceived():
             return replace(after, status="received", blob=event.blob)
+        case DocumentHeld():
+            return replace(after, status="held")
+        case DocumentReleased():
+            return replace(after, status="received")
         case DocumentChunked():
             return replace(after, status="chunked", text_blob=event.text_blob, chunks=event.chunks)
         case DocumentEmbedded():
@@ -189,9 +222,24 @@ def receive(document: Document, received: DocumentReceived) -> Sequence[Event]:
     return [received]
 
 
+def hold(document: Document, held: DocumentHeld) -> Sequence[Event]:
+    """Keep a document that nothing has been read of from being read. Raises DocumentNotOpen."""
+    if document.status not in ("received", "held"):
+        raise DocumentNotOpen("The document was read already, or refused.", field="document_id")
+    return [held]
+
+
+def release(document: Document, released: DocumentReleased) -> Sequence[Event]:
+    """Let a held document be read; nothing for one that is not held. Raises DocumentNotOpen."""
+    _require_open(document)
+    return [released] if document.status == "held" else []
+
+
 def divide(document: Document, chunked: DocumentChunked) -> Sequence[Event]:
     """Note that the document was read and divided; nothing when that is known. Raises DocumentNotOpen."""
     _require_open(document)
+    if document.status == "held":
+        raise DocumentNotOpen("The document is held until it is approved.", field="document_id")
     if document.status in ("chunked", "ready"):
         return []
     return [chunked]

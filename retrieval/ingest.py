@@ -15,13 +15,13 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 
-from cartrita.errors import Unavailable
+from cartrita.errors import Conflict, Unavailable
 from cartrita.eventstore import Append, Context, Event, append, in_database_thread, load, unseal
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_blob
 from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
+from retrieval import admission, index, models, vocabulary
 from retrieval import document as documents
-from retrieval import index, models, vocabulary
 from retrieval.chunking import VERSION as CHUNKER
 from retrieval.chunking import Chunk, divide
 from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
@@ -68,13 +68,13 @@ async def run_ingest() -> None:
 
 
 async def wait_ready(document_ids: Sequence[UUID], timeout: float) -> dict[UUID, str]:  # noqa: ASYNC109
-    """Wait up to `timeout` seconds until every document is ready, failed or removed; return their
+    """Wait up to `timeout` seconds until every document is ready, held, failed or removed; return their
     statuses then.
     """
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         statuses = await in_database_thread(_statuses, list(document_ids))
-        done = all(status in ("ready", "failed", "removed") for status in statuses.values())
+        done = all(status in ("ready", "held", "failed", "removed") for status in statuses.values())
         left = deadline - asyncio.get_running_loop().time()
         if done or left <= 0:
             return statuses
@@ -91,7 +91,7 @@ def process_pending(stopping: threading.Event | None = None) -> int:
     finished = 0
     with Reader() as reader:
         while not stop.is_set():
-            advanced = _read_some(reader, stop) + _embed_some() + _index_words_some()
+            advanced = _decide_some() + _read_some(reader, stop) + _embed_some() + _index_words_some()
             if not advanced:
                 break
             finished += advanced
@@ -169,6 +169,23 @@ def _serve(stopping: threading.Event, work: threading.Event) -> None:
             work.wait(POLL_SECONDS)
     finally:
         connection.close()
+
+
+def _decide_some() -> int:
+    """Go on with held documents that people have decided on; return how many may be read now."""
+    released = 0
+    for document_id in admission.to_decide_again(READ_BATCH):
+        try:
+            released += admission.decide_again(document_id)
+        except Conflict as error:
+            logger.info("document %s is decided again later: %s", document_id, error)
+        except Erased:
+            _remove_erased(models.Document.objects.get(id=document_id))
+        except (UnknownBlob, BlobAltered) as error:
+            failed = DocumentFailed(stage="policy", code=error.code, message=error.message)
+            with suppress(documents.DocumentNotOpen):  # removed meanwhile
+                _record(models.Document.objects.get(id=document_id), failed)
+    return released
 
 
 def _read_some(reader: Reader, stop: threading.Event) -> int:

@@ -45,6 +45,9 @@ class Document(models.Model):
     fingerprint = models.CharField(max_length=64)
     labels = ArrayField(models.CharField(max_length=64), default=list)
     status = models.CharField(max_length=16)
+    # What a held document waits for, and from when on it is decided again.
+    approval_id = models.UUIDField(null=True)
+    retry_after = models.DateTimeField(null=True)
     text_blob = models.CharField(max_length=64, default="")
     parser = models.CharField(max_length=100, default="")
     chunker = models.CharField(max_length=100, default="")
@@ -64,7 +67,7 @@ class Document(models.Model):
             models.Index(
                 fields=["created_at"],
                 name="document_pending",
-                condition=models.Q(status__in=["received", "chunked"]),
+                condition=models.Q(status__in=["held", "received", "chunked"]),
             ),
         ]
 

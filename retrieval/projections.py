@@ -12,7 +12,9 @@ from retrieval.document import (
     DocumentChunked,
     DocumentEmbedded,
     DocumentFailed,
+    DocumentHeld,
     DocumentReceived,
+    DocumentReleased,
     DocumentRemoved,
     RetrievalPerformed,
 )
@@ -37,7 +39,14 @@ def project_collections(recorded: RecordedEvent) -> None:
 
 
 @inline(
-    DocumentReceived, DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved, tables=[Document]
+    DocumentReceived,
+    DocumentHeld,
+    DocumentReleased,
+    DocumentChunked,
+    DocumentEmbedded,
+    DocumentFailed,
+    DocumentRemoved,
+    tables=[Document],
 )
 def project_documents(recorded: RecordedEvent) -> None:
     document = Document.objects.filter(id=recorded.stream_id)
@@ -62,6 +71,12 @@ def project_documents(recorded: RecordedEvent) -> None:
                 created_at=at,
                 updated_at=at,
             )
+        case DocumentHeld() as event:
+            document.update(
+                status="held", approval_id=event.approval_id, retry_after=event.retry_after, updated_at=at
+            )
+        case DocumentReleased():
+            document.update(status="received", retry_after=None, updated_at=at)
         case DocumentChunked() as event:
             document.update(
                 status="chunked",

@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from django.db.models import Q, QuerySet
+from django.db.models import Count, Q, QuerySet
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import unseal, unseal_or_empty
 from cartrita.eventstore.blobs import get_blob
 from cartrita.http.pagination import Page, page_of
+from governance.candidates import Candidates
 from retrieval import models
 from retrieval.document import DocumentNotFound
 
@@ -21,10 +22,10 @@ MAX_PASSAGE = 20_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DocumentDetail:
-    """A document as its readers see it. `status` is received, chunked, ready, failed or removed.
+    """A document as its readers see it. `status` is held, received, chunked, ready, failed or removed.
 
-    `embedded` counts the chunks that have vectors; `characters`, `pages` and `chunks` are None until it was
-    read.
+    `approval_id` is what a held document waits for, or waited for. `embedded` counts the chunks that have
+    vectors; `characters`, `pages` and `chunks` are None until it was read.
     """
 
     id: UUID
@@ -37,6 +38,7 @@ class DocumentDetail:
     size: int
     labels: tuple[str, ...]
     status: str
+    approval_id: UUID | None
     characters: int | None
     pages: int | None
     chunks: int | None
@@ -95,6 +97,21 @@ def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[
     """Return the rows that this workspace and session may see; removed ones are not among them."""
     reach = Q(session_id=None) | Q(session_id=session_id) if session_id else Q(session_id=None)
     return models.Document.objects.filter(reach, workspace_id=workspace_id).exclude(status="removed")
+
+
+def candidates(
+    *, workspace_id: UUID, session_id: UUID | None = None, document_ids: Sequence[UUID] | None = None
+) -> Candidates:
+    """Return the documents that a search here may find in, now or in a moment; `document_ids` narrow them."""
+    rows = in_scope(workspace_id=workspace_id, session_id=session_id).filter(
+        status__in=["received", "chunked", "ready"]
+    )
+    if document_ids is not None:
+        rows = rows.filter(id__in=document_ids)
+    by_labels: dict[frozenset[str], int] = {}
+    for labels, count in rows.values_list("labels").annotate(count=Count("id")).order_by():
+        by_labels[frozenset(labels)] = by_labels.get(frozenset(labels), 0) + count
+    return Candidates(by_labels)
 
 
 def parsed_text(
@@ -166,10 +183,11 @@ def _row(document_id: UUID, *, workspace_id: UUID | None, session_id: UUID | Non
 
 def _parsed(row: models.Document) -> tuple[str, list[int]]:
     if not row.text_blob:
-        raise BadInput(
-            "The document has not been read yet." if row.status == "received" else row.error_message,
-            field="document_id",
-        )
+        waits = {
+            "held": "The document is held until it is approved.",
+            "received": "The document has not been read yet.",
+        }
+        raise BadInput(waits.get(row.status, row.error_message), field="document_id")
     parsed = json.loads(get_blob(row.text_blob, key_id=row.key_id))
     return parsed["text"], parsed["pages"]
 
@@ -189,6 +207,7 @@ def _detail(row: models.Document) -> DocumentDetail:
         size=row.size,
         labels=tuple(row.labels),
         status=row.status,
+        approval_id=row.approval_id,
         characters=row.characters,
         pages=row.pages,
         chunks=row.chunks,

@@ -5,7 +5,7 @@ dense scores).
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
@@ -65,6 +65,7 @@ WITH scope AS MATERIALIZED (
     WHERE collection_id = any(%(collections)s) AND status IN ('chunked', 'ready')
         AND (%(documents)s::uuid[] IS NULL OR id = any(%(documents)s))
         AND NOT labels && %(without)s::varchar[]
+        AND (%(within)s::varchar[] IS NULL OR labels <@ %(within)s::varchar[])
 ), words AS (
     SELECT s.chunk_number FROM scored s JOIN retrieval_chunks c ON c.number = s.chunk_number
     WHERE c.document_id IN (SELECT id FROM permitted)
@@ -140,16 +141,18 @@ def search(
     session_id: UUID | None = None,
     document_ids: Sequence[UUID] | None = None,
     collection_ids: Sequence[UUID] | None = None,
-    without_labels: Sequence[str] = (),
+    without_labels: Collection[str] = (),
+    within_labels: Collection[str] | None = None,
     k: int = 10,
 ) -> Retrieval:
     """Return the `k` best passages among the workspace's documents and the session's attachments.
 
-    `document_ids` and `collection_ids` narrow that; documents with one of `without_labels` take no part. A
-    question of several parts is searched by each part as well. Raises BadInput for an empty or overlong
-    query or k out of range.
+    `document_ids` and `collection_ids` narrow that; documents with one of `without_labels` take no part, and
+    neither do those with a label beyond `within_labels` where that is not None: nobody decided on them. A
+    question of several parts is searched by each part as well. Raises BadInput for an empty or overlong query
+    or k out of range.
     """
-    _check(query, k)
+    check_query(query, k)
     started = time.perf_counter()
     texts = [query, *question_parts(query)]
     vectors = encoder().encode(texts)
@@ -162,6 +165,7 @@ def search(
         "languages": [vocabulary.language for vocabulary in within],
         "documents": None if document_ids is None else list(document_ids),
         "without": list(without_labels),
+        "within": None if within_labels is None else list(within_labels),
     }
     best: dict[int, _Candidate] = {}
     for part, (text, vector) in enumerate(zip(texts, vectors, strict=True)):
@@ -188,6 +192,18 @@ def search(
         candidate_labels=frozenset(label for hit in hits for label in hit.labels),
         vector=vectors[0],
     )
+
+
+def check_query(query: str, k: int) -> None:
+    """Raise BadInput for a query that is empty, overlong or broken, and for k out of range."""
+    if not query.strip():
+        raise BadInput("The query is empty: say what to look for.", field="query")
+    if len(query) > MAX_QUERY:
+        raise BadInput(f"The query has more than {MAX_QUERY} characters: shorten it.", field="query")
+    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in query):
+        raise BadInput("The query holds NUL or broken characters: remove them.", field="query")
+    if not 1 <= k <= MAX_K:
+        raise BadInput(f"k must lie within 1 and {MAX_K}.", field="k")
 
 
 def performed_event(
@@ -242,17 +258,6 @@ def hits_of(performed: RetrievalPerformed) -> tuple[Hit, ...]:
         rows = {row[1]: row for row in cursor.fetchall()}
     scored = [(rows[passage.chunk_id], passage) for passage in performed.passages if passage.chunk_id in rows]
     return tuple(_opened([(row, p.score, p.lexical, p.dense) for row, p in scored]))
-
-
-def _check(query: str, k: int) -> None:
-    if not query.strip():
-        raise BadInput("The query is empty: say what to look for.", field="query")
-    if len(query) > MAX_QUERY:
-        raise BadInput(f"The query has more than {MAX_QUERY} characters: shorten it.", field="query")
-    if any(character == "\0" or "\ud800" <= character <= "\udfff" for character in query):
-        raise BadInput("The query holds NUL or broken characters: remove them.", field="query")
-    if not 1 <= k <= MAX_K:
-        raise BadInput(f"k must lie within 1 and {MAX_K}.", field="k")
 
 
 def _languages(

@@ -8,6 +8,7 @@ from cartrita.errors import NotFound
 from cartrita.eventstore import Append, in_database_thread, new_id
 from cartrita.tools.registry import Parameters, ToolCall, tool
 from retrieval import queries
+from retrieval.document import DocumentNotFound
 from retrieval.questions import MAX_QUERY
 
 READ_CHARACTERS = 8000
@@ -71,6 +72,7 @@ class ReadResult(Parameters):
     category="retrieval",
     safety="safe",
     idempotent=True,
+    decided_as="retrieval",
     timeout_seconds=30,
     result_limit_bytes=64 * 1024,
 )
@@ -85,6 +87,8 @@ async def search_documents(arguments: SearchDocuments, call: ToolCall) -> Search
         workspace_id=call.workspace_id,
         session_id=call.session_id,
         document_ids=arguments.documents or None,
+        without_labels=call.without_labels,
+        within_labels=call.within_labels,
         k=arguments.k,
     )
     retrieval_id = new_id()
@@ -114,17 +118,22 @@ async def search_documents(arguments: SearchDocuments, call: ToolCall) -> Search
     category="retrieval",
     safety="safe",
     idempotent=True,
+    decided_as="retrieval",
     timeout_seconds=15,
     result_limit_bytes=64 * 1024,
 )
 async def read_document(arguments: ReadDocument, call: ToolCall) -> ReadResult:
     """Read in a document that the call's session may see. Raises DocumentNotFound, BadInput."""
-    return await in_database_thread(_read, arguments, call.workspace_id, call.session_id)
+    return await in_database_thread(_read, arguments, call)
 
 
-def _read(arguments: ReadDocument, workspace_id: UUID, session_id: UUID | None) -> ReadResult:
-    detail = queries.document(arguments.document_id, workspace_id=workspace_id, session_id=session_id)
-    text = queries.parsed_text(arguments.document_id, workspace_id=workspace_id, session_id=session_id)
+def _read(arguments: ReadDocument, call: ToolCall) -> ReadResult:
+    scope = {"workspace_id": call.workspace_id, "session_id": call.session_id}
+    detail = queries.document(arguments.document_id, **scope)
+    if not call.may_read(detail.labels):
+        # Whoever may not read it is not told that it is there.
+        raise DocumentNotFound("There is no such document.", field="document_id")
+    text = queries.parsed_text(arguments.document_id, **scope)
     if arguments.start >= len(text):
         raise NotFound(f"The document ends at character {len(text)}.", field="start")
     end = min(arguments.start + arguments.characters, len(text))

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from functools import cached_property
@@ -41,7 +41,9 @@ class ToolCall:
     """What a running tool may know of its call.
 
     `idempotency_key` is the same whenever the same call is made again. The tool puts further events that
-    belong to its result into `record`; they are recorded together with it. `key_id` seals them.
+    belong to its result into `record`; they are recorded together with it. `key_id` seals them. A tool that
+    reads documents reads only those that `may_read` takes, by the labels that the decision left out
+    (`without_labels`) and was on (`within_labels`, None: on whichever).
     """
 
     facts: RequestFacts
@@ -49,6 +51,14 @@ class ToolCall:
     decision_id: UUID
     idempotency_key: str
     record: list[Append] = field(default_factory=list)
+    without_labels: frozenset[str] = frozenset()
+    within_labels: frozenset[str] | None = None
+
+    def may_read(self, labels: Collection[str]) -> bool:
+        """Tell whether the decision lets this call read a document that carries these labels."""
+        return self.without_labels.isdisjoint(labels) and (
+            self.within_labels is None or self.within_labels.issuperset(labels)
+        )
 
     @property
     def workspace_id(self) -> UUID:

@@ -96,6 +96,8 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
         decision_id=permit.decision_id,
         idempotency_key=prepared.idempotency_key,
         record=prepared.record,
+        without_labels=permit.left_out,
+        within_labels=permit.labels,
     )
     return await _Run(prepared, call, time.monotonic()).outcome()
 
