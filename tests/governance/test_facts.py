@@ -144,7 +144,7 @@ class TestBudgets:
         assert tightest([roomy, tight, budget(THREE)]) == Budget(limit_tokens=10, used_tokens=9)
         assert tightest([budget()]) == tightest([]) == Budget()
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(facts=budget_facts, cost=costs, rules=written_rules)
     def test_never_let_pass_what_one_of_them_does_not_hold(
         self, facts: tuple[BudgetFact, ...], cost: Cost, rules: list[dict[str, Any]]
@@ -288,7 +288,7 @@ class TestGrants:
         grants = (grant_for(self.RULES, "ask", "session", 1), grant_for(self.RULES, "ask", "once", 2))
         assert decide(request(grants=grants), self.RULES).grants == (UUID(int=2),)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(rules=written_rules, granted=st.sets(st.integers(0, 5)))
     def test_never_overcome_a_denial(self, rules: list[dict[str, Any]], granted: set[int]) -> None:
         several = policy(*rules, rule("default", "allow", priority=9))
@@ -309,7 +309,7 @@ class TestGrants:
 
 
 class TestMoreRules:
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(rules=written_rules, added=written_rules, facts=budget_facts, cost=costs)
     def test_that_deny_never_allow_more(
         self,

@@ -101,7 +101,7 @@ class TestEngineErrors:
         *(rule(f"r{n}", "deny", unless=text) for n, text in enumerate(BREAKABLE)), rule("default", "allow")
     )
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(given_arguments=arguments)
     @example({"a": deep, "b": [deep] * 3})
     @example({"a": list(range(5000)), "b": 0})

@@ -253,7 +253,7 @@ class TestPolicyText:
         text = policy_text(first.rules, first.name, environment=first.environment)
         assert load_policy(text).content_hash == first.content_hash
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         sentence=odd_texts,
         condition=odd_texts,
@@ -321,7 +321,7 @@ class TestWarnings:
         assert {one.rule for one in warnings} == shadowed
         assert all("decides before it" in one.message and one.line > 1 for one in warnings)
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         several=st.lists(
             st.tuples(
