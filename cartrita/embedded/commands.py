@@ -8,8 +8,10 @@ from cartrita.errors import CartritaError
 # These need no database; the rest do, or may.
 WITHOUT_DATABASE = {
     "", "help", "version", "--help", "-h", "--version", "check", "collectstatic", "compilemessages",
-    "diffsettings", "events_docs", "makemessages", "policy", "spectacular", "startapp", "up",
+    "diffsettings", "events_docs", "makemessages", "spectacular", "startapp", "up",
 }  # fmt: skip
+# Nor do these parts of `policy`, which look at files alone.
+POLICY_FILES = {"", "check", "names", "test", "--help", "-h"}
 # These change tables, or rows that the serving role may not change.
 AS_OWNER = {"makemigrations", "migrate", "rebuild_projections", "showmigrations", "sqlmigrate"}
 # These act in somebody's name, also in a home that was never started.
@@ -39,7 +41,7 @@ def run_command_line(argv: list[str]) -> None:
         # A command says what it has to say itself; its log is for what goes wrong.
         os.environ.setdefault("CARTRITA_LOG_LEVEL", "WARNING")
         environment.provide_secrets()
-        if command not in WITHOUT_DATABASE:
+        if _needs_database(command, argv[2] if len(argv) > 2 else ""):
             server = environment.provide_database()
             embedded = server is not None
             owner_url = os.environ["DATABASE_OWNER_URL"]
@@ -57,6 +59,10 @@ def run_command_line(argv: list[str]) -> None:
 
             connections.close_all()
             server.release()
+
+
+def _needs_database(command: str, part: str) -> bool:
+    return command not in WITHOUT_DATABASE and not (command == "policy" and part in POLICY_FILES)
 
 
 def _bring_up_to_date(*, with_people: bool) -> None:
