@@ -165,7 +165,7 @@ async def visit(browser: Browser) -> AsyncIterator[Visit]:
     visitors: list[Visitor] = []
 
     async def new_visitor(server: Server, *, person: Person | None = None, **context_options: Any) -> Visitor:
-        who = person or await asyncio.to_thread(someone, address())
+        who: Person = person if person is not None else await asyncio.to_thread(someone, address())
         context = await browser.new_context(**context_options)
         visitor = Visitor(context, server, who)
 
