@@ -19,6 +19,7 @@ from cartrita.orchestrator.agents import agent
 from cartrita.orchestrator.service import Services
 from cartrita.streaming.deltas import read_deltas
 from governance.decision import DecisionMade
+from governance.refusals import DeniedByPolicy
 from retrieval import ingest
 from retrieval.commands import receive_document
 from retrieval.document import DocumentFailed
@@ -121,7 +122,7 @@ async def ask(
             on_phase(
                 f"reading {len(attachments)} documents" if len(attachments) > 1 else "reading the document"
             )
-            await _require_ready(attachments, question)
+            await _require_ready(attachments, question, session_id, on_wait)
         after = await ahead()
         message_id = new_id()
         metadata = {"agent": question.agent, "model": question.model}
@@ -183,6 +184,8 @@ def _receive(path: Path, content: bytes, session_id: UUID, person: Caller) -> UU
         )
     except (BadInput, TooLarge) as error:
         raise DocumentUnusable(f"{path.name}: {error.message}", field="document") from None
+    except DeniedByPolicy as error:
+        raise DeniedByPolicy(f"{path.name}: {error.message}", **error.details) from None
 
 
 def _check(text: str, person: Caller) -> None:
@@ -207,9 +210,20 @@ def _read(path: Path) -> bytes:
         raise BadInput(f"{path} cannot be read: {error.strerror}.", field="document") from None
 
 
-async def _require_ready(attachments: Sequence[UUID], question: Question) -> None:
-    statuses = await ingest.wait_ready(list(attachments), timeout=question.seconds)
+async def _require_ready(
+    attachments: Sequence[UUID], question: Question, session_id: UUID, on_wait: Callable[[str], None]
+) -> None:
+    statuses = await ingest.wait_ready(attachments, timeout=question.seconds)
+    if "held" in statuses.values() and question.wait:
+        on_wait("waiting for approval of what is attached")
+        statuses = await ingest.wait_ready(attachments, timeout=question.seconds, until_approved=True)
     for path, document_id in zip(question.documents, attachments, strict=True):
+        if statuses.get(document_id) == "held":
+            raise WaitsForApproval(
+                f"{path.name} waits for approval and is not read before. Ask again with --session {session_id}"
+                " once it is approved; nothing was asked.",
+                session_id=str(session_id),
+            )
         if statuses.get(document_id) != "ready":
             failures = [
                 recorded.event

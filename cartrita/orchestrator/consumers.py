@@ -21,7 +21,9 @@ from retrieval.document import (
     DocumentChunked,
     DocumentEmbedded,
     DocumentFailed,
+    DocumentHeld,
     DocumentReceived,
+    DocumentReleased,
     DocumentRemoved,
     RetrievalPerformed,
 )
@@ -31,6 +33,8 @@ from tasks_app.run import ActDecided, ActEdited, AnswerHeld
 
 DOCUMENT_EVENTS: tuple[type[Event], ...] = (
     DocumentReceived,
+    DocumentHeld,
+    DocumentReleased,
     DocumentChunked,
     DocumentEmbedded,
     DocumentFailed,
@@ -67,6 +71,8 @@ def document_event(recorded: RecordedEvent) -> dict[str, Any]:
             return {**shown, "title": title, "media_type": media_type, "size": size}
         case DocumentChunked(characters=characters, pages=pages, chunks=chunks):
             return {**shown, "characters": characters, "pages": pages, "chunks": chunks}
+        case DocumentHeld(approval_id=approval_id, reason=reason):
+            return {**shown, "approval_id": str(approval_id), "reason": reason}
         case DocumentFailed(stage=stage, code=code, message=message):
             return {**shown, "stage": stage, "code": code, "message": message}
         case _:

@@ -27,7 +27,7 @@ from cartrita.orchestrator.agents import ASSISTANT, Agent, agent
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.downshift import too_costly
-from cartrita.orchestrator.labels import UNTRUSTED, labels_of_call, labels_of_search
+from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
 from cartrita.orchestrator.slash import SlashCall, slash_call
 from cartrita.orchestrator.speech import delivery_of, speech_arguments
 from cartrita.orchestrator.waiting import Awaits, Leave, Pauses, Refused
@@ -35,6 +35,7 @@ from cartrita.streaming.deltas import open_message, purge_message
 from cartrita.tools import runner
 from cartrita.tools.events import ToolFailed, ToolReturned
 from cartrita.tools.registry import all_tools, tool
+from governance.candidates import Candidates
 from governance.commands.approvals import cancel
 from governance.decide import Cost, DecisionRequest, RequestFacts
 from governance.decision import ActOutcome
@@ -42,7 +43,7 @@ from governance.doors import Permit
 from governance.queries.policies import active_policy
 from governance.step import Act, Decided, Settlement, TaskLimit, atake_step
 from retrieval import ingest
-from retrieval.queries import in_scope
+from retrieval.queries import candidates, in_scope
 from retrieval.questions import MAX_QUERY
 from retrieval.search import performed_event, search
 from sessions_app import commands as sessions
@@ -112,6 +113,7 @@ class _Wanted:
     subject: str
     request: DecisionRequest
     may_add: frozenset[str] = frozenset()
+    candidates: Candidates = field(default_factory=Candidates)
     delivery: Delivery = "live"
     downshifted_from: str = ""
     edited_by: str = ""
@@ -449,18 +451,31 @@ class Execution:
     async def _search(self, step: loop.Search) -> None:
         """Look for passages: decided once, with the labels of all documents that could be found."""
         work = self._work
-        labels = await in_database_thread(labels_of_search, work)
+        found_in = await in_database_thread(
+            candidates,
+            workspace_id=work.workspace_id,
+            session_id=work.session_id,
+            document_ids=work.attachments or None,
+        )
         request = DecisionRequest.about(
             self._facts(),
             "retrieval",
             tool=loop.SEARCH,
             arguments={"query": work.question, "k": PASSAGES},
-            labels=labels,
         )
-        may_add = labels | {UNTRUSTED}
-        wanted = _Wanted(act="retrieval", subject=loop.SEARCH, request=request, may_add=may_add)
-        if await self._decide(step, wanted) is None:
+        wanted = _Wanted(
+            act="retrieval",
+            subject=loop.SEARCH,
+            request=request,
+            may_add=frozenset({UNTRUSTED}),
+            candidates=found_in,
+        )
+        permits = await self._decide(step, wanted)
+        if permits is None:
             return
+        (permit,) = permits
+        permit.check(request)
+        labels: frozenset[str] = frozenset()
         retrieval_id = derived_id(self.run_id, f"retrieval:{step.step}:{step.attempt}")
         outcome: Event
         try:
@@ -471,6 +486,8 @@ class Execution:
                     workspace_id=work.workspace_id,
                     session_id=work.session_id,
                     document_ids=work.attachments or None,
+                    without_labels=permit.left_out,
+                    within_labels=permit.labels,
                     k=PASSAGES,
                 )
             )
@@ -480,7 +497,8 @@ class Execution:
             )
         else:
             outcome = performed_event(found, retrieval_id=retrieval_id)
-        self._came_of_it(outcome, labels=may_add)
+            labels = found.candidate_labels | {UNTRUSTED}
+        self._came_of_it(outcome, labels=labels)
 
     async def _call(self, step: loop.Call) -> None:
         """Call the task's tool with its arguments, or with those that a reviewer put in their place."""
@@ -494,19 +512,20 @@ class Execution:
             self._settle_abandoned()
             self._keep(runner.refused(error, name=self._tool, key=key))
             return
-        may_add = await in_database_thread(labels_of_call, self._tool, self._work)
         wanted = _Wanted(
             act="tool_call",
             subject=self._tool,
             request=prepared.decision_request,
-            may_add=may_add,
+            may_add=labels_of_call(self._tool),
+            candidates=await in_database_thread(candidates_of_call, prepared),
             edited_by=edit.by if edit is not None else "",
         )
         permits = await self._decide(step, wanted)
         if permits is None:
             return
         outcome = await self._until_stopped(runner.perform(prepared, permits[0], context=self._context()))
-        self._came_of_it(outcome, labels=may_add)
+        # What a tool read of the documents that it may read is not known.
+        self._came_of_it(outcome, labels=permits[0].labels or wanted.may_add)
         self._unrecorded.appends += prepared.record
 
     async def _speak(self, step: loop.Extract) -> None:
@@ -743,6 +762,7 @@ class Execution:
                 request=each.request,
                 decision_id=derived_id(self.run_id, f"decision:{step.step}:{step.attempt}:{each.act}"),
                 may_add=each.may_add,
+                candidates=each.candidates,
                 task_limit=TaskLimit(task_id=self.task_id, tokens=self._task.cost_budget_tokens),
                 repeats=self._run.repeats,
                 requester_id=self._work.user_id,

@@ -2,33 +2,30 @@
 
 from uuid import UUID
 
-from cartrita.orchestrator.assignment import Assignment
-from retrieval.queries import in_scope
+from cartrita.tools.runner import PreparedTool
+from governance.candidates import Candidates
+from retrieval.queries import candidates
 
 UNTRUSTED = "untrusted"
 CODE_OUTPUT = "code-output"
 
-# What these tools return is text of documents.
-READS_DOCUMENTS = frozenset({"search_documents", "read_document"})
 RUNS_CODE = frozenset({"execute_python"})
 
 
-def labels_of_search(work: Assignment) -> frozenset[str]:
-    """Return the labels of all documents that a search for this message may find in."""
-    return _labels(work, work.attachments)
+def labels_of_call(name: str) -> frozenset[str]:
+    """Return the labels that a call of the tool may add besides those of documents that it reads."""
+    return frozenset({CODE_OUTPUT if name in RUNS_CODE else UNTRUSTED})
 
 
-def labels_of_call(name: str, work: Assignment) -> frozenset[str]:
-    """Return the labels that a call of the tool may add."""
-    if name in RUNS_CODE:
-        return frozenset({CODE_OUTPUT})
-    if name in READS_DOCUMENTS:
-        return _labels(work, ()) | {UNTRUSTED}
-    return frozenset({UNTRUSTED})
-
-
-def _labels(work: Assignment, only: tuple[UUID, ...]) -> frozenset[str]:
-    rows = in_scope(workspace_id=work.workspace_id, session_id=work.session_id)
-    if only:
-        rows = rows.filter(id__in=only)
-    return frozenset(label for labels in rows.values_list("labels", flat=True) for label in labels)
+def candidates_of_call(prepared: PreparedTool) -> Candidates:
+    """Return the documents that a call may read: all in its scope, or those that its arguments name."""
+    request = prepared.decision_request
+    if request.subject_kind != "retrieval":
+        return Candidates()
+    arguments = request.arguments
+    named = [arguments["document_id"]] if "document_id" in arguments else arguments.get("documents")
+    return candidates(
+        workspace_id=request.workspace_id,
+        session_id=request.session_id,
+        document_ids=[UUID(each) for each in named] if named else None,
+    )

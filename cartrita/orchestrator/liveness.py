@@ -24,5 +24,6 @@ def waiting_approvals(session_ids: Collection[UUID], now: datetime) -> Mapping[U
 
 def sessions_to_work_on() -> list[UUID]:
     """Return the sessions with an open turn, without those whose turn waits for people: one query."""
-    halted = Approval.objects.filter(status="waiting", session_id__isnull=False)
+    # Acts of turns have an agent; a document or a search that waits for people holds up no turn.
+    halted = Approval.objects.filter(status="waiting", session_id__isnull=False).exclude(agent_name="")
     return sessions_with_open_turns(halted=halted.values("session_id"))

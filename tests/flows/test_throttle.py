@@ -12,13 +12,14 @@ from cartrita.eventstore import in_database_thread
 from cartrita.orchestrator.claims import Claims
 from sessions_app import commands
 from sessions_app.channel import describe
+from tasks_app.plan import PlanHeldBack
 from tasks_app.run import ActDecided
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running, until
 from tests.flows.governed import effects, events_of, of_type, registered, rules
 
 pytestmark = pytest.mark.usefixtures("consistent")
 
-Throttle = Callable[[str], None]
+Throttle = Callable[..., None]
 
 
 @pytest.fixture
@@ -45,10 +46,6 @@ def throttle(tmp_path: Path, settings: Any) -> Throttle:
         settings.POLICY_FILE = str(path)
 
     return write
-
-
-def throttled(session_events: list[ActDecided]) -> list[ActDecided]:
-    return [each for each in session_events if each.outcome == "throttle"]
 
 
 class TestThrottledCall:
@@ -106,9 +103,11 @@ class TestThrottledCall:
         assert effects(sent) == ["one"]
 
     async def test_may_be_the_plan(self, person: Person, throttle: Throttle, model: ScriptedModel) -> None:
-        throttle("60/minute", "plan")
+        throttle("15/minute", "plan")
         async with running():
             session_id = await person.opens_session()
             for _ in range(2):
                 assert (await person.asks(session_id, "Hello?")).content == "The scripted answer."
-            assert throttled(of_type(await events_of(session_id), ActDecided)) == []
+            events = await events_of(session_id)
+        held = of_type(events, PlanHeldBack)
+        assert {(each.outcome, each.approval_id) for each in held} == {("throttle", None)}

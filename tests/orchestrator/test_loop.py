@@ -9,6 +9,9 @@ import pytest
 from cartrita.eventstore import Event
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.orchestrator.loop import (
+    LOOP_VERSION,
+    Call,
+    Deliver,
     Extract,
     Finish,
     Generate,
@@ -19,9 +22,9 @@ from cartrita.orchestrator.loop import (
     fold,
     next_step,
 )
-from cartrita.tools.events import ToolFailed
+from cartrita.tools.events import ToolFailed, ToolReturned
 from retrieval.document import RetrievalPerformed
-from tasks_app.run import ActDecided, RunFinished, RunStarted
+from tasks_app.run import ActDecided, ActEdited, AnswerHeld, RunFinished, RunStarted
 
 PLAN, TASK, DECISION = (UUID(int=number) for number in range(1, 4))
 CHAT = Turn(searchable=False, attached=False, model_answers=False)
@@ -30,11 +33,15 @@ ATTACHED = Turn(searchable=True, attached=True, model_answers=False)
 ATTACHED_TRUSTED = Turn(searchable=True, attached=True, model_answers=True)
 
 
-def started() -> RunStarted:
-    return RunStarted(plan_id=PLAN, task_id=TASK, attempt=1, agent="assistant", loop_version=1)
+TOOL = Turn(searchable=False, attached=False, model_answers=False, tool="send_text")
+TOOL_ONCE = Turn(searchable=False, attached=False, model_answers=False, tool="send_text", repeatable=False)
 
 
-def decided(act: Any, *, step: int, attempt: int = 1, permitted: bool = True) -> ActDecided:
+def started(version: int = LOOP_VERSION) -> RunStarted:
+    return RunStarted(plan_id=PLAN, task_id=TASK, attempt=1, agent="assistant", loop_version=version)
+
+
+def decided(act: Any, *, step: int, attempt: int = 1, permitted: bool = True, **more: Any) -> ActDecided:
     return ActDecided(
         step=step,
         attempt=attempt,
@@ -45,7 +52,32 @@ def decided(act: Any, *, step: int, attempt: int = 1, permitted: bool = True) ->
         rule="some-rule",
         permitted=permitted,
         reason="" if permitted else "not here",
+        **more,
     )
+
+
+def escalated(act: Any, *, step: int, attempt: int = 1) -> ActDecided:
+    return decided(act, step=step, attempt=attempt, permitted=False, approval_id=UUID(int=77))
+
+
+def throttled(act: Any, *, step: int, attempt: int = 1) -> ActDecided:
+    return decided(act, step=step, attempt=attempt, permitted=False, retry_after=datetime.now(UTC))
+
+
+def returned() -> ToolReturned:
+    return ToolReturned(
+        tool="send_text",
+        definition_hash="d",
+        idempotency_key="k",
+        decision_id=DECISION,
+        result={},
+        cost_tokens=0,
+        latency_ms=1,
+    )
+
+
+def held() -> AnswerHeld:
+    return AnswerHeld(answer="because", citations=[], model="extractive", supported=True)
 
 
 def searched() -> RetrievalPerformed:
@@ -179,3 +211,125 @@ class TestRunState:
                 decided("model_call", step=1, attempt=attempt),
             ]
         assert len(fold(events).speeches) == 2
+
+    def test_counts_how_often_an_act_was_begun_but_not_how_often_it_waited(self) -> None:
+        events: list[Event] = [
+            started(),
+            throttled("model_call", step=1),
+            escalated("model_call", step=1, attempt=2),
+            decided("model_call", step=1, attempt=3),
+        ]
+        assert (fold(events[:3]).repeats, fold(events).repeats) == (0, 1)
+        assert fold([*events, throttled("model_call", step=1, attempt=4)]).repeats == 1
+        assert fold([*events, answered()]).repeats == 0
+
+    def test_keeps_the_arguments_of_a_reviewer_for_their_step(self) -> None:
+        edit = ActEdited(step=1, approval_id=UUID(int=77), by="user:x", arguments={"text": "good day"})
+        run = fold([started(), escalated("tool_call", step=1), edit])
+        assert run.edit == edit
+        run = fold([started(), escalated("tool_call", step=1), edit, decided("tool_call", step=1, attempt=2)])
+        assert run.edit == edit
+        assert fold([started(), decided("tool_call", step=1), edit, returned()]).edit is None
+
+
+class TestWaitingAct:
+    @pytest.mark.parametrize("waits", [escalated, throttled])
+    def test_is_decided_again_as_the_next_attempt_of_its_step(self, waits: Any) -> None:
+        assert step_after(started(), waits("retrieval", step=1), turn=LIBRARY) == Search(step=1, attempt=2)
+        assert step_after(started(), waits("model_call", step=1), turn=CHAT) == Generate(step=1, attempt=2)
+        assert step_after(started(), waits("message_out", step=1), turn=CHAT) == Generate(step=1, attempt=2)
+        assert step_after(started(), waits("tool_call", step=1), turn=TOOL) == Call(step=1, attempt=2)
+
+    def test_may_have_happened_once_before_it_waited(self) -> None:
+        events = [started(), decided("tool_call", step=1), escalated("tool_call", step=1, attempt=2)]
+        run = fold(events)
+        assert run.undecided_outcome is None
+        assert run.waiting == events[-1]
+        assert step_after(*events, turn=TOOL) == Call(step=1, attempt=3)
+
+    def test_waits_no_more_once_it_is_permitted(self) -> None:
+        run = fold([started(), escalated("tool_call", step=1), decided("tool_call", step=1, attempt=2)])
+        assert run.waiting is None
+
+
+class TestCall:
+    def test_is_the_step_of_a_task_with_a_tool(self) -> None:
+        assert step_after(started(), turn=TOOL) == Call(step=1, attempt=1)
+
+    def test_is_delivered_when_it_returned(self) -> None:
+        events = [started(), decided("tool_call", step=1), returned()]
+        assert step_after(*events, turn=TOOL) == Deliver(step=2, attempt=1)
+        assert step_after(*events, decided("message_out", step=2), turn=TOOL) == Finish("answered")
+
+    def test_ends_as_failed_with_what_the_tool_said(self) -> None:
+        failure = ToolFailed(tool="send_text", idempotency_key="k", code="failed", message="no line")
+        events = [started(), decided("tool_call", step=1), failure]
+        assert step_after(*events, turn=TOOL) == Finish("failed", code="failed", reason="no line")
+
+    def test_is_repeated_where_it_may_be(self) -> None:
+        events = [started(), decided("tool_call", step=1)]
+        assert step_after(*events, turn=TOOL) == Call(step=1, attempt=2)
+        ended = step_after(*events, turn=TOOL_ONCE)
+        assert isinstance(ended, Finish)
+        assert (ended.status, ended.code) == ("failed", "outcome_unknown")
+
+    def test_is_denied(self) -> None:
+        events = [started(), decided("tool_call", step=1, permitted=False)]
+        assert step_after(*events, turn=TOOL) == Finish("denied", code="some-rule", reason="not here")
+
+
+class TestHeldAnswer:
+    def test_of_a_model_is_delivered(self) -> None:
+        events = [started(), decided("model_call", step=1, delivery="held"), answered()]
+        assert step_after(*events, turn=CHAT) == Deliver(step=2, attempt=1)
+
+    def test_waits_for_the_decision_on_its_text(self) -> None:
+        events = [
+            started(),
+            decided("model_call", step=1, delivery="held"),
+            answered(),
+            escalated("message_out", step=2),
+        ]
+        assert step_after(*events, turn=CHAT) == Deliver(step=2, attempt=2)
+
+    def test_is_shown_when_its_text_was_decided(self) -> None:
+        text_decided = decided("message_out", step=2, delivery="held")
+        events = [started(), decided("model_call", step=1, delivery="held"), answered(), text_decided]
+        assert step_after(*events, turn=CHAT) == Finish("answered")
+        events = [started(), decided("retrieval", step=1), searched(), held(), text_decided]
+        assert step_after(*events, turn=LIBRARY) == Finish("answered")
+
+    def test_is_not_shown_by_a_decision_without_its_text(self) -> None:
+        spoke = decided("message_out", step=1, delivery="held")
+        events = [started(), spoke, decided("model_call", step=1, delivery="held"), answered()]
+        assert step_after(*events, turn=CHAT) == Deliver(step=2, attempt=1)
+        events = [
+            started(),
+            decided("tool_call", step=1),
+            returned(),
+            decided("message_out", step=2, delivery="held"),
+        ]
+        assert step_after(*events, turn=TOOL) == Deliver(step=3, attempt=1)
+
+
+class TestRunOfAnotherVersion:
+    """Version 1 knew no waiting: what it escalated or throttled was refused."""
+
+    @pytest.mark.parametrize("version", [1, LOOP_VERSION])
+    def test_of_before_is_finished_by_the_rules_that_it_began_with(self, version: int) -> None:
+        begun = started(version)
+        assert step_after(begun, turn=LIBRARY) == Search(step=1, attempt=1)
+        events = [begun, decided("message_out", step=1), decided("model_call", step=1)]
+        assert step_after(*events, turn=CHAT) == Generate(step=1, attempt=2)
+        assert step_after(*events, answered(), turn=CHAT) == Finish("answered")
+
+    def test_of_version_1_stays_refused_where_it_escalated(self) -> None:
+        refused = decided("model_call", step=1, permitted=False).model_copy(update={"outcome": "escalate"})
+        assert step_after(started(1), refused, turn=CHAT) == Finish(
+            "denied", code="some-rule", reason="not here"
+        )
+
+    def test_of_a_later_version_is_refused_plainly(self) -> None:
+        ended = step_after(started(LOOP_VERSION + 1), turn=CHAT)
+        assert isinstance(ended, Finish)
+        assert (ended.status, ended.code) == ("failed", "newer_loop")

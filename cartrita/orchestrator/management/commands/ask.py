@@ -13,6 +13,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import BadInput, CartritaError, Conflict, NotAllowed, NotFound, TooLarge
 from cartrita.orchestrator.asking import Question, WaitsForApproval, ask
+from governance.refusals import DeniedByPolicy
 
 ANSWERED, BAD_INPUT, DENIED, WAITING, FAILED = 0, 2, 3, 4, 5
 EXIT_CODES = {"answered": ANSWERED, "denied": DENIED, "failed": FAILED, "stopped": FAILED}
@@ -81,6 +82,8 @@ class Command(BaseCommand):
             )
         except WaitsForApproval as error:
             raise CommandError(error.message, returncode=WAITING) from None
+        except DeniedByPolicy as error:
+            raise CommandError(_sentence(error), returncode=DENIED) from None
         except (BadInput, NotFound, TooLarge, NotAllowed, Conflict) as error:
             raise CommandError(_sentence(error), returncode=BAD_INPUT) from None
         except CartritaError as error:
