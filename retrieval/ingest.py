@@ -67,14 +67,20 @@ async def run_ingest() -> None:
         executor.shutdown(wait=False)
 
 
-async def wait_ready(document_ids: Sequence[UUID], timeout: float) -> dict[UUID, str]:  # noqa: ASYNC109
-    """Wait up to `timeout` seconds until every document is ready, held, failed or removed; return their
-    statuses then.
+async def wait_ready(
+    document_ids: Sequence[UUID],
+    timeout: float,  # noqa: ASYNC109
+    *,
+    until_approved: bool = False,
+) -> dict[UUID, str]:
+    """Wait up to `timeout` seconds until every document is ready, failed or removed; return their
+    statuses then. Held ones are waited for only `until_approved`.
     """
+    ends = ("ready", "failed", "removed") if until_approved else ("ready", "held", "failed", "removed")
     deadline = asyncio.get_running_loop().time() + timeout
     while True:
         statuses = await in_database_thread(_statuses, list(document_ids))
-        done = all(status in ("ready", "held", "failed", "removed") for status in statuses.values())
+        done = all(status in ends for status in statuses.values())
         left = deadline - asyncio.get_running_loop().time()
         if done or left <= 0:
             return statuses

@@ -1,6 +1,7 @@
 """Starter content: a workspace, an administrator, a reviewer, sample documents. Providing it twice adds
 nothing."""
 
+import logging
 from pathlib import Path
 from uuid import UUID
 
@@ -12,7 +13,10 @@ from django.utils import timezone
 from cartrita.accounts.commands import create_workspace, ensure_user, issue_sign_in_link, set_roles
 from cartrita.accounts.models import User
 from cartrita.eventstore import derived_id, load
+from governance.refusals import DeniedByPolicy, Throttled
 from retrieval.commands import receive_document
+
+logger = logging.getLogger(__name__)
 
 DOCUMENTS = Path(settings.BASE_DIR) / "docs" / "starter"
 WORKSPACE_ID = derived_id(UUID(int=0), "cartrita/starter")
@@ -34,15 +38,18 @@ def provide() -> None:
             document_id = derived_id(WORKSPACE_ID, f"document/{file.name}")
             if owner and not load(document_id):
                 content = file.read_bytes()
-                receive_document(
-                    workspace_id=WORKSPACE_ID,
-                    owner_id=owner.id,
-                    title=_title(content, file),
-                    media_type="text/markdown",
-                    content=content,
-                    document_id=document_id,
-                    actor="system",
-                )
+                try:
+                    receive_document(
+                        workspace_id=WORKSPACE_ID,
+                        owner_id=owner.id,
+                        title=_title(content, file),
+                        media_type="text/markdown",
+                        content=content,
+                        document_id=document_id,
+                        actor="system",
+                    )
+                except (DeniedByPolicy, Throttled) as error:
+                    logger.warning("The sample document %s is left out: %s", file.name, error.message)
 
 
 def sign_in_links() -> list[tuple[str, str]]:

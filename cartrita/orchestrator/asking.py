@@ -220,8 +220,8 @@ async def _require_ready(
     for path, document_id in zip(question.documents, attachments, strict=True):
         if statuses.get(document_id) == "held":
             raise WaitsForApproval(
-                f"{path.name} waits for approval and is not read before. Ask again with --session {session_id}"
-                " once it is approved; nothing was asked.",
+                f"{path.name} waits for approval, so nothing was asked. Ask again with --session {session_id}"
+                " once it is approved.",
                 session_id=str(session_id),
             )
         if statuses.get(document_id) != "ready":

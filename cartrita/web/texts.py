@@ -30,6 +30,7 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
     },
     "documents": {
         "sending": _("sending"),
+        "held": _("waiting for approval"),
         "received": _("being read"),
         "chunked": _("searchable by words"),
         "ready": _("ready"),

@@ -340,6 +340,12 @@ function takeDocument(name, d) {
         documentStatus(item, "received");
       }
       break;
+    case "DocumentHeld":
+      documentStatus(item, "held");
+      break;
+    case "DocumentReleased":
+      documentStatus(item, "received");
+      break;
     case "DocumentChunked":
       if (item?.dataset.status === "received") documentStatus(item, "chunked");
       break;
