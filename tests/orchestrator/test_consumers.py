@@ -9,15 +9,6 @@ import pytest
 
 from cartrita.eventstore import Event
 from cartrita.orchestrator.consumers import INTERNAL_EVENTS
-from retrieval.document import (
-    DocumentChunked,
-    DocumentEmbedded,
-    DocumentFailed,
-    DocumentReceived,
-    DocumentRemoved,
-    RetrievalPerformed,
-    ScoredPassage,
-)
 from governance.approval import (
     ApprovalDenied,
     ApprovalExpired,
@@ -27,6 +18,15 @@ from governance.approval import (
     ApprovalRequested,
     ApprovalUsed,
     ApprovalVoided,
+)
+from retrieval.document import (
+    DocumentChunked,
+    DocumentEmbedded,
+    DocumentFailed,
+    DocumentReceived,
+    DocumentRemoved,
+    RetrievalPerformed,
+    ScoredPassage,
 )
 from sessions_app.channel import describe
 from tasks_app.plan import PlanHeldBack
