@@ -23,6 +23,7 @@ from cartrita.accounts.console import console_caller, names_of, workspaces_for
 from cartrita.accounts.queries import Caller, people_with_roles
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import as_uuid
+from cartrita.eventstore.canonical import canonical_json
 from governance import approval
 from governance.admin.pages import (
     CommandForm,
@@ -109,7 +110,9 @@ class Approve(Answer):
         label=gettext_lazy("Pattern of the arguments"),
         required=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false"}),
-        help_text=gettext_lazy("JSON: each argument with the text that it must have; * stands for any text."),
+        help_text=gettext_lazy(
+            "JSON: each argument with the text that it must have; * stands for any text, \\* for a star."
+        ),
     )
     valid_until = forms.DateTimeField(
         label=gettext_lazy("Valid until (UTC)"),
@@ -577,15 +580,23 @@ def _offered(row: Approval, allowed: Collection[str], *, barred: bool) -> list[s
 
 def _forms(row: Approval, arguments: Mapping[str, Any] | None, acts: Sequence[str]) -> list[Answer]:
     offered = [ANSWERS[act](act=act, row=row) for act in acts]
+    if arguments is None or row.arguments_bytes > SHOWN_BYTES:
+        return offered
+    plain = indented(arguments)
+    hides = shown(plain) != plain
     for form in offered:
-        if form.act == "edit" and arguments is not None and row.arguments_bytes <= SHOWN_BYTES:
-            plain = indented(arguments)
+        if form.act == "edit":
             # Where something could hide in the text, the field shows every such character as its escape.
-            hidden = shown(plain) != plain
-            form.initial["arguments"] = (
-                json.dumps(arguments, indent=2, ensure_ascii=True) if hidden else plain
-            )
+            form.initial["arguments"] = json.dumps(arguments, indent=2, ensure_ascii=True) if hides else plain
+        elif form.act == "approve" and not hides:
+            form.initial["pattern"] = {name: _literal(value) for name, value in arguments.items()}
     return offered
+
+
+def _literal(value: Any) -> str:
+    """Return the text of a pattern that stands for exactly this value."""
+    text = value if isinstance(value, str) else canonical_json(value).decode()
+    return text.replace("\\", "\\\\").replace("*", "\\*")
 
 
 def _barred(row: Approval, user_id: UUID) -> str:

@@ -19,7 +19,7 @@ from cartrita.eventstore.admin import as_uuid
 from governance.admin.pages import ConsolePage, Exports, events_behind, link, row_address
 from governance.decide import Verdict
 from governance.decision import DecisionMade, verdict_of
-from governance.models import PolicyDecision, PolicyRule
+from governance.models import Budget, PolicyDecision, PolicyRule
 from governance.queries.decisions import decision_made, redecide
 
 _RESULTS = {
@@ -88,7 +88,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                     "cost_limit_after",
                     "resource_usage_before",
                     "resource_usage_after",
-                    "reserved",
+                    "budgets",
                     "possible_labels",
                 )
             },
@@ -109,7 +109,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         ),
         ("Behind it", {"fields": ("id", "workspace_id", "session_id", "trace_id", "created_at", "events")}),
     )
-    readonly_fields = ("request", "events", "rules", "rule_page", "approval_page", "grant_pages")
+    readonly_fields = ("request", "events", "rules", "rule_page", "approval_page", "grant_pages", "budgets")
     exported_columns = (
         "id",
         "created_at",
@@ -226,6 +226,30 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         used = ((row_address("approval", each), each) for each in row.grants)
         return format_html_join(", ", '<a href="{}">{}</a>', used) or "—"
 
+    @admin.display(description=gettext_lazy("budgets"))
+    def budgets(self, row: PolicyDecision) -> SafeString | str:
+        """Return what the act holds back of each budget, which one decided, and which ones it warned of."""
+        held = {UUID(each["budget"]): each for each in row.reserved}
+        concerned = dict.fromkeys((*held, *([row.budget_id] if row.budget_id else []), *row.warnings))
+        names = dict(Budget.objects.filter(pk__in=concerned).values_list("pk", "name"))
+
+        def said(budget_id: UUID) -> str:
+            parts = []
+            if reserved := held.get(budget_id):
+                parts.append(
+                    _("%(tokens)s tokens and %(micros)s millionths held back")
+                    % {"tokens": reserved["tokens"], "micros": reserved["micros"]}
+                )
+            if budget_id == row.budget_id:
+                parts.append(_("decided"))
+            if budget_id in row.warnings:
+                parts.append(_("at its warning"))
+            return ", ".join(parts)
+
+        lines = ((row_address("budget", each), names.get(each, each), said(each)) for each in concerned)
+        shown = format_html_join("", '<li><a href="{}">{}</a>: {}</li>', lines)
+        return format_html("<ul>{}</ul>", shown) if shown else "—"
+
     @admin.display(description=gettext_lazy("rules"))
     def rules(self, row: PolicyDecision) -> SafeString | str:
         """Return what each rule gave, those that matched first."""
@@ -277,4 +301,3 @@ def _lines(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield _("Message for the agent"), verdict.message_for_agent
     yield _("Message for people"), verdict.message_for_people
     yield _("Parameters"), json.dumps(dict(verdict.parameters), sort_keys=True) if verdict.parameters else ""
-    yield _("Policy"), verdict.policy_hash

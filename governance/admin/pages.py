@@ -112,7 +112,8 @@ class CommandForm(forms.Form):
         try:
             self.carry_out(caller)
         except CartritaError as error:
-            field = self.aliases.get(error.field or "", error.field)
+            named = (error.field or "").partition(".")[0]
+            field = self.aliases.get(named, named)
             shown = field in self.fields and not self[field].is_hidden
             self.add_error(field if shown else None, error.message)
             return error.status

@@ -14,12 +14,12 @@ from django.utils import timezone
 from cartrita.accounts.commands import ensure_user
 from cartrita.eventstore import RecordedEvent, load
 from governance.admin.pages import spreadsheet_cell
-from governance.approval import ApprovalGranted, ApprovalReplaced
+from governance.approval import ApprovalGranted, ApprovalReplaced, fits
 from governance.budget import BudgetClosed, BudgetRaised, BudgetSet
 from governance.commands import approvals as approval_commands
 from governance.commands import policies as policy_commands
 from governance.commands.budgets import set_budget
-from governance.models import Approval, Budget, PolicyRule, PolicyVersion
+from governance.models import Approval, Budget, PolicyDecision, PolicyRule, PolicyVersion
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
 from tests.databases import Database
@@ -407,6 +407,14 @@ class TestApproval:
         assert isinstance(granted, ApprovalGranted)
         assert granted.pattern == {"code": "print*"}
         assert "print*" in page(one.client, approval_page(approval))
+
+    def test_offers_the_exact_arguments_as_a_pattern(self, team: UUID) -> None:
+        approval = asks_for_python(team, {"code": "2 * 3 \\ 1", "timeout": 5})
+        Approval.objects.filter(pk=approval.pk).update(scopes=["once", "pattern"])
+        form = guardian(team, "reviewer").client.get(approval_page(approval)).context["forms"][0]
+        offered = json.loads(form["pattern"].value())
+        assert offered == {"code": r"2 \* 3 \\ 1", "timeout": "5"}
+        assert fits(offered, {"code": "2 * 3 \\ 1", "timeout": 5})
 
 
 class TestHostileArguments:
@@ -838,6 +846,18 @@ class TestDecisions:
             "Decide again",
         ):
             assert said in shown, said
+
+    def test_names_the_budgets_that_it_concerns(self, team: UUID) -> None:
+        keeper = guardian(team, "admin")
+        budget_id, _ = set_budget(caller=keeper.caller, name="Team's", scope_kind="workspace", limit_tokens=9)
+        decision = decision_of(asks_for_python(team))
+        PolicyDecision.objects.filter(pk=decision.pk).update(
+            reserved=[{"budget": str(budget_id), "period_start": "", "tokens": 7, "micros": 0}],
+            warnings=[budget_id],
+        )
+        shown = page(keeper.client, f"/admin/governance/policydecision/{decision.pk}/change/")
+        assert f"/admin/governance/budget/{budget_id}/change/" in shown
+        assert "Team&#x27;s</a>: 7 tokens and 0 millionths held back, at its warning" in shown
 
     def test_comes_out_the_same_when_decided_again(self, team: UUID) -> None:
         approval = asks_for_python(team)
