@@ -386,6 +386,9 @@ class _Step:
             budget=tightest(budgets) if budgets else asked.budget,
             throttles=throttles,
             counters=counters,
+            # What a door says of these is no fact: the step looks them up.
+            grants=(),
+            taints=frozenset(),
         )
 
     def _taints(self, one: _Weighed, verdict: Verdict, held: Held) -> frozenset[str]:

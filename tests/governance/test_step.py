@@ -5,10 +5,13 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.management import call_command
+from django.db import connection
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Sequencer, StreamMoved, append, derived_id, load, new_id, rebuild
 from governance.approval import ApprovalGranted, ApprovalRequested, ApprovalUsed, ApprovalVoided, approval_id
+from governance.decide import GrantFact
 from governance.decision import ActSettled, DecisionMade
 from governance.doors import NotPermitted, permit_of
 from governance.models import Approval, LabelSet, PolicyDecision, ThrottleBucket
@@ -429,6 +432,16 @@ class TestEscalations:
         other = place.another_session()
         assert not only(take_step(context=other.context, acts=[other.act("python")])).permit
 
+    def test_take_no_door_at_its_word_about_grants(self, place: Place) -> None:
+        first = place.act("python")
+        asked = only(take_step(context=place.context, acts=[first]))
+        claimed = GrantFact(
+            approval_id=asked.approval_id, rule="ask", rule_hash=asked.verdict.rule_hash, scope="once"
+        )
+        assert not only(
+            take_step(context=place.context, acts=[place.act("python", grants=(claimed,))])
+        ).permit
+
     def test_need_leave_anew_when_the_rule_changed(self, place: Place) -> None:
         first = place.act("python")
         take_step(context=place.context, acts=[first])
@@ -463,3 +476,41 @@ class TestDelivery:
         held = only(take_step(context=place.context, acts=[act]))
         assert (held.verdict.allowed, held.delivery) == (True, "held")
         assert decision(act.decision_id).delivery == "held"
+
+
+class TestAHomeOfBefore:
+    def test_gets_the_row_that_the_follower_had_not_reached(self, place: Place) -> None:
+        act = place.act()
+        take_step(context=place.context, acts=[act])
+        PolicyDecision.objects.all().delete()
+        take_step(context=place.context, settlements=[settled(act.decision_id, tokens=3)])
+        row = PolicyDecision.objects.get()
+        assert (row.id, row.act_tokens) == (act.decision_id, 3)
+
+    def test_keeps_what_its_sessions_have_read(self, place: Place, database: Database) -> None:
+        act = place.act()
+        take_step(context=place.context, acts=[act])
+        read = settled(act.decision_id, labels_added=frozenset({"pii"}))
+        take_step(context=place.context, settlements=[read])
+        before = {row.subject: row.labels for row in LabelSet.objects.all()}
+        with database.as_owner():
+            call_command("migrate", "governance", "0002", verbosity=0)
+            with connection.cursor() as cursor:
+                cursor.execute("delete from governance_label_set")
+                cursor.execute(
+                    "insert into projection_checkpoint (name, position) values (%s, 1)",
+                    ["governance.policy_decisions"],
+                )
+            call_command("migrate", verbosity=0)
+            rebuild.rebuild()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "select name from projection_checkpoint where name = 'governance.policy_decisions'"
+            )
+            assert cursor.fetchall() == []
+        session = f"session:{place.session_id}"
+        assert LabelSet.objects.get().labels == before[session]
+        # Decisions of before did not say in whose session they were made.
+        LabelSet.objects.create(
+            subject=f"user:{place.user_id}", workspace_id=place.workspace_id, labels=before[session]
+        )
