@@ -95,7 +95,7 @@ class TestGovernedMessage:
             events = await aread_log(after=0, limit=1000, session_id=session_id)
             decided = [(each, each.event) for each in events if isinstance(each.event, DecisionMade)]
             assert {event.subject_kind for _, event in decided} == {
-                "plan", "retrieval", "message_out", "model_call",
+                "document", "plan", "retrieval", "message_out", "model_call",
             }  # fmt: skip
             for recorded, event in decided:
                 again = await in_database_thread(redecide, recorded)

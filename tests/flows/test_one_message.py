@@ -184,7 +184,7 @@ class TestOneMessageWithDocuments:
         )
         assert any("7:45" in citation["text"] for citation in reply.citations)
         kinds = [each.event.subject_kind for each in events if isinstance(each.event, DecisionMade)]
-        assert kinds == ["plan", "retrieval", "message_out"]
+        assert kinds == ["document", "plan", "retrieval", "message_out"]
         (performed,) = [each.event for each in events if isinstance(each.event, RetrievalPerformed)]
         assert performed.documents_retrieved == (document_id,)
 
