@@ -31,7 +31,7 @@ from governance.admin.pages import (
 )
 from governance.admin.rule_editor import EDITORS, Editor, Shown, Try, rule_text, unix_lines, with_caret
 from governance.commands import policies as commands
-from governance.models import PolicyRule, PolicyVersion
+from governance.models import PolicyRule, PolicyVersion, Rulebook
 from governance.policy import (
     LARGEST_TEXT,
     PolicyNotValid,
@@ -365,7 +365,8 @@ class PolicyRuleAdmin(ConsolePage):
                 case "form" | "yaml" as other:
                     mode = other
                     editor = EDITORS[mode](former=row, initial=EDITORS[mode].holding(rule))
-        checked = _checked(rule, workspace_id) if rule else None
+        asked = posted and request.POST.get("do") == "check"
+        checked = _checked(rule, workspace_id) if rule and asked else None
         if row is not None:
             row.refresh_from_db()
         context |= {
@@ -381,7 +382,6 @@ class PolicyRuleAdmin(ConsolePage):
             "try_form": tried,
             "problems": editor.problems,
             "checked": checked,
-            "asked": posted and request.POST.get("do") in {"check", "save"},
             "errors": summary(editor),
             "known": NAMES_SHOWN,
             "withdraw": Withdraw(former=row) if row and former and writer else None,
@@ -399,7 +399,8 @@ class PolicyRuleAdmin(ConsolePage):
     ) -> int:
         """Write the rule; return 0, or the HTTP status of what is wrong, which the form then says."""
         workspace_id = writer.workspace_id
-        version = queries.draft(workspace_id).version
+        queries.active_policy(workspace_id)  # which begins a rulebook that is not there yet
+        version = Rulebook.objects.get(workspace_id=workspace_id).version
         present = PolicyRule.objects.filter(
             workspace_id=workspace_id, name=rule.name, withdrawn=False
         ).first()
