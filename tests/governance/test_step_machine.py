@@ -51,6 +51,7 @@ class Flying:
     """An act that was allowed; `started` tells whether it may have happened."""
 
     session: int
+    tool: str
     tokens: int
     accounts: list[UUID]
     started: bool = False
@@ -66,7 +67,7 @@ class Model:
 
 
 class StepMachine(RuleBasedStateMachine):
-    """Two sessions of one person within a workspace's budget; sends are denied after secrets."""
+    """Two sessions of one person in a budgeted workspace; no send after a secret, no secret beside a send."""
 
     @initialize()
     def begin(self) -> None:
@@ -111,7 +112,12 @@ class StepMachine(RuleBasedStateMachine):
                 for one in (model.accounts[name] for name in names)
             )
             clean = act.request.tool != "send" or "secret" not in labels
-            expected.append(fits and clean)
+            beside_a_send = any(
+                other.tool == "send" and other.session == session
+                for other in (*model.flying.values(), *flying.values())
+            )
+            taints = beside_a_send and "secret" in act.may_add - labels
+            expected.append(fits and clean and not taints)
             if not expected[-1]:
                 # Those before it are released.
                 model.accounts, flying, labels = before, {}, model.labels[session]
@@ -120,7 +126,7 @@ class StepMachine(RuleBasedStateMachine):
             for name in names:
                 model.accounts[name].reserved += tokens
             labels |= act.may_add
-            flying[act.decision_id] = Flying(session, tokens, names)
+            flying[act.decision_id] = Flying(session, act.request.tool, tokens, names)
         assert [one.verdict.allowed for one in decided] == expected
         assert [one.permit is not None for one in decided] == [one.decision_id in flying for one in decided]
         model.labels[session] = labels
