@@ -45,7 +45,6 @@ INTERNAL_EVENTS: tuple[type[Event], ...] = (
     ActEdited,
     ActSettled,
     AnswerHeld,
-    ApprovalVoted,
     CollectionCreated,
     DecisionMade,
 )
@@ -162,6 +161,14 @@ def note_event(recorded: RecordedEvent) -> dict[str, Any]:
     return {"approval_id": str(recorded.stream_id), "kind": event.kind, "by": event.by}
 
 
+def voted_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe a vote by who gave it: where several people must agree, the first changes no status."""
+    event = recorded.event
+    if not isinstance(event, ApprovalVoted):
+        raise TypeError(f"{recorded.type_name} is no vote")
+    return {"approval_id": str(recorded.stream_id), "vote": event.vote, "by": event.by}
+
+
 def _phase(event: ActDecided | PlanHeldBack, *, for_review: bool) -> str:
     if event.approval_id is not None:
         return WAITING_FOR_REVIEW if for_review else WAITING_FOR_APPROVAL
@@ -177,6 +184,7 @@ for event_class in INTERNAL_EVENTS:
 for event_class in APPROVAL_STATUS:
     register_shown(event_class.type_name, approval_event)
 register_shown(ApprovalNoted.type_name, note_event)
+register_shown(ApprovalVoted.type_name, voted_event)
 register_shown(ActDecided.type_name, decided_event)
 register_shown(PlanHeldBack.type_name, held_back_event)
 register_shown(RetrievalPerformed.type_name, retrieval_event)

@@ -30,6 +30,22 @@ rules:
     outcome: allow
 """
 
+BOTH_AGREE = """
+policy: both-agree
+rules:
+  - name: two-people-read-code
+    sentence: Two reviewers read code before it runs.
+    priority: 100
+    match: {kinds: [tool_call], tools: [execute_python]}
+    outcome: escalate
+    parameters: {approvers: [reviewer], quorum: 2, expires_in: 1h}
+  - name: everything-else
+    sentence: The rest is allowed.
+    priority: 9000
+    match: {kinds: [plan, model_call, tool_call, retrieval, document, message_out]}
+    outcome: allow
+"""
+
 
 @dataclass
 class Wire:

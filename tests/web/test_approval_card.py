@@ -20,7 +20,7 @@ from tests.browsers import Visit, Visitor, address, answered, asks, connected
 from tests.databases import Database
 from tests.governance.approvals import Terms, as_caller, waiting
 from tests.servers import Server
-from tests.web.governed import PYTHON, a_reviewer, card, two_people, waits, with_policy
+from tests.web.governed import BOTH_AGREE, PYTHON, a_reviewer, card, two_people, waits, with_policy
 from tests.web.test_views import browser_of, session_of, text_of
 
 HOSTILE = "print('<b id=broken>6</b>')  # \u202e)7*6(tnirp"
@@ -163,6 +163,23 @@ class TestQuestions:
         await expect(card(page).get_by_role("textbox")).to_have_count(0)
         await page.reload()
         await expect(said).to_have_count(3)
+
+
+class TestSeveralApprovers:
+    async def test_are_counted_as_they_agree(self, server: Server, visit: Visit) -> None:
+        member, reviewer = await two_people(server, visit, policy=BOTH_AGREE)
+        other = await asyncio.to_thread(a_reviewer, member.person.workspace_id)
+        page, _ = await member.opens_session()
+        await asks(page, PYTHON)
+        await waits(page)
+        await expect(card(page)).to_contain_text("0 of 2 approvals are there")
+        approval_id = await of_page(page)
+        await Reviewing(reviewer).does(approvals.approve, approval_id)
+        await expect(card(page)).to_contain_text("1 of 2 approvals are there")
+        await asyncio.to_thread(lambda: approvals.approve(approval_id=approval_id, caller=as_caller(other)))
+        await answered(page)
+        names = f"{reviewer.person.user.display_name}, {other.user.display_name}"
+        await expect(card(page)).to_contain_text(f"Approved by {names}")
 
 
 class TestOtherArguments:
