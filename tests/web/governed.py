@@ -1,11 +1,12 @@
 """Two people under one policy: who asks in the chat, and who decides in the console."""
 
 import asyncio
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from playwright.async_api import Locator, Page, WebSocket, expect
+from playwright.async_api import Error, Locator, Page, WebSocket, expect
 
 from cartrita.accounts.queries import caller_in_workspace
 from governance.commands.policies import import_policy
@@ -60,7 +61,9 @@ class Wire:
         async def read(response: Any) -> None:
             kind = response.headers.get("content-type", "")
             if response.status == 200 and kind.startswith(("text/html", "application/json")):
-                self.texts.append(await response.text())
+                # A page that went on in the meantime has no text of it any more.
+                with suppress(Error):
+                    self.texts.append(await response.text())
 
         page.on("response", read)
 
