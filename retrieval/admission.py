@@ -14,7 +14,7 @@ from cartrita.eventstore import Append, Context, Event, append, load, new_id, un
 from cartrita.eventstore.blobs import get_blob
 from governance import approval as approvals
 from governance.approval import Approval
-from governance.commands.approvals import void
+from governance.commands.approvals import cancel, void
 from governance.decide import DecisionRequest
 from governance.models import Approval as ApprovalRow
 from governance.queries.approvals import state
@@ -37,7 +37,7 @@ def decide(
     owner_id: UUID,
     context: Context,
 ) -> Decided:
-    """Have it decided whether the document may come in; the caller goes on in the same transaction.
+    """Have it decided whether the document may come in.
 
     `context` is the document's, so that what is recorded of it goes when its key does: title and hash of the
     content are personal. What comes of it is appended with `record`.
@@ -64,12 +64,32 @@ def decide(
     return decided
 
 
+def arrival(received: DocumentReceived, decided: Decided) -> Sequence[Event]:
+    """Return the events of a new document, which is held where people have to approve it."""
+    document = documents.Document()
+    events = [*documents.receive(document, received)]
+    if decided.approval_id is not None:
+        document = documents.evolve(document, received)
+        events += documents.hold(document, held(decided, approval_id=decided.approval_id))
+    return events
+
+
 def record(decided: Decided, context: Context, *appends: Append) -> None:
     """Append what came of the decision, which is settled where it let the document in."""
-    settlements = []
-    if decided.permit is not None:
-        settlements.append(Settlement(decision_id=decided.decision_id, outcome="succeeded"))
-    take_step(context=context, settlements=settlements, then=lambda _: appends)
+    if decided.permit is None:
+        append(*appends)
+        return
+    settlement = Settlement(decision_id=decided.decision_id, outcome="succeeded")
+    take_step(context=context, settlements=[settlement], then=lambda _: appends)
+
+
+def withdraw(decided: Decided, context: Context) -> None:
+    """Take back what was decided on a document that came twice at the same time."""
+    if decided.approval_id is not None:
+        cancel(approval_id=decided.approval_id, actor=context.actor)
+    else:
+        settlement = Settlement(decision_id=decided.decision_id, outcome="cancelled")
+        take_step(context=context, settlements=[settlement])
 
 
 def held(decided: Decided, *, approval_id: UUID) -> DocumentHeld:

@@ -97,17 +97,9 @@ def receive_document(
             workspace_id=workspace_id, session_id=session_id, collection_id=collection_id, actor=actor
         )
         fingerprint = _fingerprint(collection, ordered_labels, content)
-        _lock("fingerprint", fingerprint)
-        known = models.Document.objects.filter(collection_id=collection, fingerprint=fingerprint)
-        # What was refused may be sent again, and is decided again.
-        known = known.exclude(status="removed").exclude(status="failed", error_code__in=admission.REFUSED)
-        found = known.values_list("id", flat=True).first()
-        if found is not None:
-            return found
-        stream = document_id or new_id()
-        state = documents.fold(recorded.event for recorded in load(stream))
-        if state.status not in ("absent", "removed"):
-            return stream
+        known = _known(collection, fingerprint, document_id)
+        if known is not None:
+            return known
         key_id = create_data_key(subject_id=owner_id, scope="document")
         context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
         decided = admission.decide(
@@ -118,29 +110,29 @@ def receive_document(
             owner_id=owner_id,
             context=context,
         )
-        if decided.permit is not None or decided.approval_id is not None:
-            received = DocumentReceived(
-                title=title,
-                media_type=accepted,
-                size=len(content),
-                blob=put_blob(content, key_id=key_id),
-                fingerprint=fingerprint,
-                collection_id=collection,
-                owner_id=owner_id,
-                labels=ordered_labels,
-                decision_id=decided.decision_id,
-            )
-            events = [*documents.receive(state, received)]
-            if decided.approval_id is not None:
-                events += documents.hold(
-                    documents.evolve(state, received),
-                    admission.held(decided, approval_id=decided.approval_id),
-                )
-            admission.record(decided, context, Append(stream, state.version, events, context))
-            transaction.on_commit(ingest.wake, robust=True)
-            return stream
-    # Outside of the transaction: a refusal is recorded although there is no document.
-    raise refusal(decided)
+    if decided.permit is None and decided.approval_id is None:
+        raise refusal(decided)
+    # On its own: a large file takes seconds to store, and other acts wait for what a decision locks.
+    with transaction.atomic():
+        known = _known(collection, fingerprint, document_id)
+        if known is not None:
+            admission.withdraw(decided, context)
+            return known
+        received = DocumentReceived(
+            title=title,
+            media_type=accepted,
+            size=len(content),
+            blob=put_blob(content, key_id=key_id),
+            fingerprint=fingerprint,
+            collection_id=collection,
+            owner_id=owner_id,
+            labels=ordered_labels,
+            decision_id=decided.decision_id,
+        )
+        stream = document_id or new_id()
+        admission.record(decided, context, Append(stream, 0, admission.arrival(received, decided), context))
+        transaction.on_commit(ingest.wake, robust=True)
+    return stream
 
 
 def remove_document(*, document_id: UUID, workspace_id: UUID, actor: str) -> None:
@@ -215,6 +207,19 @@ def _collection(
     if not owned.exists():
         raise DocumentNotFound("There is no such collection.", field="collection_id")
     return collection_id
+
+
+def _known(collection_id: UUID, fingerprint: str, document_id: UUID | None) -> UUID | None:
+    """Return the document with that content or id, which nobody else receives until the commit."""
+    _lock("fingerprint", fingerprint)
+    same = models.Document.objects.filter(collection_id=collection_id, fingerprint=fingerprint)
+    # What was refused may be sent again, and is decided again.
+    same = same.exclude(status="removed").exclude(status="failed", error_code__in=admission.REFUSED)
+    found = same.values_list("id", flat=True).first()
+    if found is None and document_id is not None:
+        state = documents.fold(recorded.event for recorded in load(document_id))
+        return None if documents.is_new(state) else document_id
+    return found
 
 
 def _fingerprint(collection_id: UUID, labels: Sequence[str], content: bytes) -> str:

@@ -211,11 +211,16 @@ def fold(events: Iterable[Event]) -> Document:
     return document
 
 
-def receive(document: Document, received: DocumentReceived) -> Sequence[Event]:
-    """Accept a new document; nothing when it is there already. Raises BadInput, DocumentNotOpen."""
+def is_new(document: Document) -> bool:
+    """Tell whether a document may still be received. Raises DocumentNotOpen for a removed one."""
     if document.status == "removed":
         raise DocumentNotOpen("This document was removed; send it again under a new id.", field="document_id")
-    if document.status != "absent":
+    return document.status == "absent"
+
+
+def receive(document: Document, received: DocumentReceived) -> Sequence[Event]:
+    """Accept a new document; nothing when it is there already. Raises BadInput, DocumentNotOpen."""
+    if not is_new(document):
         return []
     check_title(received.title)
     check_labels(received.labels)

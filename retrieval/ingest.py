@@ -15,7 +15,7 @@ from uuid import UUID
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 
-from cartrita.errors import Conflict, Unavailable
+from cartrita.errors import CartritaError, Unavailable
 from cartrita.eventstore import Append, Context, Event, append, in_database_thread, load, unseal
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_blob
 from cartrita.eventstore.models import DataKey
@@ -183,14 +183,15 @@ def _decide_some() -> int:
     for document_id in admission.to_decide_again(READ_BATCH):
         try:
             released += admission.decide_again(document_id)
-        except Conflict as error:
-            logger.info("document %s is decided again later: %s", document_id, error)
         except Erased:
             _remove_erased(models.Document.objects.get(id=document_id))
         except (UnknownBlob, BlobAltered) as error:
             failed = DocumentFailed(stage="policy", code=error.code, message=error.message)
             with suppress(documents.DocumentNotOpen):  # removed meanwhile
                 _record(models.Document.objects.get(id=document_id), failed)
+        except CartritaError as error:
+            # A policy that cannot be read must not hold up documents that were let in before.
+            logger.warning("document %s is decided again later: %s", document_id, error)
     return released
 
 

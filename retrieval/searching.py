@@ -1,15 +1,18 @@
 """A search that somebody asks for: decided by policy, made, settled and recorded."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from uuid import UUID
+
+from django.db import transaction
 
 from cartrita.accounts.queries import Caller
 from cartrita.eventstore import Append, Context, create_data_key, new_id
 from governance.decide import DecisionRequest
+from governance.queries.approvals import waiting_for
 from governance.refusals import refusal
-from governance.step import Act, Settlement, take_step
+from governance.step import Act, Decided, Settlement, take_step
 from retrieval import queries
 from retrieval.search import Retrieval, check_query, performed_event, search
 
@@ -70,7 +73,7 @@ def search_as(
         candidates=candidates,
         requester_id=caller.user_id,
     )
-    (decided,) = take_step(context=context, acts=[act])
+    decided = _decide(act, context)
     permit = decided.permit
     if permit is None:
         raise refusal(decided)
@@ -97,3 +100,16 @@ def search_as(
     )
     take_step(context=context, settlements=[settlement], then=lambda _: [performed])
     return Searched(retrieval_id, found)
+
+
+def _decide(act: Act, context: Context) -> Decided:
+    """Decide on a search; asked again while people are asked already, it asks nobody anew."""
+    with transaction.atomic():
+        (decided,) = take_step(context=context, acts=[act])
+        if decided.approval_id is None or act.requester_id is None:
+            return decided
+        earlier = waiting_for(act.request, requester_id=act.requester_id, besides=decided.approval_id)
+        if earlier is None or earlier.rule != decided.verdict.rule:
+            return decided
+        transaction.set_rollback(True)
+    return replace(decided, decision_id=earlier.decision_id, approval_id=earlier.id)

@@ -18,7 +18,7 @@ from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import approval as approvals
 from governance.approval import ApprovalNotFound, ApprovalStatus
 from governance.canonical import fingerprint
-from governance.decide import GrantFact
+from governance.decide import DecisionRequest, GrantFact
 from governance.models import Approval, ApprovalNote
 from governance.visible_text import shown
 
@@ -108,6 +108,24 @@ def matching_grants(
         )
         for row in locked
     ]
+
+
+def waiting_for(request: DecisionRequest, *, requester_id: UUID, besides: UUID) -> Approval | None:
+    """Return the oldest request, `besides` one, by which this person waits for leave for exactly this act."""
+    rows = Approval.objects.filter(
+        workspace_id=request.workspace_id,
+        session_id=request.session_id,
+        requester_id=requester_id,
+        status="waiting",
+        subject_kind=request.subject_kind,
+        tool_name=request.tool,
+        definition_hash=request.definition_hash,
+    ).exclude(id=besides)
+    wanted = fingerprint(dict(request.arguments))
+    for row in rows.order_by("requested_at", "id")[:MOST_GRANTS]:
+        if unseal_or_empty(row.key_id, row.arguments_hash) == wanted:
+            return row
+    return None
 
 
 def four_eyes(workspace_id: UUID, roles: Collection[str]) -> bool:

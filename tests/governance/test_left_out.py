@@ -110,7 +110,7 @@ class TestParameters:
 class TestCandidates:
     def test_know_labels_and_numbers(self) -> None:
         several = Candidates({frozenset(): 3, frozenset({"pii"}): 2, frozenset({"pii", "draft"}): 1})
-        assert (several.labels, several.documents) == ({"pii", "draft"}, 6)
+        assert (several.labels, several.documents) == (frozenset({"pii", "draft"}), 6)
         assert several.without(["draft"]) == Candidates({frozenset(): 3, frozenset({"pii"}): 2})
         assert several.without(["pii"]).labels == frozenset()
         assert several.without([]) == several

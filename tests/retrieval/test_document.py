@@ -3,20 +3,25 @@ from uuid import UUID
 import pytest
 
 from cartrita.errors import BadInput
+from cartrita.eventstore.types import Event
 from retrieval.document import (
     Document,
     DocumentChunked,
     DocumentEmbedded,
     DocumentFailed,
+    DocumentHeld,
     DocumentNotFound,
     DocumentNotOpen,
     DocumentReceived,
+    DocumentReleased,
     DocumentRemoved,
     divide,
     embed,
     fail,
     fold,
+    hold,
     receive,
+    release,
     remove,
 )
 
@@ -32,6 +37,10 @@ RECEIVED = DocumentReceived(
 CHUNKED = DocumentChunked(parser="plain-1", chunker="structure-1", text_blob="c" * 64, characters=3, chunks=1)
 EMBEDDED = DocumentEmbedded(model="m", dimension=384, chunks=1)
 FAILED = DocumentFailed(stage="parse", code="document_encrypted", message="It is protected.")
+
+HELD = DocumentHeld(decision_id=UUID(int=3), approval_id=UUID(int=4), rule="ask", reason="A person reads it.")
+RELEASED = DocumentReleased(decision_id=UUID(int=5))
+REFUSED = DocumentFailed(stage="policy", code="approval_denied", message="A reviewer said no.")
 
 
 class TestReceive:
@@ -56,6 +65,37 @@ class TestReceive:
         with pytest.raises(BadInput) as caught:
             receive(Document(), RECEIVED.model_copy(update={"labels": labels}))
         assert caught.value.field == "labels"
+
+
+class TestHold:
+    def test_keeps_a_document_from_being_read_until_it_is_released(self) -> None:
+        held = fold([RECEIVED, HELD])
+        assert held.status == "held"
+        with pytest.raises(DocumentNotOpen):
+            divide(held, CHUNKED)
+        assert embed(held, EMBEDDED) == []
+        assert release(held, RELEASED) == [RELEASED]
+        assert fold([RECEIVED, HELD, RELEASED]).status == "received"
+
+    def test_may_follow_another_one(self) -> None:
+        assert hold(fold([RECEIVED]), HELD) == hold(fold([RECEIVED, HELD]), HELD) == [HELD]
+
+    def test_ends_in_failure_where_it_is_refused(self) -> None:
+        assert fail(fold([RECEIVED, HELD]), REFUSED) == [REFUSED]
+        refused = fold([RECEIVED, HELD, REFUSED])
+        assert release(refused, RELEASED) == []
+        with pytest.raises(DocumentNotOpen):
+            hold(refused, HELD)
+
+    @pytest.mark.parametrize("history", [[], [RECEIVED, CHUNKED], [RECEIVED, DocumentRemoved()]])
+    def test_comes_too_late_for_what_was_read_or_removed(self, history: list[Event]) -> None:
+        with pytest.raises(DocumentNotOpen):
+            hold(fold(history), HELD)
+
+    def test_ends_with_removal(self) -> None:
+        with pytest.raises(DocumentNotOpen):
+            release(fold([RECEIVED, HELD, DocumentRemoved()]), RELEASED)
+        assert remove(fold([RECEIVED, HELD])) == [DocumentRemoved()]
 
 
 class TestProgress:

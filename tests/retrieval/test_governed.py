@@ -1,6 +1,7 @@
 """Documents that come in, and searches, under rules that let them pass, refuse them, or ask people."""
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from hashlib import sha256
 from typing import Any
@@ -8,6 +9,7 @@ from uuid import UUID
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
+from django.db import connection
 from django.test import Client
 from django.utils import timezone
 
@@ -86,12 +88,25 @@ def approve(person: Person, approval_id: UUID) -> None:
     approvals.approve(approval_id=approval_id, caller=as_caller(person))
 
 
+def in_thread(function: Callable[..., UUID], *arguments: Any) -> UUID:
+    try:
+        return function(*arguments)
+    finally:
+        connection.close()
+
+
 def row_of(document_id: UUID) -> models.Document:
     return models.Document.objects.get(id=document_id)
 
 
+def decision_on_search() -> UUID:
+    return PolicyDecision.objects.get(subject_kind="retrieval").id
+
+
 def approval_of(document_id: UUID) -> Approval:
-    return Approval.objects.get(id=row_of(document_id).approval_id)
+    approval_id = row_of(document_id).approval_id
+    assert approval_id is not None
+    return Approval.objects.get(id=approval_id)
 
 
 def events_of(stream_id: UUID) -> list[Any]:
@@ -139,7 +154,8 @@ class TestReceiveDocument:
         assert (answer.status_code, answer["Content-Type"]) == (403, "application/problem+json")
         said = answer.json()
         assert (said["code"], said["detail"]) == ("denied_by_policy", "No documents on Sundays.")
-        assert (said["rule"], PolicyDecision.objects.get().id) == (
+        decision_id: UUID | None = PolicyDecision.objects.get().id
+        assert (said["rule"], decision_id) == (
             "deny-documents",
             UUID(said["decision_id"]),
         )
@@ -167,6 +183,16 @@ class TestReceiveDocument:
     def test_keeps_the_same_content_once_without_another_decision(self, ann: Person) -> None:
         assert send(ann) == send(ann)
         assert PolicyDecision.objects.count() == 1
+
+    def test_is_kept_once_when_it_comes_several_times_at_once(self, ann: Person, rita: Person) -> None:
+        for number, outcome in enumerate(("allow", "escalate")):
+            follow(ann, on_documents(outcome))
+            content = b"The Zephyrine apple, sort %d." % number
+            with ThreadPoolExecutor(4) as pool:
+                ids = {*pool.map(lambda _, content=content: in_thread(send, ann, content), range(4))}
+            (document_id,) = ids
+        assert not PolicyDecision.objects.filter(decision="allow", act_outcome="").exists()
+        assert [row.id for row in Approval.objects.filter(status="waiting")] == [approval_of(document_id).id]
 
     def test_of_the_system_is_decided_too(self, ann: Person) -> None:
         follow(ann, on_documents("deny", "actor == 'system'"))
@@ -313,7 +339,7 @@ class TestSearch:
         send(ann, b"Taxes are paid in May.", labels=["pii"], session_id=session_id)
         ingest.process_pending()
         found = ask(ann.program(), session_id=str(session_id)).json()
-        made, settled = events_of(PolicyDecision.objects.get(subject_kind="retrieval").id)
+        made, settled = events_of(decision_on_search())
         assert made.request["labels"] == ["orchard", "pii"]
         assert made.possible_labels == ("orchard", "pii", "untrusted")
         assert settled.outcome == "succeeded"
@@ -344,6 +370,8 @@ class TestSearch:
         client = ann.program()
         answer = ask(client)
         assert (answer.status_code, answer.json()["code"]) == (403, "approval_needed")
+        # Who asks again meanwhile asks nobody anew.
+        assert ask(client).json()["approval_id"] == answer.json()["approval_id"]
         approve(rita, UUID(answer.json()["approval_id"]))
         assert ask(client, query="Something else").json()["code"] == "approval_needed"
         (hit,) = ask(client).json()["hits"]
@@ -358,7 +386,7 @@ class TestSearch:
         ingest.process_pending()
         hits = ask(ann.program()).json()["hits"]
         assert {hit["document_id"] for hit in hits} == {str(shown)}
-        made, settled = events_of(PolicyDecision.objects.get(subject_kind="retrieval").id)
+        made, settled = events_of(decision_on_search())
         assert (made.left_out, made.left_out_documents) == (("restricted",), 1)
         assert made.request["labels"] == ["orchard", "pii", "restricted"]
         assert made.possible_labels == settled.labels_added == ("orchard", "untrusted")

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -58,6 +59,21 @@ class TestTools:
     def test_are_registered_as_safe(self) -> None:
         for name in ("search_documents", "read_document"):
             assert registry.tool(name).safety == "safe"
+
+    async def test_read_nothing_with_labels_that_are_left_out_or_were_not_decided_on(
+        self, shelf: Library
+    ) -> None:
+        secret = await in_database_thread(lambda: shelf.receive(TEXT, labels=("secret", "pii")))
+        await wait_ready([secret], timeout=60)
+        call = call_of(shelf)
+        for limits in ({"without_labels": frozenset({"pii"})}, {"within_labels": frozenset({"secret"})}):
+            limited = replace(call, **limits)  # type: ignore[arg-type] # by the name of each
+            with pytest.raises(NotFound):
+                await read_document(ReadDocument(document_id=secret), limited)
+            assert (await search_documents(SearchDocuments(query="apple"), limited)).passages == []
+        allowed = replace(call, within_labels=frozenset({"secret", "pii", "untrusted"}))
+        assert (await read_document(ReadDocument(document_id=secret), allowed)).start == 0
+        assert (await search_documents(SearchDocuments(query="apple"), allowed)).passages
 
     async def test_search_and_read_what_the_session_may_see(self, shelf: Library) -> None:
         document_id = await in_database_thread(shelf.receive, TEXT)
