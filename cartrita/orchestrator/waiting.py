@@ -103,7 +103,7 @@ def without_effect(
     # As people's commands do, the row before the stream: in the other order each would wait for the other.
     # Who was faster is told by the stream's version.
     if appends:
-        pass  # lock_approvals([one.stream_id for one in appends])
+        lock_approvals([one.stream_id for one in appends])
     return appends
 
 
