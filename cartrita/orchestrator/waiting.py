@@ -9,6 +9,7 @@ from uuid import UUID
 from cartrita.eventstore import Append, Context, Event, RecordedEvent, load
 from governance import approval as approvals
 from governance.approval import Approval, ApprovalVoted, VoidCause
+from governance.balances import lock_approvals
 from governance.decide import DecisionRequest, Verdict
 from tasks_app.plan import PlanHeldBack
 from tasks_app.run import ActDecided
