@@ -5,7 +5,7 @@ from typing import Self
 
 from cartrita.tools.processes import LimitedProcess, ProcessEnded, ProcessLate
 from retrieval.chunking import Chunk
-from retrieval.parsing.sniffing import PDF
+from retrieval.parsing.sniffing import CSV, PARQUET, PDF
 from retrieval.parsing.structure import Parsed, ParseError, parsed_from
 
 CPU_SECONDS = 30
@@ -13,13 +13,15 @@ WALL_SECONDS = 60
 MEMORY_BYTES = 1536 * 1024 * 1024
 
 _REUSES = 500
+# Their parsers are complex, or give up what the next one may need.
+_ALONE = frozenset({PDF, CSV, PARQUET})
 
 
 class Reader:
     """Reads documents; use it as a context manager, from one thread at a time.
 
-    A process reads one PDF, or many of the text formats, whose parsers are simpler; after a failure it is
-    replaced.
+    A process reads one PDF or table, or many of the text formats, whose parsers are simpler; after a failure
+    it is replaced.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Reader:
 
     def read_and_divide(self, content: bytes, media_type: str) -> tuple[Parsed, list[Chunk]]:
         """Return the parsed document and its passages. Raises ParseError as `read` does."""
-        if media_type == PDF or self._uses >= _REUSES:
+        if media_type in _ALONE or self._uses >= _REUSES:
             self.close()
         process = self._started()
         self._uses += 1
@@ -67,7 +69,7 @@ class Reader:
         except BaseException:
             self.close()
             raise
-        if media_type == PDF:
+        if media_type in _ALONE:
             self.close()
         if "code" in answer:
             raise ParseError(answer["code"], answer["message"])

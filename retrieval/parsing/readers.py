@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 
-from retrieval.parsing.sniffing import HTML, MARKDOWN, PDF, PLAIN, decode
+from retrieval.parsing.sniffing import CSV, HTML, MARKDOWN, PARQUET, PDF, PLAIN, decode
 from retrieval.parsing.structure import Block, Kind, Parsed, ParseError
 
 MAX_CHARACTERS = 20_000_000
@@ -123,6 +123,20 @@ def read_pdf(content: bytes) -> Parsed:
             break
     text = "".join(parts)
     return Parsed(text, f"pypdfium2-{version('pypdfium2')}", tuple(pages), tuple(blocks))
+
+
+def read_csv(content: bytes) -> Parsed:
+    """Return a description of a table in text. Gives up files and network of this process."""
+    from retrieval.parsing.tables import read_table
+
+    return read_table(content, CSV)
+
+
+def read_parquet(content: bytes) -> Parsed:
+    """Return a description of a table in Parquet. Gives up files and network of this process."""
+    from retrieval.parsing.tables import read_table
+
+    return read_table(content, PARQUET)
 
 
 def _page_text(file: "object", number: int) -> str:
@@ -319,4 +333,6 @@ _READERS: dict[str, Callable[[bytes], Parsed]] = {
     HTML: read_html,
     MARKDOWN: read_markdown,
     PLAIN: read_plain,
+    CSV: read_csv,
+    PARQUET: read_parquet,
 }

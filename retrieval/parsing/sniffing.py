@@ -1,6 +1,7 @@
 """What a file is, told from its bytes and checked against what its sender says."""
 
 import re
+from collections.abc import Callable
 from pathlib import PurePath
 
 from cartrita.errors import BadInput
@@ -9,6 +10,9 @@ PDF = "application/pdf"
 HTML = "text/html"
 MARKDOWN = "text/markdown"
 PLAIN = "text/plain"
+CSV = "text/csv"
+PARQUET = "application/vnd.apache.parquet"
+TABLES = frozenset({CSV, PARQUET})
 
 _CLAIMS = {
     PDF: PDF,
@@ -18,12 +22,30 @@ _CLAIMS = {
     MARKDOWN: MARKDOWN,
     "text/x-markdown": MARKDOWN,
     PLAIN: PLAIN,
-    "text/csv": PLAIN,
+    CSV: CSV,
+    "application/csv": CSV,
+    "text/tab-separated-values": CSV,
+    PARQUET: PARQUET,
+    "application/parquet": PARQUET,
+    "application/x-parquet": PARQUET,
     "text/x-rst": PLAIN,
     "application/json": PLAIN,
 }
 _UNKNOWN = {"", "application/octet-stream", "binary/octet-stream"}
-_SUFFIXES = {".pdf": PDF, ".html": HTML, ".htm": HTML, ".xhtml": HTML, ".md": MARKDOWN, ".markdown": MARKDOWN}
+# Windows says of CSV that it is Excel's; Excel's own files have bytes of their own.
+_WINDOWS_CSV = "application/vnd.ms-excel"
+_SUFFIXES = {
+    ".pdf": PDF,
+    ".html": HTML,
+    ".htm": HTML,
+    ".xhtml": HTML,
+    ".md": MARKDOWN,
+    ".markdown": MARKDOWN,
+    ".csv": CSV,
+    ".tsv": CSV,
+    ".tab": CSV,
+}
+_PARQUET_MARK = b"PAR1"
 _FOREIGN = (
     (b"PK\x03\x04", "a ZIP container (Office documents and EPUB are such)"),
     (b"\x1f\x8b", "gzip data"),
@@ -72,6 +94,12 @@ class DocumentNotText(BadInput):
     code = "document_not_text"
 
 
+class ParquetIncomplete(BadInput):
+    """A Parquet file has no end."""
+
+    code = "parquet_incomplete"
+
+
 class DocumentHoldsNul(BadInput):
     """A text file holds NUL characters, which no text has."""
 
@@ -85,42 +113,30 @@ class DocumentHoldsSurrogates(BadInput):
 
 
 def accept_media_type(content: bytes, *, claimed: str, name: str = "") -> str:
-    """Return the media type by which to read `content`: one of PDF, HTML, MARKDOWN, PLAIN.
+    """Return the media type by which to read `content`: one of PDF, HTML, MARKDOWN, PLAIN, CSV, PARQUET.
 
     `claimed` is what the sender says, parameters ignored; `name` is consulted when it says nothing. Raises
     MediaTypeUnsupported, MediaTypeMismatch, DocumentNotText, DocumentHoldsNul, DocumentHoldsSurrogates.
     """
     claim = claimed.partition(";")[0].strip().lower()
+    by_name = _SUFFIXES.get(PurePath(name).suffix.lower())
+    if claim == _WINDOWS_CSV and by_name == CSV:
+        claim = CSV
     if claim not in _CLAIMS and claim not in _UNKNOWN and not claim.startswith("text/"):
         raise MediaTypeUnsupported(
-            f"{claim!r} cannot be read; send PDF, HTML, Markdown or plain text.", field="media_type"
+            f"{claim!r} cannot be read; send PDF, HTML, Markdown, plain text, CSV or Parquet.",
+            field="media_type",
         )
     expected = _CLAIMS.get(claim, PLAIN) if claim not in _UNKNOWN else None
-    actual = sniff(content)
+    table = CSV in (expected, by_name if expected is None else None)
+    actual = sniff(content, decoding=decode_table if table else decode)
     if expected is None:
-        by_name = _SUFFIXES.get(PurePath(name).suffix.lower())
-        return by_name if actual == PLAIN and by_name == MARKDOWN else actual
+        return by_name if actual == PLAIN and by_name in (MARKDOWN, CSV) else actual
     if _agree(expected, actual, content):
         return expected
     raise MediaTypeMismatch(
         f"The document was sent as {claim} but is {actual}: send it under its own type.", field="media_type"
     )
-
-
-def sniff(content: bytes) -> str:
-    """Return PDF, HTML or PLAIN, whatever the bytes are. Raises as accept_media_type does for what is
-    none of them.
-    """
-    # ISO 32000 lets up to 1024 bytes stand before the header, and readers accept them.
-    if b"%PDF-" in content[:1024]:
-        return PDF
-    for start, what in _FOREIGN:
-        if content.startswith(start):
-            raise MediaTypeUnsupported(
-                f"The document is {what}, which cannot be read; send PDF, HTML, Markdown or plain text.",
-                field="content",
-            )
-    return HTML if _HTML_START.match(decode(content)[:4096]) else PLAIN
 
 
 def decode(content: bytes) -> str:
@@ -140,6 +156,48 @@ def decode(content: bytes) -> str:
             field="content",
         )
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def decode_table(content: bytes) -> str:
+    """Return a CSV file's text as `decode` does; what is not UTF-8 is taken as Windows-1252.
+
+    Spreadsheets write that where they do not write UTF-8, and of its bytes nearly all are text, so that this
+    guess cannot be checked.
+    """
+    try:
+        return decode(content)
+    except DocumentNotText:
+        if content.startswith(tuple(mark for mark, _name in _BYTE_ORDER_MARKS)):
+            raise
+        try:
+            text = content.decode("cp1252")
+        except UnicodeDecodeError:
+            text = content.decode("latin-1")
+        return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def sniff(content: bytes, *, decoding: Callable[[bytes], str] = decode) -> str:
+    """Return PDF, PARQUET, HTML or PLAIN, whatever the bytes are. Raises as accept_media_type does for what
+    is none of them.
+    """
+    # ISO 32000 lets up to 1024 bytes stand before the header, and readers accept them.
+    if b"%PDF-" in content[:1024]:
+        return PDF
+    if content.startswith(_PARQUET_MARK) and b"\0" in content:
+        if content.endswith(_PARQUET_MARK):
+            return PARQUET
+        raise ParquetIncomplete(
+            "The Parquet file is cut off or encrypted: its last four bytes are not PAR1. Write it anew.",
+            field="content",
+        )
+    for start, what in _FOREIGN:
+        if content.startswith(start):
+            raise MediaTypeUnsupported(
+                f"The document is {what}, which cannot be read; send PDF, HTML, Markdown, plain text, CSV or"
+                " Parquet.",
+                field="content",
+            )
+    return HTML if _HTML_START.match(decoding(content)[:4096]) else PLAIN
 
 
 def _not_text(content: bytes, encoding: str, error: UnicodeDecodeError) -> BadInput:
@@ -165,7 +223,7 @@ def _not_text(content: bytes, encoding: str, error: UnicodeDecodeError) -> BadIn
 def _agree(expected: str, actual: str, content: bytes) -> bool:
     if expected == actual:
         return True
-    if expected == MARKDOWN:
+    if expected in (MARKDOWN, CSV):
         return actual == PLAIN
     # A fragment of HTML has no <html>; it has tags.
     return expected == HTML and actual == PLAIN and _TAG.search(decode(content)) is not None

@@ -18,15 +18,25 @@ class Block:
 
 
 @dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table; `type` is SQL's."""
+
+    name: str
+    type: str
+
+
+@dataclass(frozen=True, slots=True)
 class Parsed:
     """A document's text. `pages` holds each page's first character (empty without pages); blocks are in
-    order.
+    order. A table's text describes it; `columns` and `rows` are its own.
     """
 
     text: str
     parser: str
     pages: tuple[int, ...] = ()
     blocks: tuple[Block, ...] = ()
+    columns: tuple[Column, ...] = ()
+    rows: int | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Return JSON-compatible values."""
@@ -40,6 +50,9 @@ def parsed_from(values: dict[str, Any]) -> Parsed:
         parser=values["parser"],
         pages=tuple(values["pages"]),
         blocks=tuple(Block(**block) for block in values["blocks"]),
+        # Documents that were read before tables could be have neither.
+        columns=tuple(Column(**column) for column in values.get("columns", ())),
+        rows=values.get("rows"),
     )
 
 

@@ -13,6 +13,7 @@ HEAVY = {
     "numpy",
     "onnxruntime",
     "xllamacpp",
+    "duckdb",
     "tiktoken",
     "jsonschema",
 }

@@ -9,7 +9,7 @@ import pytest
 from cartrita.errors import BadInput
 from retrieval.chunking import divide
 from retrieval.parsing.process import Reader
-from retrieval.parsing.sniffing import HTML, MARKDOWN, PDF, PLAIN, accept_media_type, decode
+from retrieval.parsing.sniffing import CSV, HTML, MARKDOWN, PDF, PLAIN, accept_media_type, decode
 from retrieval.parsing.structure import ParseError
 from tests.retrieval.files import encrypted_pdf, exploding_pdf, pdf
 
@@ -35,7 +35,7 @@ class TestAcceptMediaType:
             (b"Hello.", "text/plain; charset=utf-8", "", PLAIN),
             (b"# Hello", "text/markdown", "", MARKDOWN),
             (b"# Hello", "", "notes.md", MARKDOWN),
-            (b"a,b\n1,2", "text/csv", "", PLAIN),
+            (b"a,b\n1,2", "text/csv", "", CSV),
             (b"def f(): ...", "text/x-python", "", PLAIN),
             (b"<!doctype html><p>Hello", "text/html", "", HTML),
             (b"\n<!-- c -->\n<HTML><p>Hello", "application/octet-stream", "x.bin", HTML),
