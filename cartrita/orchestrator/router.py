@@ -20,9 +20,9 @@ if TYPE_CHECKING:
 Embed = Callable[[Sequence[str]], "Vectors"]
 
 # Below this lead over the second best the general agent takes the request.
-MARGIN = 0.02
+MARGIN = 0.01
 # Below this score nothing that an agent is for was recognised.
-FAINT = 0.2
+FAINT = 0.18
 # What a vector is made of: the model reads about this much, and a request says early or late what it wants.
 _LONGEST_HEAD = 400
 _LONGEST_TAIL = 200
