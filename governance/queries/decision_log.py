@@ -55,12 +55,14 @@ def decisions(
 def decision(decision_id: UUID, caller: Caller) -> dict[str, Any]:
     """Return a decision; its exact request for who asked, and for readers of the workspace's text.
 
+    An answer that is held back, or was refused, is held back from the person who asked for it here too.
     `request` is None where it is erased or not for the caller. Raises UnknownDecision.
     """
     row = _visible(caller).filter(id=decision_id).first()
     if row is None:
         raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
-    readable = row.requester_id == caller.user_id or bool(caller.roles & READERS)
+    own = row.requester_id == caller.user_id and row.subject_kind != "message_out"
+    readable = own or bool(caller.roles & READERS)
     opened = unseal_or_empty(row.key_id, row.request_context) if readable else ""
     return {**_entry(row), "request": json.loads(opened) if opened else None}
 

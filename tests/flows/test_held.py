@@ -11,7 +11,8 @@ from cartrita.llm.events import ModelAnswered
 from cartrita.streaming.deltas import read_deltas
 from governance.approval import ApprovalRequested
 from governance.decision import DecisionMade
-from governance.queries.approvals import approval
+from governance.queries.approvals import approval, state
+from governance.queries.decision_log import decision
 from sessions_app import commands
 from sessions_app.channel import describe
 from sessions_app.queries import messages
@@ -108,6 +109,26 @@ class TestHeldAnswer:
             seen = await in_database_thread(lambda: approval(approval_id, asking.caller))
         assert seen["arguments"] is None
         assert not seen["readable"]
+
+    async def test_may_not_be_read_from_its_decision(
+        self, person: Person, reviewer: Reviewer, policy: Any, model: ScriptedModel
+    ) -> None:
+        policy(ALWAYS)
+        model.answers({"text": f"It is the {SECRET}."})
+        asking = await in_database_thread(a_reviewer, person, "mia@example.com", ["member"])
+        async with running():
+            session_id = await asking.opens_session()
+            message_id = await asking.says(session_id, "Which fish?")
+            approval_id = await requested(session_id)
+            decision_id = (await in_database_thread(state, approval_id)).decision_id
+            assert decision_id is not None
+            seen = await in_database_thread(lambda: decision(decision_id, asking.caller))
+            to_decide = await in_database_thread(lambda: decision(decision_id, reviewer.caller))
+            await reviewer.denies(approval_id)
+            await reply_to(session_id, message_id)
+            after = await in_database_thread(lambda: decision(decision_id, asking.caller))
+        assert (seen["request"], after["request"]) == (None, None)
+        assert SECRET in to_decide["request"]["arguments"]["text"]
 
     async def test_is_not_told_where_a_reviewer_says_no(
         self, person: Person, reviewer: Reviewer, policy: Any, model: ScriptedModel
