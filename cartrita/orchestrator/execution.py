@@ -80,8 +80,6 @@ _ACT_OUTCOMES: dict[str, ActOutcome] = {
 PASSAGES = 10
 # How long a message waits for its own attachments to be read and indexed.
 ATTACHMENT_SECONDS = 300.0
-# So soon is a message looked at again whose document waits for people.
-HELD_DOCUMENT_PAUSE = timedelta(seconds=5)
 # A shorter pause is waited for in place; during a longer one nothing is held.
 SHORT_PAUSE = timedelta(seconds=5)
 # A task may use what it is expected to use so many times: an attempt that broke off counts as used.
@@ -447,13 +445,9 @@ class Execution:
             raise Stopped
 
     async def _wait_for_attachments(self) -> None:
-        """Wait until the message's documents are read; one that waits for people halts the turn."""
-        if not self._work.attachments:
-            return
-        statuses = await ingest.wait_ready(list(self._work.attachments), timeout=ATTACHMENT_SECONDS)
-        if "held" in statuses.values() and not self._stop.is_set():
-            # The end of the approval wakes the turn, and the document is let in a moment after that.
-            raise _Halted(Pauses(datetime.now(UTC) + HELD_DOCUMENT_PAUSE))
+        """Wait until the message's documents are read; one that waits for people is done without."""
+        if self._work.attachments:
+            await ingest.wait_ready(list(self._work.attachments), timeout=ATTACHMENT_SECONDS)
 
     async def _search(self, step: loop.Search) -> None:
         """Look for passages: decided once, with the labels of all documents that could be found."""

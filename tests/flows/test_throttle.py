@@ -50,7 +50,7 @@ def throttle(tmp_path: Path, settings: Any) -> Throttle:
 
 class TestThrottledCall:
     async def test_goes_on_after_its_time(self, person: Person, throttle: Throttle, sent: Path) -> None:
-        throttle("60/minute")
+        throttle("15/minute")
         async with running():
             session_id = await person.opens_session()
             await person.asks(session_id, '/send_text {"text": "one"}')
