@@ -1,7 +1,8 @@
 """How many labelled requests reach the right agent, and how long the choice takes.
 
 Reads tests/data/routing.jsonl. Agents' cues and examples are tuned on its `tune` half alone; the other, `test`,
-is only measured. Which half a request is in is decided by the hash of its text. Prints one JSON object a line
+is only measured. The hash of a request's text decides which half it is in, but for those that were looked at
+before (`seen`). Prints one JSON object a line
 for each half: accuracy, how many the general agent took for want of a clear lead, milliseconds of a choice with
 the vector at hand and with making it, and the confusions; the wrong ones of the tune half with --wrong.
 
@@ -28,7 +29,7 @@ django.setup()
 from cartrita.orchestrator import router  # noqa: E402
 from cartrita.orchestrator.agents import all_agents  # noqa: E402
 from retrieval.embedding import encoder  # noqa: E402
-from tests.orchestrator.routing_cases import HALVES, Case, half_of, read_cases  # noqa: E402
+from tests.orchestrator.routing_cases import HALVES, Case, read_cases  # noqa: E402
 
 
 def main() -> None:
@@ -40,7 +41,7 @@ def main() -> None:
     likeness = router.prepare(agents, embed)
     cases = read_cases()
     for half in HALVES:
-        chosen = [case for case in cases if half_of(case.text) == half]
+        chosen = [case for case in cases if case.half == half]
         deciding, embedding = [], []
         confusions: Counter[str] = Counter()
         unclear = 0

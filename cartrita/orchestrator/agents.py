@@ -153,14 +153,14 @@ _DOCUMENT = (
     r"reglamento|documentos?)"
 )
 _PROSE = (
-    r"(?:letters?|e-?mails?|mails?|poems?|haikus?|limericks?|sonnets?|verses?|ballads?|stor(?:y|ies)|tales?|"
-    r"essays?|speech(?:es)?|toasts?|eulogy|articles?|(?:blog ?)?posts?|tweets?|notes?|messages?|texts?|"
-    r"invitations?|announcements?|press release|slogans?|taglines?|captions?|headlines?|subject lines?|"
-    r"descriptions?|dialogues?|scripts? for|lyrics|songs?|jokes?|apolog(?:y|ies)|repl(?:y|ies)|responses?|"
-    r"resignation|complaint|reminder|newsletter|memo|obituary|bio|biography|summary|paragraphs?|sentences?|"
-    r"minutes|proposal|cv|résumé|brief\w*|gedichte?|geschichten?|rede|einladung\w*|absage|entschuldigung|"
-    r"antwort|text|aufsatz|anzeige|märchen|\w*schreiben|lettre|courriel|poème|histoire|discours|carta|correo|"
-    r"poema|cuento|discurso|mensaje)"
+    r"(?:letters?|excuses?|e-?mails?|mails?|poems?|haikus?|limericks?|sonnets?|verses?|ballads?|stor(?:y|"
+    r"ies)|tales?|essays?|speech(?:es)?|toasts?|eulogy|articles?|(?:blog ?)?posts?|tweets?|notes?|messages?|"
+    r"texts?|invitations?|announcements?|press release|slogans?|taglines?|captions?|headlines?|"
+    r"subject lines?|descriptions?|dialogues?|scripts? for|lyrics|songs?|jokes?|apolog(?:y|ies)|repl(?:y|"
+    r"ies)|responses?|resignation|complaint|reminder|newsletter|memo|obituary|bio|biography|summary|"
+    r"paragraphs?|sentences?|minutes|proposal|cv|résumé|brief\w*|gedichte?|geschichten?|rede|einladung\w*|"
+    r"absage|entschuldigung|antwort|text|aufsatz|anzeige|märchen|\w*schreiben|lettre|courriel|poème|histoire|"
+    r"discours|carta|correo|poema|cuento|discurso|mensaje)"
 )
 _CODE = (
     r"(?:python|scripts?|functions?|code|snippets?|program(?:me)?s?|class(?:es)?|methods?|regex(?:es|p)?|"
@@ -249,10 +249,11 @@ ASSISTANT = declare(
                     r"nice|perfect|awesome|super|wow|lol|ha(?:ha)+|hm+|uh|never ?mind|forget it|sorry|please|"
                     r"stop|got it|i see|all good|no problem|that(?:'s| is)(?: \w+)? all|that helped|"
                     r"well done|good one|test(?:ing)?|ping|wait|hallo|moin|servus|guten (?:morgen|tag|abend)|"
-                    r"gute nacht|danke\w*|vielen dank|bitte|tschüss|ja|nein|schön|bonjour|bonsoir|salut|"
-                    r"merci(?: beaucoup)?|au revoir|oui|non|hola|buen[oa]s (?:días|tardes|noches)|"
-                    r"(?:muchas )?gracias|adiós|sí|there|again|all|everyone|everybody|dear|friend|for now|"
-                    r"so much|a lot|then|and|you|it|that|i|am|are|a|your?|how)\b\W*)+\Z"
+                    r"(?:einen )?schönen? (?:tag|abend|wochenende)(?: noch)?|gute nacht|danke\w*|vielen dank|"
+                    r"bitte|tschüss|ja|nein|schön|bonjour|bonsoir|salut|merci(?: beaucoup)?|au revoir|oui|"
+                    r"non|hola|buen[oa]s (?:días|tardes|noches)|(?:muchas )?gracias|adiós|sí|there|again|all|"
+                    r"everyone|everybody|dear|friend|for now|so much|a lot|then|and|you|it|that|i|am|are|a|"
+                    r"your?|how)\b\W*)+\Z"
                 ),
                 weight=0.6,
                 scope="all",
@@ -390,8 +391,10 @@ DOCUMENT_ANSWERER = declare(
             Cue(name="text attached", pattern=r".", weight=0.05, attached="text"),
             Cue(
                 name="our rules",
-                pattern=r"\b(?:do we have|is there|are there) (?:an? |any )?(?:\w+ )?(?:guidance|guidelines?|rules?|polic(?:y|ies)|"
-                r"procedures?|limits?|deadlines?)\b",
+                pattern=(
+                    r"\b(?:do we have|is there|are there) (?:an? |any )?(?:\w+ )?(?:guidance|guidelines?|"
+                    r"rules?|polic(?:y|ies)|procedures?|limits?|deadlines?)\b"
+                ),
                 weight=0.2,
             ),
         ),
@@ -601,7 +604,8 @@ PYTHON_CODER = declare(
                     rf"écris|crée|escribe|crea|haz)\b(?:\s+(?!(?:about|to|for|on|of|in|that|"
                     rf"{_PROSE})\b)[\w-]+){{0,3}}?\s+(?:python\b|{_CODE}\b(?!\s+(?:review|of "
                     r"conduct)))|"
-                    rf"\bwith (?:a|an|the)(?:\s+\w+){{0,2}}?\s+{_CODE}\b|\bunit ?tests?\b"
+                    rf"\bwith (?:a|an|the)(?:\s+\w+){{0,2}}?\s+{_CODE}\b|\b(?:unit ?tests?|pytest|"
+                    rf"test cases)\b"
                 ),
                 weight=0.3,
             ),
@@ -801,10 +805,11 @@ WRITER = declare(
             Cue(
                 name="text asked for",
                 pattern=(
-                    r"\b(?:write|draft|compose|pen|create|prepare|make up|come up with|give me|i need|i(?:'d|"
-                    r" would) like|describe|tell(?: me)?|suggest|schreibe?n?|verfasse?n?|formuliere?n?|"
-                    r"entwirf|dichte|rédige[rz]?|écri(?:s|re|vez)|compose[rz]?|escrib(?:e|ir)|"
-                    r"redacta[r]?)\b(?:(?!\b(?:python|script|function|code|program|"
+                    r"\b(?:write|draft|compose|pen|create|prepare|make up|come up with|give me|i need|(?:can|"
+                    r"could) you (?:word|phrase|put)|i(?:'d| would) like|describe|tell(?: me)?|suggest|"
+                    r"schreibe?n?|verfasse?n?|formuliere?n?|entwirf|dichte|rédige[rz]?|écri(?:s|re|vez)|"
+                    r"compose[rz]?|escrib(?:e|ir)|redacta[r]?)\b(?:(?!\b(?:python|script|function|code|"
+                    r"program|"
                     rf"class|regex)\b).){{0,50}}?\b{_PROSE}\b"
                 ),
                 weight=0.3,
@@ -905,7 +910,8 @@ CRITIC = declare(
                     r"any )?(?:\w+ )?(?:weakness(?:es)?|weak|faults?|mistakes?|errors? in this|flaws?|typos?|"
                     r"gaps? in|contradictions?|fallac(?:y|ies))|does (?:this|my|the) (?:summary|answer|draft|"
                     r"claim)|what do you think (?:of|about)|how (?:could|can|would) (?:i|we|you) (?:make|"
-                    r"improve)|be honest|tell me honestly|look over|"
+                    r"improve)|be honest|tell me honestly|look over|(?:be|act as|play) (?:my|an?|"
+                    r"the) (?:editor|critic|reviewer|sceptic|proof-?reader)|"
                     r"give (?:me )?(?:some )?(?:honest )?feedback|prüfe?n?|überprüfe?n?|korrigiere?n?|"
                     r"beurteile?n?|bewerte?n?|kritisiere?n?|kontrolliere|relis|vérifie[rz]?|critique|"
                     r"corrige[rz]?|évalue|revisa[r]?|verifica|critica|evalúa)\b"

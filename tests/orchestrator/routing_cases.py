@@ -13,16 +13,19 @@ HALVES = ("tune", "test")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """A request and the agent that it is for; `none` in the file is the general agent."""
+    """A request and the agent that it is for; `none` in the file is the general agent.
+
+    One that was `seen` when agents were tuned belongs to that half whatever its hash.
+    """
 
     text: str
     attachments: frozenset[str]
     agent: str
+    seen: bool
 
-
-def half_of(text: str) -> str:
-    """Return which half a request belongs to."""
-    return HALVES[sha256(text.encode()).digest()[0] % 2]
+    @property
+    def half(self) -> str:
+        return HALVES[0 if self.seen else sha256(self.text.encode()).digest()[0] % 2]
 
 
 def read_cases() -> list[Case]:
@@ -32,6 +35,7 @@ def read_cases() -> list[Case]:
             text=row["text"],
             attachments=frozenset(row["attachments"]),
             agent=GENERAL if row["agent"] == "none" else row["agent"],
+            seen=row.get("seen", False),
         )
         for row in map(json.loads, lines)
     ]
