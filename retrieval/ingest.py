@@ -167,6 +167,10 @@ def _serve(stopping: threading.Event, work: threading.Event) -> None:
                     remove_erased()
                     erased_checked_at = time.monotonic()
             except (DatabaseError, InterfaceError, Unavailable):
+                if stopping.is_set():
+                    # The database was stopped under the last unit, which is done again after the next start.
+                    logger.info("ingestion stops in the middle of a document: its database is gone")
+                    return
                 logger.exception("ingestion waits: the database or the embedding model does not answer")
                 stopping.wait(POLL_SECONDS)
             except Exception:

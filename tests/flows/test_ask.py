@@ -68,11 +68,17 @@ class TestAsk:
         call_command("ask", "Say something")
         assert capsys.readouterr().out.strip() == "Plain words."
 
-    def test_exits_with_5_when_there_is_no_answer(self, model: ScriptedModel) -> None:
+    @pytest.mark.parametrize("as_json", [True, False])
+    def test_exits_with_5_when_there_is_no_answer(
+        self, as_json: bool, model: ScriptedModel, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         model.answers({"fail": {"code": "rejected", "message": "wrong key", "retryable": False}})
-        with pytest.raises(CommandError, match="wrong key") as raised:
-            call_command("ask", "Say something", json=True)
+        with pytest.raises(CommandError, match="There is no answer") as raised:
+            call_command("ask", "Say something", json=as_json)
         assert raised.value.returncode == 5
+        # Said once, and where answers are read.
+        assert capsys.readouterr().out.count("wrong key") == 1
+        assert "wrong key" not in str(raised.value)
 
     @pytest.mark.parametrize(
         ("options", "message"),

@@ -17,6 +17,11 @@ from governance.refusals import DeniedByPolicy
 
 ANSWERED, BAD_INPUT, DENIED, WAITING, FAILED = 0, 2, 3, 4, 5
 EXIT_CODES = {"answered": ANSWERED, "denied": DENIED, "failed": FAILED, "stopped": FAILED}
+ENDED = {
+    "denied": "The rules of this workspace, or a reviewer, did not allow it.",
+    "failed": "There is no answer.",
+    "stopped": "The answer was stopped.",
+}
 
 PHASES = {
     "tasks_app.PlanProposed": "planning",
@@ -95,7 +100,8 @@ class Command(BaseCommand):
             self._print_sources(reply.report)
         code = EXIT_CODES[reply.outcome]
         if code != ANSWERED:
-            raise CommandError(reply.report["answer"], returncode=code)
+            # The reply stands on the standard output already, in the answer or the report.
+            raise CommandError(ENDED[reply.outcome], returncode=code)
 
     def _shows_text(self, as_json: bool) -> Any:
         def show(text: str) -> None:
