@@ -1,10 +1,10 @@
 """How many labelled requests reach the right agent, and how long the choice takes.
 
-Reads tests/data/routing.jsonl. Agents' cues and examples are tuned on its `tune` half alone; the other, `test`,
-is only measured. The hash of a request's text decides which half it is in, but for those that were looked at
-before (`seen`). Prints one JSON object a line
-for each half: accuracy, how many the general agent took for want of a clear lead, milliseconds of a choice with
-the vector at hand and with making it, and the confusions; the wrong ones of the tune half with --wrong.
+Reads tests/data/routing.jsonl. Agents' cues and examples are tuned on its `tune` half alone; the other half,
+`test`, is only measured. The hash of a request's text decides which half it is in, but for requests that were
+looked at before they joined (`seen`): they are in the first. Prints one JSON object a line for each half:
+accuracy, how many the general agent took for want of a clear lead, milliseconds of a choice with the vector
+at hand and with making it, and the confusions. With --wrong it lists what of the tune half goes wrong.
 
     python benchmarks/routing.py [--wrong]
 """

@@ -1,4 +1,5 @@
 from django.apps import AppConfig
+from django.utils.module_loading import autodiscover_modules
 
 
 class OrchestratorApp(AppConfig):
@@ -7,7 +8,7 @@ class OrchestratorApp(AppConfig):
     verbose_name = "Orchestrator"
 
     def ready(self) -> None:
-        """Tell sessions and documents what they must know of one another and of plans."""
+        """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
         from cartrita.orchestrator import attachments
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.approvals import void_of_session
@@ -21,3 +22,4 @@ class OrchestratorApp(AppConfig):
         register_erasure(void_of_session)
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)
+        autodiscover_modules("agents")

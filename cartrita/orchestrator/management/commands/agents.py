@@ -1,0 +1,77 @@
+"""`manage.py agents`: which agents there are, what they need, and whether they can work here."""
+
+import json
+from typing import Any
+
+from django.core.management.base import BaseCommand, CommandError, CommandParser
+
+from cartrita.errors import CartritaError
+from cartrita.llm import catalog
+from cartrita.orchestrator.agents import Agent, all_agents, missing_capabilities, problems
+from cartrita.tools.registry import all_tools
+
+
+class Command(BaseCommand):
+    help = (
+        "List the agents: purpose, tools, what their model must be able to do, and whether they are usable "
+        "with the models that are configured. With --check look their declarations over instead: exit code 1 "
+        "where something is wrong."
+    )
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        parser.add_argument("--check", action="store_true", help="check the declarations; reads no database")
+        parser.add_argument("--json", action="store_true", help="print one JSON array")
+
+    def handle(self, *_args: Any, **options: Any) -> None:
+        if options["check"]:
+            self._check()
+            return
+        shown = [_described(who) for who in all_agents()]
+        if options["json"]:
+            self.stdout.write(json.dumps(shown, ensure_ascii=False))
+            return
+        for each in shown:
+            self.stdout.write(f"{each['name']} (version {each['version']}): {each['purpose']}")
+            self.stdout.write(f"    tools:  {', '.join(each['tools']) or 'none'}")
+            self.stdout.write(f"    needs:  {', '.join(each['needs']) or 'nothing of its model'}")
+            self.stdout.write("    usable: " + ("yes" if each["usable"] else f"no: {each['why_not']}"))
+
+    def _check(self) -> None:
+        wrong = problems(all_agents(), tools={each.name for each in all_tools()}, tiers=catalog.TIERS)
+        if wrong:
+            raise CommandError("\n".join(wrong), returncode=1)
+        self.stdout.write(f"{len(all_agents())} agents, nothing wrong.")
+
+
+def _described(who: Agent) -> dict[str, Any]:
+    why_not = _why_not(who)
+    return {
+        "name": who.name,
+        "version": who.version,
+        "purpose": who.purpose,
+        "tools": list(who.tools),
+        "tier": who.tier,
+        "needs": sorted(who.needs),
+        "autonomy": who.autonomy,
+        "usable": not why_not,
+        "why_not": why_not,
+    }
+
+
+def _why_not(who: Agent) -> str:
+    absent = sorted(set(who.tools).difference(each.name for each in all_tools()))
+    if absent:
+        return f"there is no tool {' and none '.join(absent)}."
+    if not who.needs:
+        return ""
+    try:
+        model = catalog.choose(name=None, tier=who.tier, purpose="execution")
+    except CartritaError as error:
+        return error.message
+    lacking = missing_capabilities(who, model.capabilities)
+    if not lacking:
+        return ""
+    return (
+        f"the model {model.name} lacks {', '.join(lacking)}. Set OPENAI_API_KEY, or CARTRITA_DEFAULT_MODEL "
+        "to a model that has it."
+    )
