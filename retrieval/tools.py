@@ -7,7 +7,10 @@ from pydantic import Field
 from cartrita.errors import NotFound
 from cartrita.eventstore import Append, in_database_thread, new_id
 from cartrita.tools.registry import Parameters, ToolCall, tool
-from retrieval import queries
+from retrieval import (
+    queries,
+    table_tools,  # noqa: F401 # registers query_table
+)
 from retrieval.document import DocumentNotFound
 from retrieval.questions import MAX_QUERY
 

@@ -1,7 +1,7 @@
 """How a tool's result reads as a reply."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +10,12 @@ import orjson
 from cartrita.eventstore import get_blob
 from cartrita.tools.events import ToolReturned
 
+# Rows of a table that a reply shows.
+MOST_ROWS = 50
+LONGEST_CELL = 200  # characters
 # A reply is one event with its text sealed; what is above stays with the call's own event.
 LONGEST_RESULT = 16 * 1024  # characters
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>|&~!]")
 _FENCES = re.compile(r"`{3,}")
 
 
@@ -24,9 +28,13 @@ def result_of(returned: ToolReturned, *, key_id: UUID | None) -> Mapping[str, An
 
 
 def readable(result: Mapping[str, Any]) -> str:
-    """Return a result as Markdown: printed text and value of a program, anything else as indented JSON."""
+    """Return a result as Markdown: printed text and value of a program, rows of a query as a table, anything
+    else as indented JSON.
+    """
     if "stdout" in result and "return_value" in result:
         return _ran(result)
+    if {"columns", "rows", "row_count", "truncated"} <= result.keys():
+        return _queried(result)
     return _block(_json(result), "json")
 
 
@@ -39,6 +47,46 @@ def _ran(result: Mapping[str, Any]) -> str:
     if result["return_value"] is not None:
         parts.append("Value:\n\n" + _block(_json(result["return_value"]), "json"))
     return "\n\n".join(parts) or "It ran, printed nothing and has no value."
+
+
+def _queried(result: Mapping[str, Any]) -> str:
+    rows = result["rows"]
+    shown = rows[:MOST_ROWS]
+    lines = [
+        _line([column["name"] for column in result["columns"]]),
+        "|" + " --- |" * len(result["columns"]),
+    ]
+    length = sum(map(len, lines))
+    for count, row in enumerate(shown):
+        line = _line(row)
+        length += len(line) + 1
+        if length > LONGEST_RESULT:
+            shown = shown[:count]
+            break
+        lines.append(line)
+    return "\n".join(lines) + "\n\n" + _counted(len(rows), len(shown), more=result["truncated"])
+
+
+def _counted(rows: int, shown: int, *, more: bool) -> str:
+    said = f"{rows:,} row{'' if rows == 1 else 's'}"
+    if more:
+        said = f"The first {said}; there are more"
+    if shown < rows:
+        said += f"; {shown} shown"
+    return said + "."
+
+
+def _line(cells: Sequence[Any]) -> str:
+    return "| " + " | ".join(map(_cell, cells)) + " |"
+
+
+def _cell(value: Any) -> str:
+    text = "" if value is None else value if isinstance(value, str) else _json(value)
+    text = " ".join(text.split())
+    if len(text) > LONGEST_CELL:
+        text = f"{text[:LONGEST_CELL]}…"
+    # What a file holds is shown as it is, not as Markdown.
+    return _MARKDOWN.sub(r"\\\g<0>", text)
 
 
 def _block(text: str, language: str) -> str:

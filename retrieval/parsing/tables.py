@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
+from typing import IO
 
 import duckdb
 
@@ -58,8 +59,10 @@ def confined() -> Connection:
             "preserve_insertion_order": True,
         },
     )
+    # What is loaded from files when it is first needed.
     for codec in _CODECS:
-        codecs.lookup(codec)  # is loaded from a file
+        codecs.lookup(codec)
+    database.execute("SELECT ?, 1::DECIMAL, 1::HUGEINT, DATE '2000-01-01'", ["x"]).fetchall()
     give_up_files()
     give_up_network()
     database.execute(f"SET threads = {THREADS}; SET TimeZone = 'UTC'; SET enable_progress_bar = false")
@@ -140,7 +143,7 @@ def _as_file(content: bytes) -> Iterator[str]:
     """Offer bytes under a path although no file can be reached: a file in memory that has no name."""
     limit(resource.RLIMIT_FSIZE, len(content) + 1)
     if hasattr(os, "memfd_create"):
-        opened = os.fdopen(os.memfd_create("table"), "wb")
+        opened: IO[bytes] = os.fdopen(os.memfd_create("table"), "wb")
     else:
         opened = tempfile.TemporaryFile()  # noqa: SIM115 # closed below, for both
     with opened:
