@@ -226,7 +226,7 @@ def constant(text: str) -> bool | None:
     """Return what a condition always gives when it reads no variable, else None."""
     try:
         outcome = _CONSTANTS.compile(text).eval()
-    except RuntimeError:
+    except (RuntimeError, MemoryError):
         return None
     return outcome.value() is True if outcome.type() == cel.Type.BOOL else None
 
@@ -237,7 +237,8 @@ _CONSTANTS = cel.NewEnv(extensions=[extension() for extension in _EXTENSIONS])
 def _evaluate(program: Any, activation: Activation) -> Any:
     try:
         outcome = program.eval(activation)
-    except RuntimeError as error:  # the budget of 10,000 iterations of one evaluation
+    # The budget of 10,000 iterations of one evaluation, or a text that grows beyond the memory there is.
+    except (RuntimeError, MemoryError) as error:
         raise EvaluationError(str(error)[:_LONGEST_MESSAGE]) from None
     # An error is a value like any other to the engine, and its content is a text that would count as true.
     if outcome.type() == cel.Type.ERROR:

@@ -210,7 +210,7 @@ def load_policy(text: str, source: str = "policy") -> PolicySet:
         # Canonical JSON may hold characters that YAML reads differently, such as U+2028.
         try:
             value = json.loads(text)
-        except ValueError:
+        except (ValueError, RecursionError):
             pass  # not canonical after all: YAML says where it is wrong
         else:
             return _compile(value, {}, source)

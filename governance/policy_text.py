@@ -166,7 +166,11 @@ def _plain(node: Any, path: Path, places: dict[Path, Place], loader: Any, lines:
     # `condition: true` is meant as an expression, `at: 2026-01-01` as text.
     if (path and path[-1] in {"condition", "unless"}) or node.tag.endswith(":timestamp"):
         return node.value
-    return loader.construct_object(node)
+    try:
+        return loader.construct_object(node)
+    except ValueError:
+        # Dates that are none, and numbers of more digits than Python reads.
+        raise _YamlError("not a value that a policy holds; write it shorter, or in quotes", start) from None
 
 
 class _Dumper(yaml.SafeDumper):

@@ -133,6 +133,14 @@ class TestEngineErrors:
         assert together[f"r{place}"] == single.evaluated[0].result == expected
         assert single.allowed is (expected == "matched")
 
+    def test_count_where_memory_ends(self) -> None:
+        class Exhausted:
+            def eval(self, _: object) -> None:
+                raise MemoryError("std::bad_alloc")
+
+        with pytest.raises(cel.EvaluationError, match="bad_alloc"):
+            cel.Condition("true", Exhausted()).holds(None)
+
     def test_do_not_come_from_the_text_of_names(self) -> None:
         odd = request(tool="'||true||'", agent="\u202e", labels=frozenset({"x' || true || '"}))
         assert not decide(odd, policy(rule("r", "allow", "tool.name == 'x' || agent == 'y'"))).allowed
@@ -167,6 +175,24 @@ class TestCopyingLoops:
     def test_stay_in_sets_of_the_first_environment(self) -> None:
         written = {"environment": 1, "rules": [rule("r", "deny", "args.a.map(x, x).size() > 1")]}
         assert decide(request(arguments={"a": [1, 2]}), load_policy(json.dumps(written))).rule == "r"
+
+
+class TestTextsOfPolicies:
+    START = '{"environment":2,"policy":"x","rules":[{"name":"a","priority":'
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            START + "[" * 100_000,
+            START + "9" * 5000 + "}]}",
+            "rules: [{name: a, priority: " + "9" * 5000 + "}]",
+            "rules: [{name: a, priority: !!int x}]",
+        ],
+        ids=["deep", "digits", "digits in YAML", "no number"],
+    )
+    def test_that_no_reader_takes_are_refused(self, text: str) -> None:
+        with pytest.raises(PolicyNotValid):
+            load_policy(text)
 
 
 class TestNames:
