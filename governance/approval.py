@@ -28,6 +28,8 @@ VoidCause = Literal["arguments_changed", "tool_changed", "rule_changed", "not_co
 
 NOTE_LIMIT = 4000
 MOST_NOTES = 200
+# Of these, so that nobody keeps the approvers from asking.
+MOST_NOTES_OF_REQUESTER = 100
 # How long a grant may be remembered at most.
 LONGEST_MEMORY = timedelta(days=30)
 PATTERN_LIMIT = 500
@@ -264,6 +266,7 @@ class Approval:
     erased: bool = False
     votes: tuple[CastVote, ...] = ()
     notes: int = 0
+    notes_of_requester: int = 0
     scope: GrantScope | Literal[""] = ""
     pattern: Mapping[str, str] = field(default_factory=dict)
     valid_until: datetime | None = None
@@ -314,7 +317,12 @@ def evolve(approval: Approval, event: Event, at: datetime) -> Approval:
                 erased=not event.arguments_hash,
             )
         case ApprovalNoted():
-            return replace(approval, notes=approval.notes + 1)
+            own = event.by == f"user:{approval.requester_id}"
+            return replace(
+                approval,
+                notes=approval.notes + 1,
+                notes_of_requester=approval.notes_of_requester + own,
+            )
         case ApprovalVoted():
             cast = CastVote(
                 user_id=event.user_id,
@@ -497,6 +505,11 @@ def note(
         raise ended(approval)
     if approval.notes >= MOST_NOTES:
         raise NoteTooLong(f"At most {MOST_NOTES} notes are kept for one request.", field="text")
+    if author_id == approval.requester_id and approval.notes_of_requester >= MOST_NOTES_OF_REQUESTER:
+        raise NoteTooLong(
+            f"At most {MOST_NOTES_OF_REQUESTER} notes of the requester are kept for one request.",
+            field="text",
+        )
     return [ApprovalNoted(kind=kind, by=by, text=_checked_text(text, field="text", needed=True))]
 
 

@@ -29,6 +29,8 @@ READERS: frozenset[str] = frozenset({"admin", "auditor"})
 # Arguments whose JSON is longer are shown as hash and size, and downloaded.
 SHOWN_BYTES = 4096
 MOST_GRANTS = 500
+# A request states at most so many; one that fits is enough for a rule.
+MOST_STATED = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,15 +95,17 @@ def matching_grants(
     if kind == "model_call":
         candidates = candidates.filter(model_name=model)
     wanted = fingerprint(dict(arguments))
-    covering = {
-        row.id
-        for row in candidates[:MOST_GRANTS]
-        if rule_hashes.get(row.rule) == row.rule_hash and _covers(row, wanted, arguments, safety_level)
-    }
+    covering: dict[str, list[UUID]] = {}
+    for row in candidates[:MOST_GRANTS]:
+        if rule_hashes.get(row.rule) == row.rule_hash and _covers(row, wanted, arguments, safety_level):
+            covering.setdefault(row.rule, []).append(row.id)
     if not covering:
         return []
+    # The newest of each rule, so that many of one rule leave room for those of the others.
+    share = max(MOST_STATED // len(covering), 1)
+    stated = [approval_id for ids in covering.values() for approval_id in ids[:share]][:MOST_STATED]
     # Locked and asked again: another step may have used one up in the meantime.
-    locked = Approval.objects.select_for_update().filter(id__in=covering, status="granted").order_by("id")
+    locked = Approval.objects.select_for_update().filter(id__in=stated, status="granted").order_by("id")
     return [
         GrantFact(
             approval_id=row.id, rule=row.rule, rule_hash=row.rule_hash, scope=_scope(row.scope), own=row.own

@@ -22,6 +22,7 @@ from cartrita.eventstore import (
     append,
     create_data_key,
     erase_key,
+    erase_subject,
     load,
     new_id,
     rebuild,
@@ -284,6 +285,19 @@ class TestGrants:
         assert not grants(approval_id, workspace_id=new_id())
         assert not grants(approval_id, safety_level="restricted")
 
+    def test_are_stated_as_far_as_a_request_holds_them(
+        self, ann: Person, ben: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(queries, "MOST_STATED", 2)
+        session_id = new_id()
+        ids = [waiting(ann, session_id=session_id) for _ in range(3)]
+        for approval_id in ids:
+            commands.approve(approval_id=approval_id, caller=as_caller(ben))
+        assert [grant.approval_id for grant in grants(ids[0])] == sorted(ids[1:])
+        use(ids[1])
+        use(ids[2])
+        assert [grant.approval_id for grant in grants(ids[0])] == ids[:1]
+
 
 class TestNotes:
     def test_go_between_approver_and_requester(self, ann: Person, ben: Person) -> None:
@@ -301,6 +315,14 @@ class TestNotes:
             ("answer", "A test."),
             ("comment", "Thanks."),
         ]
+
+    def test_of_the_requester_leave_room_for_questions(self, ann: Person, ben: Person) -> None:
+        approval_id = waiting(ann)
+        for _ in range(approvals.MOST_NOTES_OF_REQUESTER):
+            commands.comment(approval_id=approval_id, caller=as_caller(ann), text="Please.")
+        with pytest.raises(approvals.NoteTooLong):
+            commands.comment(approval_id=approval_id, caller=as_caller(ann), text="Please.")
+        commands.ask(approval_id=approval_id, caller=as_caller(ben), text="Why?")
 
 
 class TestEditArguments:
@@ -348,6 +370,13 @@ class TestExpireDue:
         with pytest.raises(ApprovalEnded):
             commands.comment(approval_id=approval_id, caller=as_caller(ben), text="Hm.")
         assert commands.expire_due(timezone.now()) == 2
+        assert queries.state(approval_id).void_cause == "erased"
+
+    def test_ends_what_an_erased_person_asked_for(self, ann: Person, ben: Person) -> None:
+        approval_id = waiting(ann)
+        assert commands.expire_due(timezone.now()) == 0
+        erase_subject(ann.id)
+        assert commands.expire_due(timezone.now()) == 1
         assert queries.state(approval_id).void_cause == "erased"
 
     def test_ends_what_waits_in_an_erased_session(self, ann: Person, ben: Person) -> None:
