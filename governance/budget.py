@@ -342,4 +342,5 @@ def _zone(name: str) -> ZoneInfo:
 
 @cache
 def _zone_names() -> frozenset[str]:
-    return frozenset(available_timezones())
+    # Not what the machine happens to be set to.
+    return frozenset(available_timezones() - {"localtime", "Factory"})

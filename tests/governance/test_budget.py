@@ -127,6 +127,7 @@ class TestSetTerms:
             ({"limit_micros": -1}, BadInput),
             ({"limit_tokens": 2**53}, BadInput),
             ({"time_zone": "Mars/Base"}, BadInput),
+            ({"time_zone": "localtime"}, BadInput),
             ({"currency": "XXX"}, BadInput),
             ({"currency": "usd"}, BadInput),
             ({"warn_percent": 0}, BadInput),
