@@ -242,7 +242,8 @@ class Bench:
 
         from cartrita.eventstore import codec
 
-        row = codec.encode(self.one(self.new_id(), 0, 1), recorded_at=now(), ciphers={})[0].row()[2:]
+        (event,) = codec.encode(self.one(self.new_id(), 0, 1), recorded_at=now(), ciphers={})
+        row = codec.row_of(event)[2:]
 
         def worker() -> Callable[[], int]:
             connection = psycopg.connect(self.server.url(), autocommit=True)

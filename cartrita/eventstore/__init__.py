@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.log import read_log as read_log
     from cartrita.eventstore.projections import following as following
     from cartrita.eventstore.projections import inline as inline
+    from cartrita.eventstore.projections import inline_batched as inline_batched
     from cartrita.eventstore.projector import run_projector as run_projector
     from cartrita.eventstore.recording import Recorder as Recorder
     from cartrita.eventstore.recording import recorder as recorder
@@ -77,6 +78,7 @@ _HOME_OF = {
     "head": "log",
     "in_database_thread": "aio",
     "inline": "projections",
+    "inline_batched": "projections",
     "load": "store",
     "put_blob": "blobs",
     "read_log": "log",

@@ -78,28 +78,29 @@ class _UuidArray(_Array):
 
 def uuids(column: Sequence[UUID | None]) -> _UuidArray:
     """Return a uuid[]."""
-    items = [_NULL if one is None else _UUID_LENGTH + one.bytes for one in column]
-    return _UuidArray(_array(_UUID, column, items))
+    # `one.bytes` is a property in Python, and every step packs dozens of ids.
+    items = [_NULL if one is None else _UUID_LENGTH + one.int.to_bytes(16, "big") for one in column]
+    return _UuidArray(_array(_UUID, items))
 
 
 def booleans(column: Sequence[bool]) -> _BoolArray:
     """Return a bool[]."""
-    return _BoolArray(_array(_BOOL, column, [_TRUE if one else _FALSE for one in column]))
+    return _BoolArray(_array(_BOOL, [_TRUE if one else _FALSE for one in column]))
 
 
 def integers2(column: Sequence[int]) -> _Int2Array:
     """Return an int2[]."""
-    return _Int2Array(_array(_INT2_OID, column, [_INT2.pack(2, one) for one in column]))
+    return _Int2Array(_array(_INT2_OID, [_INT2.pack(2, one) for one in column]))
 
 
 def integers4(column: Sequence[int]) -> _Int4Array:
     """Return an int4[]."""
-    return _Int4Array(_array(_INT4_OID, column, [_INT4.pack(4, one) for one in column]))
+    return _Int4Array(_array(_INT4_OID, [_INT4.pack(4, one) for one in column]))
 
 
 def integers8(column: Sequence[int]) -> _Int8Array:
     """Return an int8[]."""
-    return _Int8Array(_array(_INT8_OID, column, [_INT8.pack(8, one) for one in column]))
+    return _Int8Array(_array(_INT8_OID, [_INT8.pack(8, one) for one in column]))
 
 
 def times(column: Sequence[datetime]) -> _TimeArray:
@@ -107,28 +108,28 @@ def times(column: Sequence[datetime]) -> _TimeArray:
     # The events of one append share one time.
     packed = {one: _INT8.pack(8, (one - _EPOCH) // _MICROSECOND) for one in set(column)}
     items = [packed[one] for one in column]
-    return _TimeArray(_array(_TIMESTAMPTZ, column, items))
+    return _TimeArray(_array(_TIMESTAMPTZ, items))
 
 
 def texts(column: Sequence[str]) -> _TextArray:
     """Return a text[]."""
-    return _TextArray(_array(_TEXT, column, _sized([one.encode() for one in column])))
+    return _TextArray(_array(_TEXT, _sized([one.encode() for one in column])))
 
 
 def byteas(column: Sequence[bytes]) -> _ByteaArray:
     """Return a bytea[]."""
-    return _ByteaArray(_array(_BYTEA, column, _sized(column)))
+    return _ByteaArray(_array(_BYTEA, _sized(column)))
 
 
-def _sized(items: Iterable[bytes]) -> Iterable[bytes]:
+def _sized(items: Iterable[bytes]) -> list[bytes]:
     return [_LENGTH.pack(len(one)) + one for one in items]
 
 
-def _array(element: int, column: Sequence[Any], items: Iterable[bytes]) -> bytes:
+def _array(element: int, items: Sequence[bytes]) -> bytes:
     """Return one dimension with lower bound 1, as array_recv in the server's source reads it."""
-    if not column:
+    if not items:
         return _HEAD.pack(0, 0, element, 0, 0)[:12]
-    return _HEAD.pack(1, None in column, element, len(column), 1) + b"".join(items)
+    return _HEAD.pack(1, _NULL in items, element, len(items), 1) + b"".join(items)
 
 
 def _register(array: type[_Array], array_oid: int) -> None:

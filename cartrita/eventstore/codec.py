@@ -3,9 +3,9 @@
 Nothing here touches the database, so that the synchronous and the asyncio path share it.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -59,64 +59,10 @@ class EventUnreadable(CartritaError):
     status: ClassVar[int] = 500
 
 
-@dataclass(frozen=True, slots=True)
-class Encoded:
-    """One event ready to be inserted."""
-
-    stream_id: UUID
-    version: int
-    event_id: UUID
-    type_name: str
-    schema_version: int
-    recorded_at: datetime
-    workspace_id: UUID
-    session_id: UUID | None
-    causation_id: UUID | None
-    actor: str
-    trace_id: str
-    key_id: UUID | None
-    data: bytes
-    event: Event
-    sealed: Mapping[str, str]
-
-    def row(self) -> Row:
-        """Return the values in the order of COLUMNS."""
-        return (
-            self.stream_id,
-            self.version,
-            self.event_id,
-            self.type_name,
-            self.schema_version,
-            self.recorded_at,
-            self.workspace_id,
-            self.session_id,
-            self.causation_id,
-            self.actor,
-            self.trace_id,
-            self.key_id,
-            self.data,
-        )
-
-    def recorded(self, position: int | None = None) -> RecordedEvent:
-        """Return the event as it will be read back."""
-        return RecordedEvent(
-            position=position,
-            stream_id=self.stream_id,
-            version=self.version,
-            event_id=self.event_id,
-            type_name=self.type_name,
-            schema_version=self.schema_version,
-            recorded_at=self.recorded_at,
-            workspace_id=self.workspace_id,
-            session_id=self.session_id,
-            causation_id=self.causation_id,
-            actor=self.actor,
-            trace_id=self.trace_id,
-            key_id=self.key_id,
-            event=self.event,
-            data=self.data,
-            sealed=self.sealed,
-        )
+# The values of an event in the order of COLUMNS.
+row_of: Callable[[RecordedEvent], Row] = attrgetter(
+    *("type_name" if column == "type" else column for column in COLUMNS)
+)
 
 
 def keys_needed(appends: Sequence[Append]) -> set[UUID]:
@@ -139,8 +85,12 @@ def keys_needed(appends: Sequence[Append]) -> set[UUID]:
     return needed
 
 
-def encode(append: Append, *, recorded_at: datetime, ciphers: Ciphers) -> list[Encoded]:
-    """Return the rows of an append. `ciphers` holds an open cipher for each of `keys_needed`.
+def encode(
+    append: Append, *, recorded_at: datetime, ciphers: Ciphers, trace_id: str = ""
+) -> list[RecordedEvent]:
+    """Return the events of an append as they will be read back, without positions.
+
+    `ciphers` holds an open cipher for each of `keys_needed`; `trace_id` is that of contexts without one.
 
     Raises BadInput (what JSON cannot carry, naming the field; wrong counts), EventTooLarge.
     """
@@ -157,7 +107,7 @@ def encode(append: Append, *, recorded_at: datetime, ciphers: Ciphers) -> list[E
     if recorded_at.tzinfo is not UTC:
         recorded_at = recorded_at.astimezone(UTC)
     _refuse_bad_surroundings(context.actor, "actor")
-    trace_id = context.trace_id or current_trace_id()
+    trace_id = context.trace_id or trace_id or current_trace_id()
     _refuse_bad_surroundings(trace_id, "trace_id")
     encoded = []
     for index, event in enumerate(append.events):
@@ -165,7 +115,8 @@ def encode(append: Append, *, recorded_at: datetime, ciphers: Ciphers) -> list[E
             raise BadInput(f"{type(event).__name__} has no type_name: it is no event type of its own")
         data, sealed = _encode_event(event, ciphers.get(context.key_id) if context.key_id else None)
         encoded.append(
-            Encoded(
+            RecordedEvent(
+                position=None,
                 stream_id=append.stream_id,
                 version=append.expected_version + index + 1,
                 event_id=event_ids[index] if event_ids is not None else new_id(),

@@ -25,12 +25,25 @@ class ProjectionsWrong(CartritaError):
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """A function that writes rows of one stream in the transaction of the append."""
+    """A function that writes rows of one stream in the transaction of the append.
+
+    `batched`: it takes the events of an append all at once.
+    """
 
     name: str
     event_classes: tuple[type[Event], ...]
     tables: tuple[type[models.Model], ...]
-    function: InlineFunction
+    function: InlineFunction | FollowingFunction
+    batched: bool = False
+
+    def run(self, recorded: Sequence[RecordedEvent]) -> None:
+        """Run the function on events of its classes, in order."""
+        function: Any = self.function
+        if self.batched:
+            function(recorded)
+        else:
+            for event in recorded:
+                function(event)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +70,22 @@ def inline(
     """
 
     def register(function: InlineFunction) -> InlineFunction:
-        name = f"{function.__module__.removesuffix('.projections')}.{function.__name__}"
-        projection = Inline(name, event_classes, tuple(tables), function)
-        _refuse_shared(projection)
-        _inline[name] = projection
-        for cls in event_classes:
-            others = tuple(known for known in _inline_by_class.get(cls, ()) if known.name != name)
-            _inline_by_class[cls] = (*others, projection)
+        _register_inline(function, event_classes, tables, batched=False)
+        return function
+
+    return register
+
+
+def inline_batched(
+    *event_classes: type[Event], tables: Sequence[type[models.Model]]
+) -> Callable[[FollowingFunction], FollowingFunction]:
+    """As `inline`, for a function that takes all such events of an append at once, in order.
+
+    It runs after those that take them one by one. Which events come together must not matter.
+    """
+
+    def register(function: FollowingFunction) -> FollowingFunction:
+        _register_inline(function, event_classes, tables, batched=True)
         return function
 
     return register
@@ -107,9 +129,31 @@ def all_following() -> list[Following]:
 
 def run_inline(recorded: Sequence[RecordedEvent]) -> None:
     """Run the inline projections of these events, in order."""
+    batches: dict[str, list[RecordedEvent]] = {}
     for event in recorded:
         for projection in inline_of(type(event.event)):
-            projection.function(event)
+            if projection.batched:
+                batches.setdefault(projection.name, []).append(event)
+            else:
+                projection.run([event])
+    for name, batch in batches.items():
+        _inline[name].run(batch)
+
+
+def _register_inline(
+    function: InlineFunction | FollowingFunction,
+    event_classes: tuple[type[Event], ...],
+    tables: Sequence[type[models.Model]],
+    *,
+    batched: bool,
+) -> None:
+    name = f"{function.__module__.removesuffix('.projections')}.{function.__name__}"
+    projection = Inline(name, event_classes, tuple(tables), function, batched)
+    _refuse_shared(projection)
+    _inline[name] = projection
+    for cls in event_classes:
+        others = tuple(known for known in _inline_by_class.get(cls, ()) if known.name != name)
+        _inline_by_class[cls] = (*others, projection)
 
 
 def _refuse_shared(projection: Inline | Following) -> None:

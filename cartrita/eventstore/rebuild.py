@@ -200,7 +200,7 @@ def _apply_inline(projections: tuple[Inline, ...], progress: _Progress) -> None:
     if functions:
         for recorded in _stored(registry.stored_names(functions), progress):
             for projection in functions[type(recorded.event)]:
-                projection.function(recorded)
+                projection.run([recorded])
             progress.events += 1
     progress.snapshot, progress.restored_seq = snapshot, restored_seq
 

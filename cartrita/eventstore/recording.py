@@ -24,7 +24,7 @@ from psycopg_pool import PoolTimeout
 from cartrita.errors import BadInput, Unavailable
 from cartrita.eventstore import arrays, codec, log, projections
 from cartrita.eventstore.aio import async_pool, close_with_loop, connect
-from cartrita.eventstore.codec import Encoded
+from cartrita.eventstore.codec import row_of
 from cartrita.eventstore.rows import as_arrays
 from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
 from cartrita.eventstore.store import MAX_VERSION, EventIdReused, StreamMoved, find_gap, says_the_same
@@ -72,7 +72,7 @@ class _Call:
     """One `record()` that waits for its outcome."""
 
     appends: Sequence[Append]
-    rows: Sequence[Encoded]
+    rows: Sequence[RecordedEvent]
     streams: frozenset[UUID]
     bytes: int
     outcome: "asyncio.Future[list[RecordedEvent]]"
@@ -218,7 +218,7 @@ class Recorder:
             if number in moved:
                 self._spawn(_settle_moved(call, *moved[number]))
             else:
-                call.succeed([row.recorded() for row in call.rows])
+                call.succeed(list(call.rows))
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
@@ -276,7 +276,7 @@ def _refuse_inline(one: Append) -> None:
             )
 
 
-async def _encode(ordered: Sequence[Append]) -> list[Encoded]:
+async def _encode(ordered: Sequence[Append]) -> list[RecordedEvent]:
     keys = codec.keys_needed(ordered)
     ciphers: dict[UUID, DataKeyCipher | None] = await log.aciphers(keys) if keys else {}
     for key_id in keys:
@@ -299,7 +299,7 @@ async def _insert(
     ]
     # Rows go in by stream, as those of all writers do, so that no two wait for one another.
     rows = sorted(
-        ((number, row.row()) for number, call in enumerate(batch) for row in call.rows),
+        ((number, row_of(row)) for number, call in enumerate(batch) for row in call.rows),
         key=lambda row: (row[1][0].bytes, row[1][1]),
     )
     numbers, streams, versions = zip(*wanted, strict=True)
@@ -359,7 +359,7 @@ async def _write_alone(call: _Call, turn: asyncio.Semaphore) -> None:
                 await _settle_moved(call, *moved[0])
             else:
                 wake_sequencer()
-                call.succeed([row.recorded() for row in call.rows])
+                call.succeed(list(call.rows))
 
 
 async def _settle_moved(call: _Call, stream_id: UUID, actual_version: int) -> None:

@@ -8,15 +8,17 @@ from uuid import UUID
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
 from cartrita.eventstore import codec, projections, sealing
 from cartrita.eventstore.arrays import booleans
-from cartrita.eventstore.codec import KEY_COLUMN, Encoded, Row
+from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.rows import COLUMNS, as_arrays
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
+from cartrita.telemetry import current_trace_id
 
 
 class StreamMoved(Conflict):
@@ -44,8 +46,16 @@ class EventIdReused(Conflict):
     code: ClassVar[str] = "event_id_reused"
 
 
-def append(*appends: Append, recorded_at: datetime | None = None) -> list[RecordedEvent]:
+# A statement and its parameters.
+Statement = tuple[LiteralString, Sequence[Any]]
+
+
+def append(
+    *appends: Append, recorded_at: datetime | None = None, beside: Sequence[Statement] = ()
+) -> list[RecordedEvent]:
     """Store events, all or none, and run their inline projections; return them in the order given.
+
+    Statements `beside` run before them, in the same round trip; they belong to the caller's transaction.
 
     Joins the caller's transaction or makes one. A repeated append (the same event ids at the same versions)
     returns what stands and changes nothing. Raises StreamMoved, EventIdReused, BadInput, EventTooLarge,
@@ -56,17 +66,24 @@ def append(*appends: Append, recorded_at: datetime | None = None) -> list[Record
         (one for one in appends if one.events), key=lambda one: (one.stream_id.bytes, one.expected_version)
     )
     if not ordered:
+        if beside:
+            execute_together(*beside)
         return []
     ciphers = {key_id: sealing.cipher(key_id) for key_id in codec.keys_needed(ordered)}
     moment = recorded_at or datetime.now(UTC)
-    encoded = [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
+    trace_id = current_trace_id()
+    encoded = [
+        row
+        for one in ordered
+        for row in codec.encode(one, recorded_at=moment, ciphers=ciphers, trace_id=trace_id)
+    ]
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
     # One row is all or nothing by itself; several may meet a conflict after the first.
     if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline):
-        recorded = _append(ordered, encoded, has_inline=has_inline)
+        recorded = _append(ordered, encoded, beside, has_inline=has_inline)
     else:
         with transaction.atomic():
-            recorded = _append(ordered, encoded, has_inline=has_inline)
+            recorded = _append(ordered, encoded, beside, has_inline=has_inline)
     if len(appends) > 1:
         given = {(one.stream_id, one.expected_version): place for place, one in enumerate(appends)}
         bounds = [(one.stream_id, one.expected_version) for one in ordered for _ in one.events]
@@ -94,17 +111,27 @@ def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg
 
     Django's own cursors interpolate on the client, where a bytea costs twice its size in hexadecimal text.
     """
-    # Each look at `django.db.connection` costs a context lookup: one for all.
-    database = connections[DEFAULT_DB_ALIAS]
-    database.validate_no_broken_transaction()
-    database.close_if_health_check_failed()
-    database.ensure_connection()
+    database = _usable()
     with database.wrap_database_errors:
         cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
         return cursor.execute(statement, parameters, binary=True)
 
 
-def insert_statement(encoded: Sequence[Encoded], *, has_inline: bool = False) -> LiteralString:
+def execute_together(*statements: Statement) -> list[psycopg.Cursor[Row]]:
+    """Run statements as `execute` does, one after the other, in one round trip; return their cursors.
+
+    The first error is raised, and those after it have not run.
+    """
+    database = _usable()
+    cursors = []
+    with database.wrap_database_errors, database.connection.pipeline():
+        for statement, parameters in statements:
+            cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
+            cursors.append(cursor.execute(statement, parameters, binary=True))
+    return cursors
+
+
+def insert_statement(encoded: Sequence[RecordedEvent], *, has_inline: bool = False) -> LiteralString:
     """Return the one statement that inserts these rows; where they are several, it returns those it inserted.
 
     A first event goes in by its primary key alone, a later one only where its predecessor stands; a row that
@@ -117,18 +144,18 @@ def insert_statement(encoded: Sequence[Encoded], *, has_inline: bool = False) ->
     return _INSERT_FIRST_INLINE if has_inline else _INSERT_FIRST
 
 
-def insert_parameters(encoded: Sequence[Encoded]) -> list[Any]:
+def insert_parameters(encoded: Sequence[RecordedEvent]) -> list[Any]:
     """Return the parameters of `insert_statement`. Rows of one stream stand together, in order of version."""
     if len(encoded) == 1:
-        values = list(encoded[0].row())
+        values = list(row_of(encoded[0]))
         # A fixed integer type, or each width of version would be a prepared statement of its own.
         values[1], values[4] = Int4(values[1]), Int2(values[4])
         return values if encoded[0].version == 1 else [*values, values[0], Int4(encoded[0].version - 1)]
     heads = [False, *(before.stream_id == after.stream_id for before, after in pairwise(encoded))]
-    return [*as_arrays([row.row() for row in encoded]), booleans(heads)]
+    return [*as_arrays([row_of(row) for row in encoded]), booleans(heads)]
 
 
-def find_gap(encoded: Sequence[Encoded]) -> Encoded | None:
+def find_gap(encoded: Sequence[RecordedEvent]) -> RecordedEvent | None:
     """Return the first row that does not follow the one before it in its own stream, if there is one."""
     for before, after in pairwise(encoded):
         if before.stream_id == after.stream_id and after.version != before.version + 1:
@@ -147,8 +174,21 @@ def says_the_same(stored: RecordedEvent, event: Event) -> bool:
     )
 
 
+def _usable() -> BaseDatabaseWrapper:
+    # Each look at `django.db.connection` costs a context lookup: one for all.
+    database = connections[DEFAULT_DB_ALIAS]
+    database.validate_no_broken_transaction()
+    database.close_if_health_check_failed()
+    database.ensure_connection()
+    return database
+
+
 def _append(
-    ordered: Sequence[Append], encoded: Sequence[Encoded], *, has_inline: bool
+    ordered: Sequence[Append],
+    encoded: Sequence[RecordedEvent],
+    beside: Sequence[Statement],
+    *,
+    has_inline: bool,
 ) -> list[RecordedEvent]:
     gap = find_gap(encoded)
     if gap is not None:
@@ -157,15 +197,15 @@ def _append(
             expected_version=gap.version - 1,
             actual_version=_version_of(gap.stream_id),
         )
-    cursor = execute(insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded))
+    insert = insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded)
+    cursor = execute_together(*beside, insert)[-1] if beside else execute(*insert)
     if cursor.rowcount == 0:
         return _standing(ordered)
     if cursor.rowcount != len(encoded):
         raise _moved_after_part(encoded, cursor.fetchall())
-    recorded = [row.recorded() for row in encoded]
     if has_inline:
         try:
-            projections.run_inline(recorded)
+            projections.run_inline(encoded)
         except BaseException:
             # Even a caller that catches this must not commit events without their rows.
             transaction.set_rollback(True)
@@ -174,10 +214,10 @@ def _append(
         transaction.on_commit(wake_sequencer, robust=True)
     else:
         wake_sequencer()
-    return recorded
+    return list(encoded)
 
 
-def _moved_after_part(encoded: Sequence[Encoded], inserted: Sequence[Row]) -> StreamMoved:
+def _moved_after_part(encoded: Sequence[RecordedEvent], inserted: Sequence[Row]) -> StreamMoved:
     """Return the conflict of an append of which only a part went in, after marking it for rollback."""
     written = {(stream_id, version) for stream_id, version in inserted}
     skipped = next(row for row in encoded if (row.stream_id, row.version) not in written)
