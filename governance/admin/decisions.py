@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from typing import Any
 from uuid import UUID
 
 from django.contrib import admin
@@ -13,6 +14,7 @@ from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
+from cartrita.accounts.console import console_caller
 from cartrita.errors import CartritaError
 from cartrita.eventstore import unseal_or_empty
 from cartrita.eventstore.admin import as_uuid
@@ -20,6 +22,7 @@ from governance.admin.pages import ConsolePage, Exports, events_behind, link, ro
 from governance.decide import Verdict
 from governance.decision import DecisionMade, verdict_of
 from governance.models import Budget, PolicyDecision, PolicyRule
+from governance.queries.decision_log import READERS
 from governance.queries.decisions import decision_made, redecide
 
 _RESULTS = {
@@ -109,7 +112,16 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         ),
         ("Behind it", {"fields": ("id", "workspace_id", "session_id", "trace_id", "created_at", "events")}),
     )
-    readonly_fields = ("request", "events", "rules", "rule_page", "approval_page", "grant_pages", "budgets")
+    readonly_fields = (
+        "request",
+        "request_withheld",
+        "events",
+        "rules",
+        "rule_page",
+        "approval_page",
+        "grant_pages",
+        "budgets",
+    )
     exported_columns = (
         "id",
         "created_at",
@@ -141,6 +153,27 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "settled_at",
         "trace_id",
     )
+
+    def get_fieldsets(self, request: HttpRequest, obj: PolicyDecision | None = None) -> Any:
+        """Show exact requests, which hold what people wrote, to the roles that read them over REST too."""
+        fieldsets = super().get_fieldsets(request, obj)
+        if obj is None or getattr(request.user, "is_superuser", False):
+            return fieldsets
+        reader = console_caller(request.user, obj.workspace_id)
+        if reader is not None and reader.roles & READERS:
+            return fieldsets
+        return [
+            (
+                title,
+                {
+                    **options,
+                    "fields": tuple(
+                        "request_withheld" if name == "request" else name for name in options["fields"]
+                    ),
+                },
+            )
+            for title, options in fieldsets
+        ]
 
     def get_urls(self) -> list[URLPattern]:
         """Add the page that decides again."""
@@ -208,6 +241,12 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
             return format_html("<em>{}</em>", "erased")
         # ASCII escapes make control, bidirectional and look-alike characters visible.
         return format_html("<pre>{}</pre>", json.dumps(json.loads(opened), indent=2, ensure_ascii=True))
+
+    @admin.display(description=gettext_lazy("exact request"))
+    def request_withheld(self, row: PolicyDecision) -> str:
+        """Return who may read the request."""
+        del row
+        return _("Reviewers, auditors and administrators of the workspace read exact requests.")
 
     @admin.display(description=gettext_lazy("policy rule"))
     def rule_page(self, row: PolicyDecision) -> SafeString | str:

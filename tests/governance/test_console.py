@@ -830,6 +830,13 @@ class TestBudgets:
 
 
 class TestDecisions:
+    @pytest.mark.parametrize("role", ROLES)
+    def test_shows_exact_requests_to_who_reads_them_over_rest_too(self, role: str, team: UUID) -> None:
+        approval = asks_for_python(team, {"code": "print('sesame')"})
+        keeper = guardian(team, role)
+        shown = page(keeper.client, f"/admin/governance/policydecision/{approval.decision_id}/change/")
+        assert ("sesame" in shown) == (role in {"admin", "auditor", "reviewer"})
+
     def test_shows_rules_approval_and_events(self, team: UUID) -> None:
         approval = asks_for_python(team)
         shown = page(
