@@ -1,11 +1,11 @@
-"""The catalog in the admin: to read, not to change."""
+"""The catalog and the circuits in the admin: to read, not to change."""
 
 from typing import Any
 
 from django.contrib import admin
 from django.http import HttpRequest
 
-from cartrita.llm.models import Model, Price
+from cartrita.llm.models import Circuit, Model, Price
 
 
 class ReadOnly:
@@ -33,3 +33,10 @@ class ModelAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subsc
     list_filter = ("provider", "tier")
     search_fields = ("name",)
     inlines = (PriceInline,)
+
+
+@admin.register(Circuit)
+class CircuitAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subscripting fails at run time
+    list_display = ("model", "provider", "state", "failure", "until", "openings", "changed_at")
+    list_filter = ("provider", "state")
+    search_fields = ("model",)

@@ -57,8 +57,10 @@ class ModelFailed(ModelUse):
     """A model gave no whole answer; `text` is what it had said.
 
     `code` is one of rate_limited, timed_out, unreachable, server_error, cut_stream, deadline_passed,
-    cancelled (those may succeed when tried again: `retryable`, save cancelled), rejected, not_signed_in,
-    out_of_quota, context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish.
+    no_answer, circuit_open (nothing was sent, because the provider is unwell), cancelled (those may succeed
+    when tried again, or with another model: `retryable`, save cancelled), rejected, not_signed_in,
+    out_of_quota, context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish, or
+    the rest of the pause of an open circuit.
     """
 
     type_name: ClassVar[str] = "llm.ModelFailed"

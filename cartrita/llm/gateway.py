@@ -13,7 +13,7 @@ from opentelemetry.trace import Span, Status, StatusCode
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import get_blob, in_database_thread, put_blob
-from cartrita.llm import catalog, structured
+from cartrita.llm import breaker, catalog, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.providers import Call, ChatMessage, ProviderFailed, Usage, provider
@@ -136,27 +136,30 @@ async def perform(
     attempt: int,
     key_id: UUID | None = None,
     on_delta: OnDelta | None = None,
-    retry: Retry = USUAL_RETRY,
+    retry: Retry | None = None,
 ) -> ModelAnswered | ModelFailed:
     """Call the model and return the event that says what came of it; the caller records it.
 
     `on_delta` gets the text as it comes; once it has got any, a failing call is not tried again, so that
     nothing is said twice. With a JSON schema it gets the whole text once it is valid. `attempt` is the run's.
-    Under `key_id` a text above 24 KiB goes to a blob; without it such an event cannot be recorded. Raises
+    Under `key_id` a text above 24 KiB goes to a blob; without it such an event cannot be recorded. Nothing is
+    sent while the model's circuit is open; that is a ModelFailed too. Raises
     NotPermitted when the permit is for another request, CallCancelled when the task is cancelled, and
     whatever `on_delta` raises.
     """
     permit.check(prepared.decision_request)
     _check_unchanged(prepared)
     performance = _Performance(
-        prepared, permit, attempt=attempt, key_id=key_id, on_delta=on_delta, retry=retry
+        prepared, permit, attempt=attempt, key_id=key_id, on_delta=on_delta, retry=retry or USUAL_RETRY
     )
     deadline = asyncio.timeout(prepared.request.deadline_seconds)
     with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_CHAT} {prepared.entry.name}") as span:
         performance.describe(span)
         outcome: ModelAnswered | ModelFailed
+        admission: breaker.Admission | None = None
         try:
             async with deadline:
+                admission = await breaker.admit(prepared.entry)
                 outcome = await performance.answer(deadline)
         except ProviderFailed as failure:
             outcome = await performance.failed(failure)
@@ -175,8 +178,12 @@ async def perform(
         except asyncio.CancelledError:
             stopped = ProviderFailed("cancelled", "The call was cancelled.", retryable=False, billed=True)
             outcome = await performance.failed(stopped)
+            if admission is not None:
+                await breaker.report(admission, outcome)
             _describe_outcome(span, outcome)
             raise CallCancelled(outcome) from None
+        if admission is not None:
+            await breaker.report(admission, outcome)
         _describe_outcome(span, outcome)
         return outcome
 

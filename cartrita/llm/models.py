@@ -1,5 +1,6 @@
-"""Rows of the catalog: which models there are and what they cost from when on."""
+"""Rows of the catalog (which models there are, what they cost from when on) and whether they are called."""
 
+from django.contrib.postgres.fields import ArrayField
 from django.db import models
 
 
@@ -47,3 +48,25 @@ class Price(models.Model):
 
     def __str__(self) -> str:
         return f"{self.model_id} from {self.valid_from:%Y-%m-%d}"
+
+
+class Circuit(models.Model):
+    """Whether a model is called now; `cartrita.llm.circuit` says what the columns mean."""
+
+    id = models.UUIDField(primary_key=True)
+    provider = models.CharField(max_length=40)
+    model = models.CharField(max_length=100)
+    state = models.CharField(max_length=10, default="closed")
+    failed_at = ArrayField(models.DateTimeField(), default=list)
+    openings = models.PositiveIntegerField(default=0)
+    until = models.DateTimeField(null=True)
+    probe_id = models.UUIDField(null=True)
+    failure = models.CharField(max_length=40, blank=True, default="")
+    changed_at = models.DateTimeField(null=True)
+
+    class Meta:
+        ordering = ("provider", "model")
+        constraints = (models.UniqueConstraint(fields=("provider", "model"), name="llm_one_circuit_a_model"),)
+
+    def __str__(self) -> str:
+        return f"{self.model}: {self.state}"

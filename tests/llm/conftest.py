@@ -21,6 +21,7 @@ from cartrita.llm.local_server import Endpoint, ensure_local_server
 from governance.decide import RequestFacts
 from governance.doors import Permit, make_decision
 from governance.policy import load_policy
+from tests.databases import Database
 from tests.llm.openai_server import OpenAIServer, openai_server
 
 WORKSPACE = UUID("0190b3c4-0000-7000-8000-000000000001")
@@ -87,7 +88,7 @@ def told(settings: Settings) -> Iterator[OpenAIServer]:
 
 
 @pytest.fixture
-def script(settings: Settings, tmp_path: Path) -> Callable[..., Path]:
+def script(database: Database, settings: Settings, tmp_path: Path) -> Callable[..., Path]:
     """A function that writes a script, selects the scripted model, and returns the path of its log."""
 
     def write(*answers: dict[str, Any], **options: Any) -> Path:
