@@ -26,6 +26,7 @@ SAFE_INTEGER = 2**53 - 1  # beyond it JSON numbers lose digits
 LONGEST_CELL = 4000  # characters
 _LONGEST_MESSAGE = 500
 _TOLD_COLUMNS = 60
+_PLAIN_SELECT = "write a plain SELECT (PIVOT needs its values: ON column IN (…))"
 
 # Functions that make rows of their arguments alone.
 _TABLE_FUNCTIONS = frozenset({"range", "generate_series", "unnest", "repeat", "json_each", "json_tree"})
@@ -168,6 +169,8 @@ def _statement(database: Connection, sql: str) -> str:
     except duckdb.Error as error:
         raise QueryRefused("query_invalid", _said(database, error)) from None
     kinds = [str(one.type).rpartition(".")[2] for one in statements]
+    if len(statements) > 1 and not any(one.query for one in statements):
+        raise QueryRefused("query_not_allowed", f"This statement's form is not supported: {_PLAIN_SELECT}.")
     if kinds != ["SELECT"]:
         what = " and ".join(kinds) if kinds else "nothing"
         many = "one statement" if len(kinds) > 1 else "SELECT"
@@ -184,11 +187,7 @@ def _tree(database: Connection, sql: str) -> Any:
     ((written,),) = database.execute(f"SELECT json_serialize_sql({literal(statement)})").fetchall()  # quoted
     tree = json.loads(written)
     if tree.get("error"):
-        raise QueryRefused(
-            "query_not_allowed",
-            "This statement's form is not supported; write a plain SELECT"
-            " (PIVOT needs its values: ON column IN (…)).",
-        )
+        raise QueryRefused("query_not_allowed", f"This statement's form is not supported: {_PLAIN_SELECT}.")
     return tree
 
 
