@@ -495,6 +495,15 @@ CALCULATOR = declare(
                 weight=0.3,
             ),
             Cue(
+                name="share of a result",
+                pattern=(
+                    rf"{_NUMBER}\s*(?:%|percent|per cent|prozent)\s*(?:of|off|on|von)?\s*"
+                    r"(?:it|that|this|those|the (?:result|total|sum|average|price|amount|value)|davon|"
+                    r"daraus)\b"
+                ),
+                weight=0.3,
+            ),
+            Cue(
                 name="numbers given",
                 pattern=(
                     rf"\b(?:averages?|means?|sum|median|total|product|difference|durchschnitt|mittelwert|"
