@@ -4,7 +4,7 @@ Nothing else imports the engine. An evaluation that gives no boolean is an `Eval
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeAlias
@@ -77,6 +77,21 @@ _TEXT_OR_COMMENT = re.compile(
     r'''"""(?:\\.|[^\\])*?"""|\'{3}(?:\\.|[^\\])*?\'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*''',
     re.DOTALL,
 )
+# Loops bind a name, and each use of it copies what the loop outside put together: some levels of ten uses are
+# more values than there is memory, or than can be compared in a lifetime, and the engine has no deadline.
+_LOOP = re.compile(
+    r"\.\s*(all|exists|exists_one|existsOne|map|filter|optMap|optFlatMap)\s*\(\s*([A-Za-z_]\w*)\s*,"
+)
+_DEEPEST_LOOP, _MOST_USES, _MOST_MAPS = 3, 8, 2
+# What makes a text longer by another one, where that is more than a character.
+_LENGTHENING = re.compile(r"\.\s*(replace|join)\s*\(")
+_SHORT_LITERAL = r"""(?:'[^'\\\n]?'|"[^"\\\n]?")"""
+_HARMLESS = {
+    "replace": re.compile(
+        rf"""\s*(?:'(?:\\.|[^'\\\n])+'|"(?:\\.|[^"\\\n])+")\s*,\s*{_SHORT_LITERAL}\s*[,)]"""
+    ),
+    "join": re.compile(rf"\s*(?:{_SHORT_LITERAL}\s*)?\)"),
+}
 _ERROR_LINE = re.compile(r"ERROR: <input>:(\d+):(\d+): (.*)")
 
 # The engine ships no types: what it binds variables to is opaque here.
@@ -193,16 +208,19 @@ class Environment:
         if program.return_type() != cel.Type.BOOL:
             kind = program.return_type().name()
             raise CompileError(f"it gives {kind}, not a boolean; compare it with something", field=field)
-        # The engine copies the list at each step: 9,000 values in the arguments would take seconds.
         bare = _blank_texts(text)
+        for place, message in _growing(text, bare):
+            line, column = _line_and_column(bare, place)
+            raise CompileError(message, field=field, line=line, column=column)
+        # The engine copies the list at each step: 9,000 values in the arguments would take seconds.
         copying = _COPYING.search(bare)
         if self.version > 1 and copying is not None and reads_arguments(bare):
-            line = bare.count("\n", 0, copying.start()) + 1
+            line, column = _line_and_column(bare, copying.start(1))
             raise CompileError(
                 f"{copying[1]} is too slow for arguments of any length; use exists, exists_one or all",
                 field=field,
                 line=line,
-                column=copying.start(1) - (bare.rfind("\n", 0, copying.start(1)) + 1) + 1,
+                column=column,
             )
 
 
@@ -215,6 +233,39 @@ def environment(version: int = ENVIRONMENT_VERSION) -> Environment:
 def reads_arguments(condition: str) -> bool:
     """Return whether a condition may read `args`; also True where only a text in it says so."""
     return _ARGUMENTS.search(condition) is not None
+
+
+def _growing(condition: str, bare: str) -> Iterator[tuple[int, str]]:
+    """Give the places of a condition, without its texts, where values may grow beyond bounds, and why."""
+    loops = [(found, _closing(bare, found.end())) for found in _LOOP.finditer(bare)]
+    for found, end in loops:
+        if sum(outer.end() <= found.start() < closing for outer, closing in loops) >= _DEEPEST_LOOP:
+            yield found.start(1), f"loops inside one another are at most {_DEEPEST_LOOP} deep"
+        if len(re.findall(rf"\b{found[2]}\b", bare[found.end() : end])) > _MOST_USES:
+            yield found.start(2), f"{found[2]} is used more than {_MOST_USES} times in its loop; use it less"
+    maps = [found for found, _ in loops if "map" in found[1].lower()]
+    for found in maps[_MOST_MAPS:]:
+        yield found.start(1), f"a condition has at most {_MOST_MAPS} of map, optMap and optFlatMap"
+    for found in _LENGTHENING.finditer(bare):
+        if not _HARMLESS[found[1]].match(condition, found.end()):
+            yield (
+                found.start(1),
+                f"{found[1]} may make texts of any length; put in a text in quotes, of a character at most",
+            )
+
+
+def _closing(bare: str, start: int) -> int:
+    """Return where the parenthesis closes that is open at `start`."""
+    depth = 1
+    for place in range(start, len(bare)):
+        depth += {"(": 1, ")": -1}.get(bare[place], 0)
+        if depth == 0:
+            return place
+    return len(bare)
+
+
+def _line_and_column(text: str, place: int) -> tuple[int, int]:
+    return text.count("\n", 0, place) + 1, place - text.rfind("\n", 0, place)
 
 
 def _blank_texts(condition: str) -> str:

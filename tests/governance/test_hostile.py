@@ -177,6 +177,55 @@ class TestCopyingLoops:
         assert decide(request(arguments={"a": [1, 2]}), load_policy(json.dumps(written))).rule == "r"
 
 
+def nested(levels: int, uses: int) -> str:
+    """Return loops that hand on `uses` copies of what they got, and compare what comes of it."""
+    text = f"x{levels} == x{levels}"
+    for level in range(levels, 0, -1):
+        copies = ",".join([f"x{level - 1}"] * uses)
+        text = f"[[{copies}]].exists(x{level}, {text})"
+    return f"[args.a].exists(x0, {text})"
+
+
+class TestGrowth:
+    """The engine has no deadline, and holds all threads of the process while it reckons."""
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            nested(14, 8),
+            nested(2, 40),
+            "[1].map(x, [x, x]).map(x, [x, x]).map(x, [x, x]).map(x, [x, x]).size() > 1",
+            "optional.of(1).optMap(x, [x]).optMap(x, [x]).optMap(x, [x]).hasValue()",
+            "args.a.replace('a', args.a).size() > 1",
+            "args.a.replace('a', 'aaaaaaaa').replace('a', 'aaaaaaaa').size() > 1",
+            "args.a.replace('', 'ab').size() > 1",
+            "args.l.join(args.a).size() > 1",
+            "args.a == r'\\\\' || args.a.replace('a', args.a) == r'\\\\'",
+            "args.a.replace('a\\','+',', args.a).size() > 1",
+        ],
+    )
+    @pytest.mark.parametrize("environment", sorted(cel.ENVIRONMENT_VERSIONS))
+    def test_beyond_bounds_is_refused_whatever_environment_is_named(
+        self, condition: str, environment: int
+    ) -> None:
+        written = {"environment": environment, "rules": [rule("r", "deny", condition)]}
+        with pytest.raises(PolicyNotValid, match="condition of rule r"):
+            load_policy(json.dumps(written))
+
+    @pytest.mark.parametrize(
+        "condition",
+        [
+            nested(2, 8),
+            "args.all(k, args[k].all(x, args.all(l, l != string(x))))",
+            "args.a.replace('-', '').replace(\"\\n\", ' ', 3).lowerAscii() == 'x'",
+            "args.l.join(',') == 'x' || args.l.join() == 'x'",
+            "args.a == r'\\\\' || args.a.contains('.replace(')",
+        ],
+    )
+    def test_within_bounds_is_not(self, condition: str) -> None:
+        assert rule_problems(rule("r", "deny", condition)) == ()
+
+
 class TestTextsOfPolicies:
     START = '{"environment":2,"policy":"x","rules":[{"name":"a","priority":'
 
