@@ -15,7 +15,8 @@ import orjson
 
 from cartrita.eventstore import arrays
 from cartrita.eventstore.canonical import rfc3339
-from cartrita.eventstore.store import execute
+from cartrita.eventstore.codec import Row
+from cartrita.eventstore.store import Statement, execute, execute_together
 
 BalanceKey = tuple[UUID, datetime]
 
@@ -40,7 +41,7 @@ class Bucket:
 
 @dataclass(slots=True)
 class Held:
-    """Locked rows, changed in memory until `write`. Labels map to when they were last added (RFC 3339)."""
+    """Locked rows, changed in memory until `changes` run. Labels map to when they came last (RFC 3339)."""
 
     labels: dict[str, dict[str, str]] = field(default_factory=dict)
     balances: dict[BalanceKey, Balance] = field(default_factory=dict)
@@ -86,29 +87,28 @@ class Held:
             set(self._changed_buckets),
         )
 
-    def write(self) -> None:
-        """Store what changed, in one statement."""
-        if not (self._changed_labels or self._changed_balances or self._changed_buckets):
-            return
-        balances = sorted(self._changed_balances)
-        amounts = [self.balances[key] for key in balances]
-        buckets = sorted(self._changed_buckets)
-        execute(
-            _WRITE,
-            [
-                arrays.texts(list(self._changed_labels)),
-                arrays.texts([orjson.dumps(added).decode() for added in self._changed_labels.values()]),
+    def changes(self) -> list[Statement]:
+        """Return the statements that store what changed."""
+        statements: list[Statement] = []
+        if labels := self._changed_labels:
+            added = [orjson.dumps(one).decode() for one in labels.values()]
+            statements.append((_WRITE_LABELS, [arrays.texts(list(labels)), arrays.texts(added)]))
+        if balances := sorted(self._changed_balances):
+            amounts = [self.balances[key] for key in balances]
+            parameters = [
                 arrays.uuids([budget_id for budget_id, _ in balances]),
                 arrays.times([period_start for _, period_start in balances]),
                 arrays.integers8([balance.reserved_tokens for balance in amounts]),
                 arrays.integers8([balance.reserved_micros for balance in amounts]),
                 arrays.integers8([balance.used_tokens for balance in amounts]),
                 arrays.integers8([balance.used_micros for balance in amounts]),
-                arrays.texts(buckets),
-                arrays.integers8([self.buckets[key].level for key in buckets]),
-                arrays.times([self.buckets[key].at for key in buckets]),
-            ],
-        )
+            ]
+            statements.append((_WRITE_BALANCES, parameters))
+        if buckets := sorted(self._changed_buckets):
+            levels = arrays.integers8([self.buckets[key].level for key in buckets])
+            times = arrays.times([self.buckets[key].at for key in buckets])
+            statements.append((_WRITE_BUCKETS, [arrays.texts(buckets), levels, times]))
+        return statements
 
 
 def lock(
@@ -118,11 +118,12 @@ def lock(
     balances: Collection[BalanceKey],
     buckets: Mapping[str, int],
     at: datetime,
-) -> Held:
-    """Lock these rows to the end of the transaction and return them as they are then.
+    then: Statement,
+) -> tuple[Held, list[Row]]:
+    """Lock these rows to the end of the transaction; return them, and what `then` finds under the locks.
 
     `buckets` maps each key to the level that a bucket begins with. Rows that are missing are made. Nothing
-    may be locked before in the transaction.
+    may be locked before in the transaction. `then` only reads.
     """
     wanted_balances = sorted(set(balances))
     wanted = [
@@ -131,15 +132,15 @@ def lock(
         arrays.times([period_start for _, period_start in wanted_balances]),
         arrays.texts(sorted(buckets)),
     ]
-    held = _lock(wanted)
+    held, found = _lock(wanted, then)
     while held is None:
         # Before anything is locked: who makes rows holds none for which another one waits out of order.
         execute(_MAKE_LABELS, [workspace_id, wanted[0]])
         execute(_MAKE_BALANCES, [workspace_id, wanted[1], wanted[2]])
         levels = arrays.integers8([buckets[key] for key in sorted(buckets)])
         execute(_MAKE_BUCKETS, [workspace_id, at, wanted[3], levels])
-        held = _lock(wanted)
-    return held
+        held, found = _lock(wanted, then)
+    return held, found
 
 
 def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID | None, str]]:
@@ -150,20 +151,21 @@ def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID
     return rows
 
 
-def _lock(wanted: Sequence[object]) -> Held | None:
-    """Lock all of the rows; or none and return None, when one of them is missing."""
+def _lock(wanted: Sequence[object], then: Statement) -> tuple[Held | None, list[Row]]:
+    """Lock all of the rows; or none and return None for them, when one of them is missing."""
     held = Held()
-    for kind, name, budget_id, labels, moment, *amounts in execute(_LOCK, wanted):
+    locked, found = execute_together((_LOCK, wanted), then)
+    for kind, name, budget_id, labels, moment, *amounts in locked:
         match kind:
             case 0:
-                return None
+                return None, []
             case 1:
                 held.labels[name] = labels
             case 2:
                 held.balances[budget_id, moment] = Balance(*amounts)
             case _:
                 held.buckets[name] = Bucket(amounts[0], moment)
-    return held
+    return held, found.fetchall()
 
 
 # The branches of a `union all` run one after the other, and each sorts before it locks.
@@ -232,19 +234,19 @@ _MAKE_BUCKETS: LiteralString = """
     from unnest(%b::text[], %b::int8[]) as wanted (key, level) order by key
     on conflict do nothing
 """
-_WRITE: LiteralString = """
-    with label as (
-        update governance_label_set held set labels = held.labels || new.labels::jsonb
-        from unnest(%b::text[], %b::text[]) as new (subject, labels) where held.subject = new.subject
-    ),
-    balance as (
-        update governance_budget_balance held set
-            reserved_tokens = new.reserved_tokens, reserved_micros = new.reserved_micros,
-            used_tokens = new.used_tokens, used_micros = new.used_micros
-        from unnest(%b::uuid[], %b::timestamptz[], %b::int8[], %b::int8[], %b::int8[], %b::int8[]) as new
-            (budget_id, period_start, reserved_tokens, reserved_micros, used_tokens, used_micros)
-        where held.budget_id = new.budget_id and held.period_start = new.period_start
-    )
+_WRITE_LABELS: LiteralString = """
+    update governance_label_set held set labels = held.labels || new.labels::jsonb
+    from unnest(%b::text[], %b::text[]) as new (subject, labels) where held.subject = new.subject
+"""
+_WRITE_BALANCES: LiteralString = """
+    update governance_budget_balance held set
+        reserved_tokens = new.reserved_tokens, reserved_micros = new.reserved_micros,
+        used_tokens = new.used_tokens, used_micros = new.used_micros
+    from unnest(%b::uuid[], %b::timestamptz[], %b::int8[], %b::int8[], %b::int8[], %b::int8[]) as new
+        (budget_id, period_start, reserved_tokens, reserved_micros, used_tokens, used_micros)
+    where held.budget_id = new.budget_id and held.period_start = new.period_start
+"""
+_WRITE_BUCKETS: LiteralString = """
     update governance_throttle_bucket held set level = new.level, at = new.at
     from unnest(%b::text[], %b::int8[], %b::timestamptz[]) as new (key, level, at) where held.key = new.key
 """

@@ -741,14 +741,12 @@ def _money(micros: int) -> str:
 
 
 def _fact(fact: BudgetFact | GrantFact) -> dict[str, Any]:
-    written: dict[str, Any] = {}
-    for member in fields(fact):
-        value = getattr(fact, member.name)
+    written: dict[str, Any] = _members(fact)
+    for name, value in written.items():
         if isinstance(value, UUID):
-            value = str(value)
+            written[name] = str(value)
         elif isinstance(value, datetime):
-            value = value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-        written[member.name] = value
+            written[name] = value.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
     return written
 
 
@@ -763,8 +761,8 @@ def _budget_fact(value: Mapping[str, Any]) -> BudgetFact:
     )
 
 
-def _members(facts: Cost | Budget | Counters) -> dict[str, int | str | None]:
-    return {member.name: getattr(facts, member.name) for member in fields(facts)}
+def _members(facts: Any) -> dict[str, Any]:
+    return {name: getattr(facts, name) for name in _MEMBERS[type(facts)]}
 
 
 def _check_amounts(facts: Cost | Budget | BudgetFact | Counters) -> None:
@@ -782,6 +780,10 @@ def _check_amounts(facts: Cost | Budget | BudgetFact | Counters) -> None:
         raise BadInput(f"{full} is {currency!r}; send an ISO 4217 code such as USD.", field=full)
 
 
+_MEMBERS: Mapping[type, tuple[str, ...]] = {
+    kind: tuple(member.name for member in fields(kind))
+    for kind in (Cost, Budget, Counters, BudgetFact, GrantFact)
+}
 _AMOUNTS: Mapping[str, tuple[str, ...]] = {
     kind.__name__: tuple(member.name for member in fields(kind) if member.type in {int, int | None})
     for kind in (Cost, Budget, BudgetFact, Counters)

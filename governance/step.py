@@ -19,6 +19,7 @@ from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
 from governance.candidates import Candidates
 from governance.decide import (
     BudgetFact,
+    Cost,
     Counters,
     DecisionRequest,
     GrantFact,
@@ -30,9 +31,11 @@ from governance.decide import (
 from governance.decision import ActOutcome, ActSettled, Reserved
 from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
+from governance.policy_store import policy_set
 from governance.queries.approvals import matching_grants
-from governance.queries.budgets import applicable
-from governance.queries.decisions import Booked, acts_under_way, booked, recent_counts
+from governance.queries.bearing import bearing
+from governance.queries.budgets import ApplicableBudget, Scope, scopes_of
+from governance.queries.decisions import Booked, acts_under_way, counts_of, recent
 from governance.queries.policies import active_policy
 from governance.rule import Throttle
 
@@ -150,7 +153,8 @@ class _Weighed:
 
     act: Act
     subjects: tuple[str, ...]
-    budgets: tuple[BudgetFact, ...]
+    budgets: tuple[ApplicableBudget, ...]
+    reserved: tuple[Reserved, ...]
     buckets: Mapping[str, tuple[str, Throttle]]
 
 
@@ -186,12 +190,21 @@ class _Step:
         self._policy: PolicySet
 
     def take(self, settlements: Sequence[Settlement], then: Then) -> list[Decided]:
+        known = bearing(
+            workspace_id=self._context.workspace_id,
+            decision_ids=[one.decision_id for one in settlements],
+            scopes=[self._scopes(act) for act in self._acts],
+            at=self._now,
+        )
         if self._acts:
-            self._policy = active_policy(self._context.workspace_id)
-        open_ = booked([one.decision_id for one in settlements])
-        weighed = [self._weigh(act) for act in self._acts]
-        held = self._lock(weighed, open_.values())
-        appends = self._settle(settlements, open_, held)
+            self._policy = (
+                policy_set(known.policy_hash)
+                if known.policy_hash is not None
+                else active_policy(self._context.workspace_id)
+            )
+        weighed = [self._weigh(act, found) for act, found in zip(self._acts, known.budgets, strict=True)]
+        held = self._lock(weighed, known.booked)
+        appends = self._settle(settlements, known.booked, held)
         made, held = self._decide(weighed, held)
         stopped = bool(made) and not made[-1].verdict.allowed
         decided = []
@@ -202,45 +215,29 @@ class _Step:
             appends += events
         appends += self._uses(made) if not stopped else []
         appends += then(tuple(decided))
-        held.write()
-        append(*appends, recorded_at=self._now)
+        append(*appends, recorded_at=self._now, beside=held.changes())
         return decided
 
     # What bears on the step
 
-    def _weigh(self, act: Act) -> _Weighed:
+    def _scopes(self, act: Act) -> list[Scope]:
         request = act.request
         if request.workspace_id != self._context.workspace_id:
             raise BadInput("A step is about acts in the workspace of its context.", field="workspace_id")
-        requester_id = _requester(act)
-        rows = applicable(
+        return scopes_of(
             workspace_id=request.workspace_id,
-            user_id=requester_id,
+            user_id=_requester(act),
             session_id=request.session_id,
             task_ids=request.task_path,
             agent=request.agent,
             model=request.model,
-            at=self._now,
         )
-        budgets = [
-            BudgetFact(
-                id=row.id,
-                name=row.name,
-                scope_kind=row.scope_kind,
-                scope=row.scope,
-                period_start=period_start,
-                period_end=period_end,
-                limit_tokens=row.limit_tokens,
-                limit_micros=row.limit_micros,
-                currency=row.currency,
-                warn_percent=row.warn_percent,
-                used_tokens=0,
-                used_micros=0,
-            )
-            for row, period_start, period_end in rows
-        ]
+
+    def _weigh(self, act: Act, budgets: Sequence[ApplicableBudget]) -> _Weighed:
+        request = act.request
+        requester_id = _requester(act)
         if act.task_limit is not None:
-            budgets.append(_bound_of(act.task_limit))
+            budgets = [*budgets, _bound_of(act.task_limit)]
         buckets = {}
         for rule in self._policy.throttles_for(request):
             throttle = self._policy.throttle(rule.name)
@@ -248,24 +245,31 @@ class _Step:
         return _Weighed(
             act=act,
             subjects=_subjects(request.session_id, requester_id),
-            budgets=tuple(sorted(budgets, key=lambda budget: budget.id)),
+            budgets=tuple(budgets),
+            reserved=_reserved(request.cost, budgets),
             buckets=buckets,
         )
 
-    def _lock(self, weighed: Sequence[_Weighed], open_: Iterable[Booked]) -> Held:
+    def _lock(self, weighed: Sequence[_Weighed], open_: Mapping[UUID, Booked]) -> Held:
         subjects = {subject for one in weighed for subject in one.subjects}
         balances = {(budget.id, budget.period_start) for one in weighed for budget in one.budgets}
         buckets = {key: throttle.full for one in weighed for key, throttle in one.buckets.values()}
-        for row in open_:
+        for row in open_.values():
             subjects |= {*_subjects(row.session_id, row.requester_id)}
             balances |= {(entry.budget, entry.period_start) for entry in row.reserved}
-        held = lock(
+        asked = {(act.request.session_id, act.request.subject_kind, act.request.tool) for act in self._acts}
+        held, rows = lock(
             workspace_id=self._context.workspace_id,
             subjects=subjects,
             balances=balances,
             buckets=buckets,
             at=self._now,
+            # The minutes that it counts begin when the locks are asked for.
+            then=recent(at=self._now, asked=asked, settled=open_.keys()),
         )
+        counts = counts_of(rows)
+        self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
+        self._settled = set(counts.settled)
         # The locks may have been long in coming.
         self._now = self._given or datetime.now(UTC)
         return held
@@ -275,15 +279,6 @@ class _Step:
     def _settle(
         self, settlements: Sequence[Settlement], open_: Mapping[UUID, Booked], held: Held
     ) -> list[Append]:
-        counts = recent_counts(
-            at=self._now,
-            asked={
-                (act.request.session_id, act.request.subject_kind, act.request.tool) for act in self._acts
-            },
-            settled=[one.decision_id for one in settlements],
-        )
-        self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
-        self._settled = set(counts.settled)
         appends = []
         for settlement in settlements:
             if settlement.decision_id in self._settled:
@@ -356,8 +351,8 @@ class _Step:
             else:
                 read_lately = frozenset(label for label, added in labels.items() if added > since)
         budgets = tuple(
-            replace(
-                budget,
+            BudgetFact(
+                **budget._asdict(),
                 used_tokens=(balance := held.balances[budget.id, budget.period_start]).used_tokens
                 + balance.reserved_tokens,
                 used_micros=balance.used_micros + balance.reserved_micros,
@@ -440,7 +435,7 @@ class _Step:
 
     def _take(self, one: _Weighed, verdict: Verdict, held: Held) -> None:
         """Hold back what an allowed act may cost, add what it may read, drain what it consumes."""
-        for entry in _reserved(one):
+        for entry in one.reserved:
             held.reserve((entry.budget, entry.period_start), tokens=entry.tokens, micros=entry.micros)
         for subject in one.subjects:
             held.add_labels(subject, _may_add(one.act, verdict), self._now)
@@ -465,7 +460,7 @@ class _Step:
             context,
             permit_hash=act.request.hash,
             requester_id=_requester(act),
-            reserved=_reserved(made.weighed) if goes_ahead else (),
+            reserved=made.weighed.reserved if goes_ahead else (),
             possible_labels=tuple(sorted(may_add)) if goes_ahead else (),
             left_out_documents=left_out,
             approval_id=approval_id,
@@ -556,8 +551,8 @@ def _requester(act: Act) -> UUID | None:
         return None
 
 
-def _bound_of(limit: TaskLimit) -> BudgetFact:
-    return BudgetFact(
+def _bound_of(limit: TaskLimit) -> ApplicableBudget:
+    return ApplicableBudget(
         id=derived_id(limit.task_id, "task-limit"),
         name="the plan's bound for this task",
         scope_kind="task",
@@ -565,10 +560,9 @@ def _bound_of(limit: TaskLimit) -> BudgetFact:
         period_start=EPOCH,
         period_end=None,
         limit_tokens=limit.tokens,
-        used_tokens=0,
         limit_micros=None,
-        used_micros=0,
         currency="USD",
+        warn_percent=80,
     )
 
 
@@ -582,8 +576,7 @@ def _bucket_key(rule: str, throttle: Throttle, request: DecisionRequest, request
     return f"{request.workspace_id}:{rule}:{whose}"
 
 
-def _reserved(one: _Weighed) -> tuple[Reserved, ...]:
-    cost = one.act.request.cost
+def _reserved(cost: Cost, budgets: Iterable[ApplicableBudget]) -> tuple[Reserved, ...]:
     return tuple(
         Reserved(
             budget=budget.id,
@@ -592,7 +585,7 @@ def _reserved(one: _Weighed) -> tuple[Reserved, ...]:
             micros=cost.micros if cost.currency == budget.currency else 0,
             currency=budget.currency,
         )
-        for budget in one.budgets
+        for budget in sorted(budgets, key=lambda budget: budget.id)
     )
 
 

@@ -12,6 +12,8 @@ from cartrita.errors import BadInput
 MAX_DEPTH = 100
 _MAX_INTEGER = 2**53 - 1
 _SCALARS = frozenset({str, int, bool, type(None)})
+_CONTAINERS = frozenset({dict, list, tuple})
+_KEYS = frozenset({str})
 
 
 def canonical_json(value: Any, *, field: str = "") -> bytes:
@@ -47,21 +49,19 @@ def rfc3339(moment: datetime) -> str:
 def _simple(value: Any, depth: int) -> bool:
     """Tell whether orjson's sorted form is the RFC 8785 form: no floats, ASCII keys, exact JSON types."""
     kind = type(value)
-    if kind in _SCALARS:
-        return True
+    if kind not in _CONTAINERS:
+        return kind in _SCALARS
     if depth >= MAX_DEPTH:
         return False
-    # Loops that look at scalars in place: every event is walked, and calls are most of what that costs.
+    # Every event is walked: whole containers are looked at, because steps of Python are what that costs.
+    items = value
     if kind is dict:
-        for key, item in value.items():
-            if type(key) is not str or not key.isascii():
-                return False
-            if type(item) not in _SCALARS and not _simple(item, depth + 1):
-                return False
+        if not _KEYS.issuperset(map(type, value)) or not "".join(value).isascii():
+            return False
+        items = value.values()
+    if _SCALARS.issuperset(map(type, items)):
         return True
-    if kind is list or kind is tuple:
-        return all(type(item) in _SCALARS or _simple(item, depth + 1) for item in value)
-    return False
+    return all(type(item) in _SCALARS or _simple(item, depth + 1) for item in items)
 
 
 def _refuse_wrong_parts(value: Any, path: str, depth: int) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any, ClassVar, LiteralString
 from uuid import UUID
@@ -55,7 +56,8 @@ def append(
 ) -> list[RecordedEvent]:
     """Store events, all or none, and run their inline projections; return them in the order given.
 
-    Statements `beside` run before them, in the same round trip; they belong to the caller's transaction.
+    Statements `beside` that change rows (without a `with` of their own) run within the one that inserts; they
+    belong to the caller's transaction.
 
     Joins the caller's transaction or makes one. A repeated append (the same event ids at the same versions)
     returns what stands and changes nothing. Raises StreamMoved, EventIdReused, BadInput, EventTooLarge,
@@ -66,8 +68,8 @@ def append(
         (one for one in appends if one.events), key=lambda one: (one.stream_id.bytes, one.expected_version)
     )
     if not ordered:
-        if beside:
-            execute_together(*beside)
+        for statement, parameters in beside:
+            execute(statement, parameters)
         return []
     ciphers = {key_id: sealing.cipher(key_id) for key_id in codec.keys_needed(ordered)}
     moment = recorded_at or datetime.now(UTC)
@@ -197,8 +199,11 @@ def _append(
             expected_version=gap.version - 1,
             actual_version=_version_of(gap.stream_id),
         )
-    insert = insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded)
-    cursor = execute_together(*beside, insert)[-1] if beside else execute(*insert)
+    statement, parameters = insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded)
+    if beside:
+        statement = _with(tuple(change for change, _ in beside), statement)
+        parameters = [*(value for _, values in beside for value in values), *parameters]
+    cursor = execute(statement, parameters)
     if cursor.rowcount == 0:
         return _standing(ordered)
     if cursor.rowcount != len(encoded):
@@ -215,6 +220,17 @@ def _append(
     else:
         wake_sequencer()
     return list(encoded)
+
+
+@lru_cache(maxsize=64)
+def _with(changes: tuple[LiteralString, ...], insert: LiteralString) -> LiteralString:
+    """Return the insert with statements that run beside it."""
+    statement: LiteralString = "with "
+    name: LiteralString = "beside"
+    for change in changes:
+        statement += f"{name} as ({change}), "
+        name += "_too"
+    return statement.removesuffix(", ") + " " + insert
 
 
 def _moved_after_part(encoded: Sequence[RecordedEvent], inserted: Sequence[Row]) -> StreamMoved:

@@ -1,115 +1,120 @@
 """The read model of decisions, written with each of them: counters and settlements read it under locks."""
 
-from typing import LiteralString
+from collections.abc import Sequence
+from typing import Any, LiteralString
+from uuid import UUID
 
 import orjson
 
-from cartrita.eventstore import RecordedEvent, arrays, inline, load
+from cartrita.eventstore import RecordedEvent, inline_batched, load
 from cartrita.eventstore.store import execute
 from governance.decision import ActSettled, DecisionMade
 from governance.models import PolicyDecision
 
+Row = dict[str, Any]
 
-@inline(DecisionMade, ActSettled, tables=[PolicyDecision])
-def project_policy_decision(recorded: RecordedEvent) -> None:
-    """Show a decision, and how its act ended as soon as that is recorded."""
-    if isinstance(recorded.event, DecisionMade):
-        _show(recorded, recorded.event)
-    elif isinstance(recorded.event, ActSettled) and not _settle(recorded, recorded.event):
+
+@inline_batched(DecisionMade, ActSettled, tables=[PolicyDecision])
+def project_policy_decision(batch: Sequence[RecordedEvent]) -> None:
+    """Show decisions, and how their acts ended as soon as that is recorded."""
+    made: dict[UUID, Row] = {}
+    settled: dict[UUID, Row] = {}
+    for recorded in batch:
+        if isinstance(recorded.event, DecisionMade):
+            made[recorded.stream_id] = _made(recorded, recorded.event)
+        elif isinstance(recorded.event, ActSettled):
+            row = _settled(recorded, recorded.event)
+            if recorded.stream_id in made:
+                made[recorded.stream_id] |= row
+            else:
+                settled[recorded.stream_id] = row
+    shown = _write(made, settled)
+    missing = settled.keys() - shown
+    if missing:
         # Homes of before have decisions that the log's follower had not reached.
-        for made in load(recorded.stream_id, up_to_version=1):
-            project_policy_decision(made)
-        _settle(recorded, recorded.event)
+        project_policy_decision(
+            [one for decision_id in missing for one in load(decision_id, up_to_version=1)]
+        )
+        _write({}, {decision_id: settled[decision_id] for decision_id in missing})
 
 
-def _show(recorded: RecordedEvent, event: DecisionMade) -> None:
-    # Every step waits for this row: Django's insert takes twice as long as all else that is done for it.
-    execute(
-        _INSERT,
-        [
-            recorded.stream_id,
-            recorded.recorded_at,
-            recorded.workspace_id,
-            recorded.session_id,
-            event.subject_kind,
-            event.tool,
-            event.model,
-            event.agent,
-            event.outcome,
-            event.rule,
-            event.reason,
-            event.review,
-            event.cost_limit_before,
-            event.cost_limit_after,
-            event.currency,
-            _json(event.resource_usage_before),
-            _json(event.resource_usage_after),
-            recorded.sealed["request"],
-            _json({"actor": event.actor, "roles": event.roles}),
-            recorded.key_id,
-            event.policy_hash,
-            arrays.texts(event.matched),
-            arrays.texts(event.not_matched),
-            arrays.texts(event.erred),
-            event.message_for_agent,
-            event.message_for_people,
-            _json(event.parameters),
-            event.rule_hash,
-            _json([one.model_dump(mode="json") for one in event.reserved]),
-            arrays.texts(event.possible_labels),
-            arrays.uuids(event.grants),
-            event.approval_id,
-            event.retry_after_ms,
-            event.requester_id,
-            event.budget,
-            arrays.uuids(event.warnings),
-            event.at,
-            recorded.trace_id,
-        ],
+def _write(made: dict[UUID, Row], settled: dict[UUID, Row]) -> set[UUID]:
+    """Write rows and outcomes; return the decisions that have a row for their outcome."""
+    # Every step waits for this: one statement for all, and JSON because thirty parameters cost more to pack.
+    parameters = [orjson.dumps([*rows.values()]).decode() for rows in (made, settled)]
+    return {decision_id for (decision_id,) in execute(_WRITE, parameters)}
+
+
+def _made(recorded: RecordedEvent, event: DecisionMade) -> Row:
+    return {
+        "id": recorded.stream_id,
+        "created_at": recorded.recorded_at,
+        "workspace_id": recorded.workspace_id,
+        "session_id": recorded.session_id,
+        "subject_kind": event.subject_kind,
+        "tool_name": event.tool,
+        "model_name": event.model,
+        "agent_name": event.agent,
+        "decision": event.outcome,
+        "policy_rule": event.rule,
+        "reason": event.reason,
+        "review": event.review,
+        "cost_limit_before": event.cost_limit_before,
+        "cost_limit_after": event.cost_limit_after,
+        "currency": event.currency,
+        "resource_usage_before": event.resource_usage_before,
+        "resource_usage_after": event.resource_usage_after,
+        "request_context": recorded.sealed["request"],
+        "user_context": {"actor": event.actor, "roles": event.roles},
+        "key_id": recorded.key_id,
+        "policy_hash": event.policy_hash,
+        "matched": event.matched,
+        "not_matched": event.not_matched,
+        "erred": event.erred,
+        "message_for_agent": event.message_for_agent,
+        "message_for_people": event.message_for_people,
+        "parameters": event.parameters,
+        "rule_hash": event.rule_hash,
+        "reserved": [one.model_dump(mode="json") for one in event.reserved],
+        "possible_labels": event.possible_labels,
+        "grants": event.grants,
+        "approval_id": event.approval_id,
+        "retry_after_ms": event.retry_after_ms,
+        "requester_id": event.requester_id,
+        "budget_id": event.budget,
+        "warnings": event.warnings,
+        "decided_at": event.at,
+        "trace_id": recorded.trace_id,
+        "act_outcome": "",
+        "act_currency": "",
+        "act_estimated": False,
+        "labels_added": (),
+    }
+
+
+def _settled(recorded: RecordedEvent, event: ActSettled) -> Row:
+    return {
+        "id": recorded.stream_id,
+        "act_outcome": event.outcome,
+        "act_cost_micros": event.cost_micros,
+        "act_currency": event.currency,
+        "act_tokens": event.tokens,
+        "act_estimated": event.estimated,
+        "labels_added": event.labels_added,
+        "settled_at": recorded.recorded_at,
+    }
+
+
+_WRITE: LiteralString = """
+    with made as (
+        insert into policy_decisions
+        select * from json_populate_recordset(null::policy_decisions, %b::text::json)
     )
-
-
-def _settle(recorded: RecordedEvent, event: ActSettled) -> bool:
-    settled = execute(
-        _SETTLE,
-        [
-            event.outcome,
-            event.cost_micros,
-            event.currency,
-            event.tokens,
-            event.estimated,
-            arrays.texts(event.labels_added),
-            recorded.recorded_at,
-            recorded.stream_id,
-        ],
-    )
-    return settled.rowcount > 0
-
-
-def _json(value: object) -> str:
-    return orjson.dumps(value).decode()
-
-
-_INSERT: LiteralString = """
-    insert into policy_decisions (
-        id, created_at, workspace_id, session_id, subject_kind, tool_name, model_name, agent_name,
-        decision, policy_rule, reason, review, cost_limit_before, cost_limit_after, currency,
-        resource_usage_before, resource_usage_after, request_context, user_context, key_id, policy_hash,
-        matched, not_matched, erred, message_for_agent, message_for_people, parameters, rule_hash,
-        reserved, possible_labels, grants, approval_id, retry_after_ms, requester_id, budget_id, warnings,
-        decided_at, trace_id, act_outcome, act_currency, act_estimated, labels_added
-    ) values (
-        %b::uuid, %b::timestamptz, %b::uuid, %b::uuid, %b::text, %b::text, %b::text, %b::text,
-        %b::text, %b::text, %b::text, %b::bool, %b::int8, %b::int8, %b::text,
-        %b::text::jsonb, %b::text::jsonb, %b::text, %b::text::jsonb, %b::uuid, %b::text,
-        %b::text[], %b::text[], %b::text[], %b::text, %b::text, %b::text::jsonb, %b::text,
-        %b::text::jsonb, %b::text[], %b::uuid[], %b::uuid, %b::int8, %b::uuid, %b::uuid, %b::uuid[],
-        %b::timestamptz, %b::text, '', '', false, '{}'
-    )
-"""
-_SETTLE: LiteralString = """
-    update policy_decisions set
-        act_outcome = %b::text, act_cost_micros = %b::int8, act_currency = %b::text, act_tokens = %b::int8,
-        act_estimated = %b::bool, labels_added = %b::text[], settled_at = %b::timestamptz
-    where id = %b::uuid
+    update policy_decisions held set
+        act_outcome = new.act_outcome, act_cost_micros = new.act_cost_micros,
+        act_currency = new.act_currency, act_tokens = new.act_tokens, act_estimated = new.act_estimated,
+        labels_added = new.labels_added, settled_at = new.settled_at
+    from json_populate_recordset(null::policy_decisions, %b::text::json) new
+    where held.id = new.id
+    returning held.id
 """

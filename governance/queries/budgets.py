@@ -1,9 +1,9 @@
 """What budgets allow, hold back and have used."""
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import LiteralString
+from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from cartrita.accounts.console import CONSOLE_ROLES
@@ -15,6 +15,23 @@ from governance.budget import BudgetNotFound, period_bounds, used_percent
 from governance.models import Budget, BudgetBalance
 
 Applicable = tuple[Budget, datetime, datetime | None]
+# Its kind and its name.
+Scope = tuple[str, str]
+
+
+class ApplicableBudget(NamedTuple):
+    """A budget that an act counts against, in one period, without what is used of it."""
+
+    id: UUID
+    name: str
+    scope_kind: str
+    scope: str
+    period_start: datetime
+    period_end: datetime | None
+    limit_tokens: int | None
+    limit_micros: int | None
+    currency: str
+    warn_percent: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +84,30 @@ def applicable(
 
     Each with begin and end (None for a total) of its period at `at`.
     """
+    scopes = scopes_of(
+        workspace_id=workspace_id,
+        user_id=user_id,
+        session_id=session_id,
+        task_ids=task_ids,
+        agent=agent,
+        model=model,
+    )
+    kinds, names = zip(*scopes, strict=True)
+    wanted = [arrays.integers4([0] * len(scopes)), arrays.texts(kinds), arrays.texts(names), workspace_id]
+    rows = [Budget.from_db("default", _COLUMNS, row) for _, *row in execute(APPLICABLE, wanted)]
+    return _with_periods(rows, at)
+
+
+def scopes_of(
+    *,
+    workspace_id: UUID,
+    user_id: UUID | None = None,
+    session_id: UUID | None = None,
+    task_ids: Collection[UUID | str] = (),
+    agent: str = "",
+    model: str = "",
+) -> list[Scope]:
+    """Return kind and name of everything whose budgets an act counts against."""
     scopes = [
         ("workspace", str(workspace_id)),
         ("user", str(user_id or "")),
@@ -75,11 +116,24 @@ def applicable(
         ("agent", agent),
         ("model", model),
     ]
-    kinds, names = zip(*(scope for scope in scopes if scope[1]), strict=True)
-    # Every governed step asks this: in one statement, without what Django's queries cost to compile.
-    found = execute(_APPLICABLE, [arrays.texts(kinds), arrays.texts(names), workspace_id])
-    rows = [Budget.from_db("default", _COLUMNS, row) for row in found]
-    return _with_periods(rows, at)
+    return [scope for scope in scopes if scope[1]]
+
+
+def applicable_budget(row: Mapping[str, Any], at: datetime) -> ApplicableBudget:
+    """Return a row of `APPLICABLE`, as JSON, with its period at `at`."""
+    period_start, period_end = period_bounds(row["period"], row["time_zone"], at)
+    return ApplicableBudget(
+        id=UUID(row["id"]),
+        name=row["name"],
+        scope_kind=row["scope_kind"],
+        scope=row["scope"],
+        period_start=period_start,
+        period_end=period_end,
+        limit_tokens=row["limit_tokens"],
+        limit_micros=row["limit_micros"],
+        currency=row["currency"],
+        warn_percent=row["warn_percent"],
+    )
 
 
 def pressure(
@@ -206,18 +260,19 @@ _COLUMNS = (
     "closed",
     "updated_at",
 )
-# What a closed budget is a part of still limits what the closed one was for.
-_APPLICABLE: LiteralString = """
+# For each of several acts. What a closed budget is a part of still limits what the closed one was for.
+APPLICABLE: LiteralString = """
     with recursive found as (
-        select budget.* from governance_budget budget
-        join unnest(%b::text[], %b::text[]) as wanted (scope_kind, scope) using (scope_kind, scope)
+        select wanted.act, budget.* from governance_budget budget
+        join unnest(%b::int4[], %b::text[], %b::text[]) as wanted (act, scope_kind, scope)
+            using (scope_kind, scope)
         where workspace_id = %b::uuid and not closed
-        union select parent.* from governance_budget parent
+        union select found.act, parent.* from governance_budget parent
         join found on parent.id = found.parent_id and parent.workspace_id = found.workspace_id
     )
-    select id, workspace_id, version, name, scope_kind, scope, parent_id, period, time_zone, limit_tokens,
-        limit_micros, currency, warn_percent, closed, updated_at
-    from found where not closed order by id
+    select act, id, workspace_id, version, name, scope_kind, scope, parent_id, period, time_zone,
+        limit_tokens, limit_micros, currency, warn_percent, closed, updated_at
+    from found where not closed order by act, id
 """
 
 

@@ -1,22 +1,25 @@
 """What was decided."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import ClassVar, LiteralString
+from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 from django.db.models import Q
+from pydantic import TypeAdapter
 
 from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, arrays, get_blob, load
-from cartrita.eventstore.store import execute
+from cartrita.eventstore.store import Statement, execute
 from governance import decision
 from governance.decide import DecisionRequest, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
 from governance.policy_store import policy_set
+
+_RESERVED = TypeAdapter(tuple[Reserved, ...])
 
 
 class UnknownDecision(NotFound):
@@ -50,21 +53,19 @@ class RecentCounts:
     settled: frozenset[UUID]
 
 
-def booked(decision_ids: Collection[UUID]) -> dict[UUID, Booked]:
-    """Return what these decisions hold back. Raises UnknownDecision."""
-    if not decision_ids:
-        return {}
+def booked_of(decision_ids: Collection[UUID], rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Booked]:
+    """Return what these decisions hold back, of the rows that `BOOKED` gives. Raises UnknownDecision."""
     found = {}
-    for row in execute(_BOOKED, [arrays.uuids(list(decision_ids))]):
-        decision_id, session_id, requester_id, tool, reserved, before, after, currency = row
-        found[decision_id] = Booked(
-            session_id=session_id,
-            requester_id=requester_id,
-            tool=tool,
-            reserved=tuple(Reserved.model_validate(entry) for entry in reserved),
+    for row in rows:
+        before, after = row["resource_usage_before"], row["resource_usage_after"]
+        found[UUID(row["id"])] = Booked(
+            session_id=UUID(row["session_id"]) if row["session_id"] else None,
+            requester_id=UUID(row["requester_id"]) if row["requester_id"] else None,
+            tool=row["tool_name"],
+            reserved=_RESERVED.validate_python(row["reserved"]),
             cost_tokens=after["tokens"] - before["tokens"],
             cost_micros=after["micros"] - before["micros"],
-            cost_currency=currency,
+            cost_currency=row["currency"],
         )
     for decision_id in set(decision_ids) - found.keys():
         # Homes of before have decisions that the log's follower had not reached.
@@ -81,40 +82,43 @@ def booked(decision_ids: Collection[UUID]) -> dict[UUID, Booked]:
     return found
 
 
-def recent_counts(
+def recent(
     *,
     at: datetime,
     asked: Collection[tuple[UUID | None, str, str]],
     settled: Collection[UUID] = (),
-) -> RecentCounts:
-    """Count what sessions did lately, exactly where their label sets are locked.
+) -> Statement:
+    """Return the statement that counts what sessions did lately, exactly where their label sets are locked.
 
-    `asked` are (session, subject kind, tool). One statement.
+    `asked` are (session, subject kind, tool). `counts_of` reads its rows.
     """
     sessions = {session_id for session_id, _, _ in asked if session_id is not None}
     kinds = {kind for _, kind, _ in asked}
     tools = {tool for _, _, tool in asked if tool}
+    of_sessions = arrays.uuids(list(sessions))
+    return _RECENT, [
+        arrays.uuids(list(settled)),
+        of_sessions,
+        at - timedelta(minutes=1),
+        arrays.texts(list(kinds)),
+        of_sessions,
+        arrays.texts(list(tools)),
+        at - timedelta(minutes=5),
+    ]
+
+
+def counts_of(rows: Iterable[Sequence[Any]]) -> RecentCounts:
+    """Return what the statement of `recent` counted."""
     calls: dict[tuple[UUID | None, str], int] = {}
     failures: dict[tuple[UUID | None, str], int] = {}
     ended = set()
-    if sessions or settled:
-        of_sessions = arrays.uuids(list(sessions))
-        parameters = [
-            arrays.uuids(list(settled)),
-            of_sessions,
-            at - timedelta(minutes=1),
-            arrays.texts(list(kinds)),
-            of_sessions,
-            arrays.texts(list(tools)),
-            at - timedelta(minutes=5),
-        ]
-        for what, id_, name, count in execute(_RECENT, parameters):
-            if what == 0:
-                ended.add(id_)
-            elif what == 1:
-                calls[id_, name] = count
-            else:
-                failures[id_, name] = count
+    for what, id_, name, count in rows:
+        if what == 0:
+            ended.add(id_)
+        elif what == 1:
+            calls[id_, name] = count
+        else:
+            failures[id_, name] = count
     return RecentCounts(calls=calls, failures=failures, settled=frozenset(ended))
 
 
@@ -221,7 +225,7 @@ def _in_order(verdict: Verdict) -> Verdict:
     )
 
 
-_BOOKED: LiteralString = """
+BOOKED: LiteralString = """
     select id, session_id, requester_id, tool_name, reserved,
         resource_usage_before, resource_usage_after, currency
     from policy_decisions where id = any(%b::uuid[])

@@ -269,12 +269,12 @@ def rule_hits(workspace_id: UUID, since: datetime) -> dict[str, RuleHits]:
 
 
 def _active_hash(workspace_id: UUID) -> str | None:
-    # Once for every governed step: a prepared statement takes a tenth of a queryset's time.
-    row = execute(_ACTIVE, [workspace_id]).fetchone()
+    # Asked very often: a prepared statement takes a tenth of a queryset's time.
+    row = execute(IN_FORCE, [workspace_id]).fetchone()
     return row[0] if row else None
 
 
-_ACTIVE: LiteralString = (
+IN_FORCE: LiteralString = (
     "select policy_hash from governance_policy_version where workspace_id = %b::uuid and active"
 )
 
