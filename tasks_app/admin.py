@@ -1,16 +1,19 @@
 """Read-only pages of plans, tasks and runs, without what people wrote; each row leads to its events."""
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
 from cartrita.eventstore.admin import ReadOnlyAdmin
-from tasks_app.models import PlanRow, RunRow, TaskRow
+from tasks_app.models import PlanRow, RunRow, TaskEdgeRow, TaskRow
+
+if TYPE_CHECKING:
+    from django.utils.functional import _StrPromise as StrPromise
 
 
 class LinkedAdmin(ReadOnlyAdmin):
@@ -45,6 +48,34 @@ class PlanAdmin(LinkedAdmin):
     list_filter = ("status", "planner")
     ordering = ("-created_at",)
     exclude = ("goal",)
+    readonly_fields: ClassVar[tuple[str, ...]] = ("edges", "its_events")
+
+    @admin.display(description=_("edges"))
+    def edges(self, plan: PlanRow) -> "SafeString | StrPromise":
+        """Show which of the plan's tasks comes after which, and on what terms."""
+        edges = list(TaskEdgeRow.objects.filter(plan_id=plan.id).order_by("created_at", "id"))
+        if not edges:
+            return _("Its tasks do not wait for one another.")
+        tasks = {task.id: task for task in TaskRow.objects.filter(plan_id=plan.id)}
+        head = (_("first"), _("relation"), _("then"), _("weight"))
+        return format_html(
+            "<table><caption>{}</caption><thead><tr>{}</tr></thead><tbody>{}</tbody></table>",
+            _("Which task comes after which"),
+            format_html_join("", '<th scope="col">{}</th>', ((each,) for each in head)),
+            format_html_join(
+                "",
+                "<tr><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+                (
+                    (
+                        _named(tasks[edge.from_task]),
+                        edge.relation_type,
+                        _named(tasks[edge.to_task]),
+                        edge.weight,
+                    )
+                    for edge in edges
+                ),
+            ),
+        )
 
 
 @admin.register(TaskRow)
@@ -85,3 +116,9 @@ class RunAdmin(LinkedAdmin):
     )
     list_filter = ("status", "agent", "model")
     ordering = ("-created_at",)
+
+
+def _named(task: TaskRow) -> SafeString:
+    """Link to a task by its agent and status; what it is about is sealed."""
+    address = reverse("admin:tasks_app_taskrow_change", args=[task.id])
+    return format_html('<a href="{}">{} ({})</a>', address, task.agent_assigned, task.status)

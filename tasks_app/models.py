@@ -1,4 +1,4 @@
-"""Read models of plans, tasks and runs; they follow the log."""
+"""Read models of plans, tasks, edges and runs; they follow the log."""
 
 from typing import ClassVar
 
@@ -36,7 +36,7 @@ class PlanRow(models.Model):
 
 
 class TaskRow(models.Model):
-    """A task of a plan."""
+    """A task of a plan. A task that waits for others is blocked; `not_before` is when it is tried again."""
 
     id = models.UUIDField(primary_key=True)
     workspace_id = models.UUIDField()
@@ -54,6 +54,8 @@ class TaskRow(models.Model):
     agent_assigned = models.TextField()
     error_message = models.TextField(null=True)
     retry_count = models.IntegerField(default=0)
+    kind = models.TextField(default="work", db_default="work")
+    not_before = models.DateTimeField(null=True)
     created_at = models.DateTimeField()
     updated_at = models.DateTimeField()
     completed_at = models.DateTimeField(null=True)
@@ -80,6 +82,38 @@ class TaskRow(models.Model):
 
     def __str__(self) -> str:
         return f"task {self.id}"
+
+
+class TaskEdgeRow(models.Model):
+    """What one task of a plan means for another: the second comes after the first."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    session_id = models.UUIDField()
+    plan_id = models.UUIDField()
+    from_task = models.UUIDField()
+    to_task = models.UUIDField()
+    relation_type = models.TextField()
+    weight = models.DecimalField(max_digits=3, decimal_places=2, default=1)
+    created_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "task_edges"
+        verbose_name = "edge"
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["from_task", "to_task", "relation_type"], name="task_edge_once"),
+            models.CheckConstraint(
+                condition=~models.Q(from_task=models.F("to_task")), name="task_edge_joins_two"
+            ),
+            models.CheckConstraint(
+                condition=models.Q(relation_type__in=["depends_on", "blocks", "enables", "refines"]),
+                name="task_edge_relation_known",
+            ),
+        ]
+        indexes: ClassVar = [models.Index(fields=["plan_id"], name="task_edges_by_plan")]
+
+    def __str__(self) -> str:
+        return f"edge {self.id}"
 
 
 class RunRow(models.Model):

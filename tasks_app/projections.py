@@ -1,25 +1,39 @@
-"""The read models of plans, tasks and runs, as functions of the log."""
+"""The read models of plans, tasks, edges and runs, as functions of the log."""
 
 from collections.abc import Sequence
+from decimal import Decimal
+from typing import cast
 from uuid import UUID
 
 from django.db.models import F
 
 from cartrita.eventstore import RecordedEvent
 from cartrita.eventstore.projections import following
-from tasks_app.models import PlanRow, RunRow, TaskRow
+from tasks_app.models import PlanRow, RunRow, TaskEdgeRow, TaskRow
 from tasks_app.plan import (
+    Edge,
+    EdgeAdded,
+    GrowthRefused,
     PlanAccepted,
     PlanCompleted,
+    PlanCriticised,
     PlanHeldBack,
     PlanProposed,
     PlanRefused,
+    PlanRevised,
+    Relation,
+    Task,
     TaskAborted,
     TaskAdded,
     TaskCompleted,
     TaskFailed,
+    TaskKind,
+    TaskPruned,
+    TaskRetried,
     TaskStarted,
+    TaskStatus,
 )
+from tasks_app.relations import Graph
 from tasks_app.run import ActDecided, RunFinished, RunStarted
 
 
@@ -30,15 +44,21 @@ from tasks_app.run import ActDecided, RunFinished, RunStarted
     PlanAccepted,
     PlanRefused,
     TaskAdded,
+    EdgeAdded,
     TaskStarted,
+    TaskRetried,
     TaskCompleted,
     TaskFailed,
     TaskAborted,
+    TaskPruned,
+    PlanCriticised,
+    PlanRevised,
+    GrowthRefused,
     PlanCompleted,
-    tables=[PlanRow, TaskRow],
+    tables=[PlanRow, TaskRow, TaskEdgeRow],
 )
 def project_plans(batch: Sequence[RecordedEvent]) -> None:
-    """Keep `plans` and `tasks` as the plans' streams tell them."""
+    """Keep `plans`, `tasks` and `task_edges` as the plans' streams tell them."""
     for recorded in batch:
         _project_plan_event(recorded)
 
@@ -77,9 +97,25 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
                 status="pending",
                 estimated_cost_tokens=event.estimated_tokens,
                 agent_assigned=event.agent,
+                kind=event.kind,
                 created_at=at,
                 updated_at=at,
             )
+            if event.parent_id is not None:
+                _project_blocked(recorded.stream_id)
+        case EdgeAdded() as event:
+            TaskEdgeRow.objects.create(
+                id=recorded.event_id,
+                workspace_id=recorded.workspace_id,
+                session_id=_session_of(recorded),
+                plan_id=recorded.stream_id,
+                from_task=event.from_task,
+                to_task=event.to_task,
+                relation_type=event.relation,
+                weight=Decimal(event.weight) / 100,
+                created_at=at,
+            )
+            _project_blocked(recorded.stream_id)
         case PlanHeldBack():
             plan.update(status="waiting")
         case PlanAccepted():
@@ -88,7 +124,20 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
             plan.update(status="refused", refusal=event.reason, completed_at=at)
         case TaskStarted() as event:
             TaskRow.objects.filter(id=event.task_id).update(
-                status="running", retry_count=event.attempt - 1, updated_at=at
+                status="running",
+                retry_count=event.attempt - 1,
+                not_before=None,
+                error_message=None,
+                updated_at=at,
+            )
+        case TaskRetried() as event:
+            TaskRow.objects.filter(id=event.task_id).update(
+                status="pending",
+                actual_cost_tokens=F("actual_cost_tokens") + event.tokens,
+                retry_count=event.attempt,
+                not_before=event.not_before,
+                error_message=event.code,
+                updated_at=at,
             )
         case TaskCompleted() as event:
             TaskRow.objects.filter(id=event.task_id).update(
@@ -97,17 +146,66 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
                 updated_at=at,
                 completed_at=at,
             )
+            _project_blocked(recorded.stream_id)
+        case TaskPruned() as event:
+            TaskRow.objects.filter(id=event.task_id).update(
+                status="pruned",
+                error_message=event.reason,
+                not_before=None,
+                updated_at=at,
+                completed_at=at,
+            )
+            _project_blocked(recorded.stream_id)
         case TaskFailed() | TaskAborted() as event:
             TaskRow.objects.filter(id=event.task_id).update(
                 status="failed" if isinstance(event, TaskFailed) else "aborted",
                 actual_cost_tokens=F("actual_cost_tokens") + event.tokens,
                 error_message=event.reason,
+                not_before=None,
                 updated_at=at,
                 completed_at=at,
             )
+            _project_blocked(recorded.stream_id)
         case PlanCompleted() as event:
             plan.update(status=event.status, actual_cost_tokens=event.tokens, completed_at=at)
     plan.update(version=recorded.version)
+
+
+def _project_blocked(plan_id: UUID) -> None:
+    """Keep apart which of a plan's tasks that have not begun wait for others, and which could start."""
+    rows = list(TaskRow.objects.filter(plan_id=plan_id).order_by("created_at", "id"))
+    idle = [row for row in rows if row.status in {"pending", "blocked"} and row.kind != "goal"]
+    if not idle or len(rows) == 1:
+        return
+    tasks = {row.id: _task(row) for row in rows}
+    edges = TaskEdgeRow.objects.filter(plan_id=plan_id)
+    graph = Graph(
+        tasks, [Edge(edge.from_task, edge.to_task, cast(Relation, edge.relation_type)) for edge in edges]
+    )
+    for status in ("pending", "blocked"):
+        changed = [
+            row.id
+            for row in idle
+            if row.status != status and bool(graph.blockers(tasks[row.id])) == (status == "blocked")
+        ]
+        if changed:
+            TaskRow.objects.filter(id__in=changed).update(status=status)
+
+
+def _task(row: TaskRow) -> Task:
+    """Return what a row tells of its task without opening what is sealed."""
+    return Task(
+        task_id=row.id,
+        parent_id=row.parent_id,
+        intent="",
+        spec={},
+        agent=row.agent_assigned,
+        priority=row.priority,
+        cost_budget_tokens=row.cost_budget_tokens,
+        estimated_tokens=row.estimated_cost_tokens,
+        status=cast(TaskStatus, row.status),
+        kind=cast(TaskKind, row.kind),
+    )
 
 
 @following("runs", RunStarted, ActDecided, RunFinished, tables=[RunRow])

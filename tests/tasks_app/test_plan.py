@@ -1,5 +1,6 @@
 """The fold of a plan and how it ends."""
 
+from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
@@ -15,6 +16,7 @@ from tasks_app.plan import (
     TaskAdded,
     TaskCompleted,
     TaskFailed,
+    TaskRetried,
     TaskStarted,
     completion,
     evolve,
@@ -22,6 +24,8 @@ from tasks_app.plan import (
 )
 
 ROOT, OTHER, RUN, MESSAGE, DECISION = (UUID(int=number) for number in range(1, 6))
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
 
 def proposed() -> PlanProposed:
@@ -56,8 +60,10 @@ class TestFold:
         assert (task.status, task.run_id, task.attempts) == ("running", RUN, 1)
 
     def test_adds_up_what_attempts_used(self) -> None:
-        failed = TaskFailed(task_id=ROOT, run_id=RUN, tokens=7, code="timeout", reason="no answer")
-        again = [*STARTED, failed, TaskStarted(task_id=ROOT, run_id=OTHER, attempt=2)]
+        retried = TaskRetried(
+            task_id=ROOT, run_id=RUN, attempt=1, not_before=NOON, code="timed_out", tokens=7
+        )
+        again = [*STARTED, retried, TaskStarted(task_id=ROOT, run_id=OTHER, attempt=2)]
         plan = fold([*again, TaskCompleted(task_id=ROOT, run_id=OTHER, tokens=5)])
         assert plan.tokens == 12
         assert plan.tasks[ROOT].status == "complete"
