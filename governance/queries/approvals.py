@@ -209,13 +209,15 @@ def visible_row(approval_id: UUID, caller: Caller) -> Approval:
 def may_read(row: Approval, caller: Caller) -> bool:
     """Tell whether the caller may read the text of a request that they can see.
 
-    An answer that waits is held back from the person who asked for it too.
+    An answer that is held back is so from the person who asked for it too, whatever their roles, unless it
+    is theirs to decide on it because nobody else can.
     """
-    return (
-        (row.requester_id == caller.user_id and row.subject_kind != "message_out")
-        or bool(caller.roles & READERS)
-        or bool(caller.roles & set(row.approver_roles))
-    )
+    decides = bool(caller.roles & set(row.approver_roles))
+    if row.requester_id != caller.user_id:
+        return decides or bool(caller.roles & READERS)
+    if row.subject_kind != "message_out" or row.uses:
+        return True
+    return decides and not four_eyes(row.workspace_id, row.approver_roles)
 
 
 def may_vote(row: Approval, caller: Caller, *, now: datetime) -> bool:

@@ -11,8 +11,9 @@ from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
 from cartrita.eventstore import unseal_or_empty
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
-from governance.models import PolicyDecision
+from governance.models import Approval, PolicyDecision
 from governance.policy import Outcome, SubjectKind
+from governance.queries.approvals import may_read
 from governance.queries.decisions import UnknownDecision
 
 # Who reads the exact requests of others, which hold what they wrote.
@@ -61,10 +62,18 @@ def decision(decision_id: UUID, caller: Caller) -> dict[str, Any]:
     row = _visible(caller).filter(id=decision_id).first()
     if row is None:
         raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
-    own = row.requester_id == caller.user_id and row.subject_kind != "message_out"
-    readable = own or bool(caller.roles & READERS)
+    readable = row.requester_id == caller.user_id or bool(caller.roles & READERS)
+    if row.requester_id == caller.user_id and row.subject_kind == "message_out":
+        readable = _may_read_own_answer(row, caller)
     opened = unseal_or_empty(row.key_id, row.request_context) if readable else ""
     return {**_entry(row), "request": json.loads(opened) if opened else None}
+
+
+def _may_read_own_answer(row: PolicyDecision, caller: Caller) -> bool:
+    approval = Approval.objects.filter(id=row.approval_id).first() if row.approval_id else None
+    if approval is not None:
+        return may_read(approval, caller)
+    return row.decision in {"allow", "audit"}
 
 
 def _visible(caller: Caller) -> QuerySet[PolicyDecision]:

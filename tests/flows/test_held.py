@@ -110,16 +110,18 @@ class TestHeldAnswer:
         assert seen["arguments"] is None
         assert not seen["readable"]
 
+    @pytest.mark.parametrize("roles", [["member"], ["member", "reviewer"], ["member", "admin", "auditor"]])
     async def test_may_not_be_read_from_its_decision(
-        self, person: Person, reviewer: Reviewer, policy: Any, model: ScriptedModel
+        self, roles: list[str], person: Person, reviewer: Reviewer, policy: Any, model: ScriptedModel
     ) -> None:
         policy(ALWAYS)
         model.answers({"text": f"It is the {SECRET}."})
-        asking = await in_database_thread(a_reviewer, person, "mia@example.com", ["member"])
+        asking = await in_database_thread(a_reviewer, person, "mia@example.com", roles)
         async with running():
             session_id = await asking.opens_session()
             message_id = await asking.says(session_id, "Which fish?")
             approval_id = await requested(session_id)
+            in_its_approval = await in_database_thread(lambda: approval(approval_id, asking.caller))
             decision_id = (await in_database_thread(state, approval_id)).decision_id
             assert decision_id is not None
             seen = await in_database_thread(lambda: decision(decision_id, asking.caller))
@@ -127,7 +129,7 @@ class TestHeldAnswer:
             await reviewer.denies(approval_id)
             await reply_to(session_id, message_id)
             after = await in_database_thread(lambda: decision(decision_id, asking.caller))
-        assert (seen["request"], after["request"]) == (None, None)
+        assert (seen["request"], after["request"], in_its_approval["arguments"]) == (None, None, None)
         assert SECRET in to_decide["request"]["arguments"]["text"]
 
     async def test_is_not_told_where_a_reviewer_says_no(
