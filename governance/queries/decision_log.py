@@ -62,14 +62,16 @@ def decision(decision_id: UUID, caller: Caller) -> dict[str, Any]:
     row = _visible(caller).filter(id=decision_id).first()
     if row is None:
         raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
-    readable = row.requester_id == caller.user_id or bool(caller.roles & READERS)
-    if row.requester_id == caller.user_id and row.subject_kind == "message_out":
-        readable = _may_read_own_answer(row, caller)
-    opened = unseal_or_empty(row.key_id, row.request_context) if readable else ""
+    opened = unseal_or_empty(row.key_id, row.request_context) if may_read_request(row, caller) else ""
     return {**_entry(row), "request": json.loads(opened) if opened else None}
 
 
-def _may_read_own_answer(row: PolicyDecision, caller: Caller) -> bool:
+def may_read_request(row: PolicyDecision, caller: Caller) -> bool:
+    """Tell whether the caller may read the exact request of a decision that they can see."""
+    if row.requester_id != caller.user_id:
+        return bool(caller.roles & READERS)
+    if row.subject_kind != "message_out":
+        return True
     approval = Approval.objects.filter(id=row.approval_id).first() if row.approval_id else None
     if approval is not None:
         return may_read(approval, caller)
