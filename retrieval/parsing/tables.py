@@ -179,32 +179,48 @@ def _load_csv(database: Connection, name: str, content: bytes) -> None:
     text = decode_table(content).lstrip("\n")
     delimiter, width = _dialect(text)
     _check_size(0, width)
-    raw = [f"c{number}" for number in range(width)]
-    shape = ", ".join(f"'{one}': 'VARCHAR'" for one in raw)
+    cells = [f"c{number}" for number in range(width)]
     with _as_file(text.encode()) as path:
+        source = _Source(path, delimiter, tuple(cells))
         try:
+            typing = _Typing(database, source)
+            typing.find()
+            header = database.execute(f"SELECT * FROM {source.rows(all_of_them=True)} LIMIT 1").fetchall()[0]  # noqa: S608 # quoted
+            data = typing.fits(header)
+            names = _names([None] * width if data else header)
+            selected = ", ".join(
+                f"{typing.converted(cell)} AS {quoted(title)}"
+                for cell, title in zip(cells, names, strict=True)
+            )
             database.execute(
-                f"CREATE TEMP TABLE raw AS SELECT * FROM read_csv({literal(path)}, auto_detect = false,"  # noqa: S608 # quoted
-                f" header = false, delim = {literal(delimiter)}, quote = '\"', escape = '\"', nullstr = '',"
-                f" new_line = '\\n', max_line_size = {MAX_CELL}, columns = {{{shape}}})"
+                f"CREATE TABLE {quoted(name)} AS SELECT {selected} FROM {source.rows(all_of_them=data)}"  # noqa: S608 # quoted
             )
         except duckdb.OutOfMemoryException:
             raise
-        except duckdb.Error as error:
+        except duckdb.InvalidInputException as error:
             raise _malformed(str(error), width) from None
-    ((rows,),) = database.execute("SELECT count(*) FROM raw").fetchall()
+    ((rows,),) = database.execute(f"SELECT count(*) FROM {quoted(name)}").fetchall()  # noqa: S608 # quoted
     _check_size(rows, width)
-    typing = _Typing(database, raw, delimiter)
-    typing.find()
-    header = database.execute("SELECT * FROM raw WHERE rowid = 0").fetchall()[0]
-    data = typing.fits(header)
-    names = _names([None] * width if data else header)
-    selected = ", ".join(
-        f"{typing.converted(column)} AS {quoted(title)}" for column, title in zip(raw, names, strict=True)
-    )
-    where = "" if data else " WHERE rowid > 0"
-    database.execute(f"CREATE TABLE {quoted(name)} AS SELECT {selected} FROM raw{where}")  # noqa: S608 # quoted
-    database.execute("DROP TABLE raw")
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A CSV file whose cells are all read as text. It is read several times, as its texts would take much
+    more memory than their values.
+    """
+
+    path: str
+    delimiter: str
+    cells: tuple[str, ...]
+
+    def rows(self, *, all_of_them: bool) -> str:
+        """Return the SQL of the rows, with the first one or without."""
+        shape = ", ".join(f"'{cell}': 'VARCHAR'" for cell in self.cells)
+        return (
+            f"read_csv({literal(self.path)}, auto_detect = false, header = {not all_of_them},"
+            f" delim = {literal(self.delimiter)}, quote = '\"', escape = '\"', nullstr = '',"
+            f" new_line = '\\n', max_line_size = {MAX_CELL}, columns = {{{shape}}})"
+        )
 
 
 def _dialect(text: str) -> tuple[str, int]:
@@ -303,8 +319,8 @@ _BEFORE = (
 )
 # How a file writes numbers shows in its numbers; where it does not, they are left as text: an error of a
 # thousandfold is worse than a column that has to be cast.
-_POINT_NUMBERS = (_Kind("DECIMAL", _POINT, _PLAIN), _Kind("DECIMAL", _POINT_GROUPED, _PLAIN))
-_COMMA_NUMBERS = (_Kind("DECIMAL", _COMMA_GROUPED, _TURNED), _Kind("DECIMAL", _POINT, _PLAIN))
+_POINT_NUMBERS = (_Kind("DECIMAL", _POINT, "{v}"), _Kind("DECIMAL", _POINT_GROUPED, _PLAIN))
+_COMMA_NUMBERS = (_Kind("DECIMAL", _COMMA_GROUPED, _TURNED), _Kind("DECIMAL", _POINT, "{v}"))
 _AFTER = (
     _Kind("DOUBLE", _EXPONENT, "TRY_CAST({v} AS DOUBLE)"),
     _Kind("DATE", _DATE, "TRY_CAST({v} AS DATE)"),
@@ -327,16 +343,17 @@ _MISSING = ("", "NA", "N/A", "n/a", "NULL", "null", "NaN", "nan", "None", "-")
 class _Typing:
     """Finds the type of each column: of the first rows, and then whether all rows have it."""
 
-    def __init__(self, database: Connection, columns: Sequence[str], delimiter: str) -> None:
+    def __init__(self, database: Connection, source: _Source) -> None:
         self._database = database
-        self._columns = columns
+        self._columns = source.cells
+        self._rows = source.rows(all_of_them=False)
         self._found: dict[str, tuple[_Kind, str]] = {}  # with its full SQL type
-        rows = database.execute(f"SELECT * FROM raw WHERE rowid > 0 LIMIT {_SAMPLE_ROWS}").fetchall()  # noqa: S608 # a number
+        rows = database.execute(f"SELECT * FROM {self._rows} LIMIT {_SAMPLE_ROWS}").fetchall()  # noqa: S608 # quoted
         self._samples = {
             column: [cell.strip() for row in rows if not _is_missing(cell := row[place])]
-            for place, column in enumerate(columns)
+            for place, column in enumerate(self._columns)
         }
-        self._kinds = (*_BEFORE, *self._numbers(delimiter), *_AFTER)
+        self._kinds = (*_BEFORE, *self._numbers(source.delimiter), *_AFTER)
 
     def find(self) -> None:
         """Find all types; what fits none is text."""
@@ -373,8 +390,11 @@ class _Typing:
         if column not in self._found:
             return column
         kind, sql_type = self._found[column]
-        value = f"CASE WHEN {_missing(column)} THEN NULL ELSE {kind.convert.format(v=f'trim({column})')} END"
-        return f"CAST({value} AS {sql_type})"
+        value = kind.convert.format(v=f"trim({column})")
+        if kind.name == "DOUBLE":
+            return f"CASE WHEN {_missing(column)} THEN NULL ELSE {value} END"
+        # Every cell was checked: what has not the type now is missing.
+        return f"TRY_CAST({value} AS {sql_type})"
 
     def _numbers(self, delimiter: str) -> tuple[_Kind, ...]:
         commas = re.compile(r"[+-]?[0-9.]*,(?:[0-9]{1,2}|[0-9]{4,})")
@@ -395,19 +415,22 @@ class _Typing:
         for column, kind in tried.items():
             value = f"trim({column})"
             converted = kind.convert.format(v=value)
-            sound = f"regexp_full_match({value}, {literal(kind.pattern)}) AND {converted} IS NOT NULL"
-            asked.append(f"bool_and({_missing(column)} OR ({sound}))")
-            digits = f"regexp_replace({converted}, '[+-]', '')" if kind.name == "DECIMAL" else "''"
-            asked.append(f"max(length(split_part({digits}, '.', 1)))")
-            asked.append(f"max(length(split_part({digits}, '.', 2)))")
+            sound = f"regexp_full_match({value}, {literal(kind.pattern)})"
+            if kind.name not in ("BIGINT", "DECIMAL"):
+                sound = f"({sound} AND {converted} IS NOT NULL)"
+            # What is usual comes first, so that the rest is rarely computed.
+            asked.append(f"bool_and(coalesce({sound}, false) OR {_missing(column)})")
+            point = f"strpos({converted}, '.')"
+            after = f"max(CASE WHEN {point} > 0 THEN length({converted}) - {point} ELSE 0 END)"
+            asked += [f"max(length({converted}))", after] if kind.name == "DECIMAL" else ["1", "0"]
         answered = iter(
-            self._database.execute(f"SELECT {', '.join(asked)} FROM raw WHERE rowid > 0").fetchall()[0]  # noqa: S608 # quoted
+            self._database.execute(f"SELECT {', '.join(asked)} FROM {self._rows}").fetchall()[0]  # noqa: S608 # quoted
         )
         found = {}
-        for (column, kind), sound, before, after in zip(
+        for (column, kind), sound, length, places in zip(
             tried.items(), answered, answered, answered, strict=True
         ):
-            sql_type = kind.name if kind.name != "DECIMAL" else _decimal(before or 1, after or 0)
+            sql_type = kind.name if kind.name != "DECIMAL" else _decimal(length or 1, places or 0)
             if sound and sql_type:
                 found[column] = sql_type
         return found
@@ -422,11 +445,13 @@ def _missing(column: str) -> str:
     return f"({column} IS NULL OR regexp_full_match(trim({column}), {literal('|'.join(_MISSING))}))"
 
 
-def _decimal(before: int, after: int) -> str:
-    """Return the type that holds so many digits, or nothing if there is none."""
-    if before + after > 38:
+def _decimal(length: int, places: int) -> str:
+    """Return the type for numbers of so many characters and decimal places, or nothing if there is none."""
+    # The longest may be another than the one with most places, and both have signs and points at most.
+    digits = length + places
+    if digits > 38:
         return ""
-    return f"DECIMAL({18 if before + after <= 18 else 38},{after})"
+    return f"DECIMAL({18 if digits <= 18 else 38},{places})"
 
 
 # --------------------------------------------------------------------------------------------- description
