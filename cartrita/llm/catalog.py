@@ -142,6 +142,30 @@ def cheaper(entry: ModelEntry, *, at: datetime | None = None) -> ModelEntry | No
     )
 
 
+def fallbacks(
+    entry: ModelEntry, *, needs: frozenset[str] = frozenset(), at: datetime | None = None
+) -> tuple[ModelEntry, ...]:
+    """Return the models that may take the place of one that failed, the next one first.
+
+    These are the worse ones of its tier and those of the lower tiers which can be called and have the
+    capabilities of `needs`; each is a call of its own, to be decided before it is made.
+    """
+    return _chain(entry, needs, [each for each in models(at=at) if _can_be_called(each)])
+
+
+def _chain(entry: ModelEntry, needs: frozenset[str], others: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:
+    after = [
+        each
+        for each in others
+        if _place(each) > _place(entry) and needs <= each.capabilities and each.provider != SCRIPTED
+    ]
+    return tuple(sorted(after, key=_place))
+
+
+def _place(entry: ModelEntry) -> tuple[int, int, str]:
+    return TIERS.index(entry.tier), entry.quality_rank, entry.name
+
+
 def _costs_no_more(price: ModelPrice, than: ModelPrice) -> bool:
     return (
         price.input_price <= than.input_price

@@ -1,6 +1,7 @@
 """The one way to a model: prepare the call, let policy decide on it, perform it, and say what came of it."""
 
 import asyncio
+import codecs
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -25,6 +26,10 @@ TEMPERATURES: Mapping[Purpose, float] = {"planning": 0.1, "execution": 0.2, "cre
 ROLES = ("system", "user", "assistant")
 USUAL_OUTPUT_TOKENS = 1024
 MAX_REPAIRS = 2
+# A model that says nothing is asked once more, and paid for both.
+MAX_SILENCES = 2
+# No vocabulary has a token of more characters; a longer answer breaks the limit that the provider was sent.
+LONGEST_TOKEN = 256
 # How long the local counting of a broken answer may hold up whoever waits for the end of the call.
 COUNT_SECONDS = 0.5
 # Sealed and in base64 this leaves an event far below the store's 64 KiB.
@@ -200,6 +205,22 @@ async def whole_text(event: ModelAnswered | ModelFailed) -> str:
     return (await in_database_thread(get_blob, event.text_blob)).decode()
 
 
+class _Unicode:
+    """Makes pieces of a stream storable: joins surrogate pairs that were cut apart, replaces what is none."""
+
+    def __init__(self) -> None:
+        self._decoder = codecs.getincrementaldecoder("utf-16-le")("replace")
+
+    def whole(self, piece: str) -> str:
+        """Return what is complete so far; half of a pair waits for the next piece."""
+        decoded = self._decoder.decode(piece.encode("utf-16-le", "surrogatepass"))
+        return decoded.replace("\0", "\N{REPLACEMENT CHARACTER}")
+
+    def rest(self) -> str:
+        """Return what was left waiting at the end."""
+        return self._decoder.decode(b"", final=True)
+
+
 class _Performance:
     """One call on its way: what was said and used so far."""
 
@@ -223,8 +244,10 @@ class _Performance:
         self._started = time.monotonic()
         self._first_token_ms: int | None = None
         self._tries = 0
+        self._silences = 0
         self._delivered = False
         self._deltas: list[str] = []
+        self._unicode = _Unicode()
         self._prompt_tokens = prepared.prompt_tokens
         # Of the current try: what the provider said besides text, and whether its tokens are still to be
         # added.
@@ -243,7 +266,7 @@ class _Performance:
             text = "".join(self._deltas)
             if request.json_schema is None:
                 break
-            wrong = structured.complaint(text, finish_reason, request.json_schema)
+            wrong = await asyncio.to_thread(structured.complaint, text, finish_reason, request.json_schema)
             if wrong is None:
                 await self._deliver(text)
                 break
@@ -306,6 +329,8 @@ class _Performance:
         def may_help(error: BaseException) -> bool:
             if not isinstance(error, ProviderFailed) or not error.retryable or self._delivered:
                 return False
+            if self._silences == MAX_SILENCES:
+                return False
             when = deadline.when()
             return when is None or asyncio.get_running_loop().time() + _wish(error) < when
 
@@ -329,10 +354,11 @@ class _Performance:
         )
         self._tries += 1
         self._deltas.clear()
+        self._unicode = _Unicode()
         self._finish_reason, self._usage, self._in_flight = "", None, True
         try:
             await self._listen(call)
-            _check_end(call.entry, self._finish_reason)
+            self._check_end()
         except ProviderFailed as failure:
             await self._account(billed=failure.billed)
             raise
@@ -340,19 +366,45 @@ class _Performance:
         return self._finish_reason
 
     async def _listen(self, call: Call) -> None:
+        left = call.max_output_tokens * LONGEST_TOKEN
         async with aclosing(self._provider.stream(call)) as chunks:
             async for chunk in chunks:
                 if chunk.text:
-                    await self._hear(chunk.text)
+                    await self._hear(self._unicode.whole(chunk.text[:left]))
+                    left -= len(chunk.text)
                 self._finish_reason = chunk.finish_reason or self._finish_reason
                 self._usage = chunk.usage or self._usage
+                if left < 0:
+                    self._finish_reason = "length"
+                    break
+        await self._hear(self._unicode.rest())
 
     async def _hear(self, text: str) -> None:
+        if not text:
+            return
         if self._first_token_ms is None:
             self._first_token_ms = self._elapsed_ms()
         self._deltas.append(text)
         if self._prepared.request.json_schema is None:
             await self._deliver(text)
+
+    def _check_end(self) -> None:
+        """Raise ProviderFailed where the try ended without a whole answer."""
+        name, reason = self._prepared.entry.name, self._finish_reason
+        if not reason:
+            raise ProviderFailed("cut_stream", f"{name} broke off its answer.", retryable=True, billed=True)
+        if reason == "content_filter":
+            raise ProviderFailed(
+                "filtered", f"{name}'s provider filtered its answer.", retryable=False, billed=True
+            )
+        if self._prepared.request.json_schema is None and not any(each.strip() for each in self._deltas):
+            self._silences += 1
+            raise ProviderFailed(
+                "no_answer",
+                f"{name} ended its answer ({reason}) without a word.",
+                retryable=True,
+                billed=True,
+            )
 
     async def _deliver(self, text: str) -> None:
         if self._on_delta is not None:
@@ -511,15 +563,6 @@ def _most(entry: ModelEntry, prompt_tokens: int, request: ModelRequest) -> Cost:
     output = request.max_output_tokens or 0
     micros = entry.price.cost(prompt_tokens=prompt_tokens, completion_tokens=output)
     return Cost(tokens=prompt_tokens + output, micros=micros, currency=entry.price.currency)
-
-
-def _check_end(entry: ModelEntry, finish_reason: str) -> None:
-    if not finish_reason:
-        raise ProviderFailed("cut_stream", f"{entry.name} broke off its answer.", retryable=True, billed=True)
-    if finish_reason == "content_filter":
-        raise ProviderFailed(
-            "filtered", f"{entry.name}'s provider filtered its answer.", retryable=False, billed=True
-        )
 
 
 def _check_unchanged(prepared: PreparedCall) -> None:

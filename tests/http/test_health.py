@@ -47,4 +47,4 @@ class TestHealth:
         assert (answer.status_code, answer.json()["status"]) == (503, "degraded")
         assert answer.json()["components"]["database"]["status"] == "failed"
         assert "nonexistent" not in answer.text
-        assert (ready.status_code, ready.json()["failed"]) == (503, ["database"])
+        assert (ready.status_code, ready.json()["failed"]) == (503, ["database", "models"])

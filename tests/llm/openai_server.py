@@ -4,7 +4,7 @@ import json
 import re
 import threading
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -34,9 +34,24 @@ class Refuses:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Sends:
+    """A stream of these parts, as they are: bytes, texts of an answer, or JSON values. Whole, unless told.
+
+    `endless` repeats the last part until the client has gone.
+    """
+
+    parts: Sequence[Any]
+    whole: bool = True
+    endless: bool = False
+
+
 @dataclass(frozen=True)
 class Hangs:
     """No answer at all, until the server ends."""
+
+
+Reply = Says | Refuses | Sends | Hangs
 
 
 @dataclass(frozen=True)
@@ -55,12 +70,12 @@ class OpenAIServer:
         self.ended = threading.Event()
         # Set whenever a client has gone away in the middle of an answer.
         self.abandoned = threading.Event()
-        self._replies: deque[Says | Refuses | Hangs] = deque()
+        self._replies: deque[Reply] = deque()
 
-    def then(self, *replies: Says | Refuses | Hangs) -> None:
+    def then(self, *replies: Reply) -> None:
         self._replies.extend(replies)
 
-    def next_reply(self) -> Says | Refuses | Hangs:
+    def next_reply(self) -> Reply:
         return self._replies.popleft() if self._replies else Says()
 
 
@@ -99,7 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it so
         return
 
-    def _reply(self, server: OpenAIServer, reply: Says | Refuses | Hangs) -> None:
+    def _reply(self, server: OpenAIServer, reply: Reply) -> None:
         if isinstance(reply, Hangs):
             self._wait(server)
         elif isinstance(reply, Refuses):
@@ -109,8 +124,30 @@ class _Handler(BaseHTTPRequestHandler):
                 self.send_header(name, value)
             self._end_head("application/json", len(content))
             self.wfile.write(content.encode())
+        elif isinstance(reply, Sends):
+            self._send_parts(server, reply)
         else:
             self._say(server, reply)
+
+    def _send_parts(self, server: OpenAIServer, reply: Sends) -> None:
+        self.send_response(200)
+        self.send_header("transfer-encoding", "chunked")
+        self._end_head("text/event-stream", None)
+        for part in reply.parts:
+            self._send_part(part)
+        while reply.endless and not server.ended.is_set():
+            self._send_part(reply.parts[-1])
+        if reply.whole:
+            self._send({"delta": {}, "finish_reason": "stop"})
+        self._chunk(b"data: [DONE]\n\n")
+        self._chunk(b"")
+
+    def _send_part(self, part: Any) -> None:
+        if isinstance(part, str):
+            self._send({"delta": {"content": part}, "finish_reason": None})
+        else:
+            content = part if isinstance(part, bytes) else json.dumps(part).encode()
+            self._chunk(b"data: " + content + b"\n\n")
 
     def _say(self, server: OpenAIServer, reply: Says) -> None:
         self.send_response(200)

@@ -2,11 +2,13 @@
 
 from datetime import UTC, datetime
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
+from pytest_django import Settings
 
 from cartrita.accounts.models import User
 from cartrita.llm import catalog
@@ -83,6 +85,42 @@ class TestModels:
     def test_did_not_exist_before_their_first_price(self, database: Database) -> None:
         with pytest.raises(UnknownModel):
             catalog.model("gpt-4o", at=datetime(2020, 1, 1, tzinfo=UTC))
+
+
+class TestFallbacks:
+    def names(self, name: str, **options: Any) -> list[str]:
+        return [each.name for each in catalog.fallbacks(catalog.model(name), **options)]
+
+    def test_go_down_the_tiers_and_never_up(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = "key"
+        chain = ["gpt-4o", "gpt-4o-mini", "gpt-3.5-turbo", "SmolLM2-135M-Instruct"]
+        for number, name in enumerate(chain):
+            assert self.names(name) == chain[number + 1 :]
+
+    def test_have_what_the_call_needs(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = "key"
+        assert self.names("gpt-4o", needs=frozenset({"json_schema"})) == [
+            "gpt-4o-mini",
+            "SmolLM2-135M-Instruct",
+        ]
+        assert self.names("gpt-4o", needs=frozenset({"planning"})) == ["gpt-4o-mini"]
+
+    def test_can_be_called(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = ""
+        assert self.names("gpt-4o") == ["SmolLM2-135M-Instruct"]
+
+    def test_are_worse_ones_of_the_same_tier_too(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = "key"
+        row = Model.objects.get(name="gpt-4o-mini")
+        with database.as_owner():
+            Model.objects.filter(id=row.id).update(tier="premium")
+        assert self.names("gpt-4o")[0] == "gpt-4o-mini"
+        assert self.names("gpt-4o-mini") == ["gpt-3.5-turbo", "SmolLM2-135M-Instruct"]
+
+    def test_are_never_the_tests_own(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY, settings.SCRIPTED_MODEL = "key", "/script.json"
+        assert "scripted" not in self.names("gpt-4o")
+        assert self.names("scripted") == []
 
 
 class TestCatalogInTheAdmin:

@@ -30,6 +30,9 @@ SILENCE_SECONDS = 60.0
 TOKENS_PER_MESSAGE = 4
 TOKENS_OF_ANSWER_START = 3
 
+# No context is as large: a report of more is no count.
+MOST_TOKENS = 1_000_000_000
+
 
 class OpenAIProvider:
     """Calls chat completions with the `openai` SDK; retrying is the gateway's."""
@@ -62,10 +65,10 @@ class OpenAIProvider:
                     yield _chunk(part)
         except sdk.OpenAIError as error:
             raise _failure(sdk, error, call.entry.name, opened=opened) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ProviderFailed(
                 "server_error",
-                f"{call.entry.name} sent a stream that is not JSON.",
+                f"{call.entry.name} sent a stream that is not one of chat completions.",
                 retryable=True,
                 billed=True,
             ) from error
@@ -179,19 +182,26 @@ def _response_format(entry: ModelEntry, schema: Mapping[str, Any]) -> dict[str, 
 
 
 def _chunk(part: Any) -> Chunk:
-    usage = None
-    if part.usage is not None:
-        details = part.usage.prompt_tokens_details
-        usage = Usage(
-            prompt_tokens=part.usage.prompt_tokens,
-            completion_tokens=part.usage.completion_tokens,
-            cached_tokens=(details.cached_tokens or 0) if details is not None else 0,
-        )
-    if not part.choices:
-        return Chunk(usage=usage)
-    choice = part.choices[0]
-    delta = choice.delta
-    return Chunk(text=(delta.content or "") if delta else "", finish_reason=choice.finish_reason, usage=usage)
+    """Return a part of the stream; the SDK has checked nothing of it. Raises ValueError."""
+    choices = getattr(part, "choices", None) or []
+    choice = choices[0] if isinstance(choices, list) and choices else None
+    delta = getattr(choice, "delta", None)
+    text = getattr(delta, "content", None) or ""
+    finish_reason = getattr(choice, "finish_reason", None)
+    if not isinstance(text, str) or not isinstance(finish_reason, str | None):
+        raise ValueError("a part of the stream has no text where text belongs")  # noqa: TRY004 - as bad JSON
+    return Chunk(text=text, finish_reason=finish_reason, usage=_usage(getattr(part, "usage", None)))
+
+
+def _usage(reported: Any) -> Usage | None:
+    """Return the provider's count; None, so that it is counted here, where it reports none that can be."""
+    details = getattr(reported, "prompt_tokens_details", None)
+    counts: list[Any] = [
+        getattr(reported, "prompt_tokens", None),
+        getattr(reported, "completion_tokens", None),
+        getattr(details, "cached_tokens", None) or 0,
+    ]
+    return Usage(*counts) if all(type(each) is int and 0 <= each <= MOST_TOKENS for each in counts) else None
 
 
 _importing = threading.Lock()
