@@ -243,7 +243,7 @@ ASSISTANT = declare(
             Cue(
                 name="small talk",
                 pattern=(
-                    r"\A\W*(?:(?:hi|hello|hey|hiya|howdy|yo|good (?:morning|afternoon|evening|night|day)|"
+                    r"\A\W*+(?:(?>(?:hi|hello|hey|hiya|howdy|yo|good (?:morning|afternoon|evening|night|day)|"
                     r"greetings|welcome|thanks?(?: you| a lot| a million| so much| very much)*|thx|cheers|"
                     r"bye|good ?bye|see you(?: \w+)?|ok(?:ay)?|k|yes|no|yep|nope|yeah|sure|fine|great|cool|"
                     r"nice|perfect|awesome|super|wow|lol|ha(?:ha)+|hm+|uh|never ?mind|forget it|sorry|please|"
@@ -253,7 +253,7 @@ ASSISTANT = declare(
                     r"bitte|tschüss|ja|nein|schön|bonjour|bonsoir|salut|merci(?: beaucoup)?|au revoir|oui|"
                     r"non|hola|buen[oa]s (?:días|tardes|noches)|(?:muchas )?gracias|adiós|sí|there|again|all|"
                     r"everyone|everybody|dear|friend|for now|so much|a lot|then|and|you|it|that|i|am|are|a|"
-                    r"your?|how)\b\W*)+\Z"
+                    r"your?|how)\b)\W*+)++\Z"
                 ),
                 weight=0.6,
                 scope="all",
@@ -490,7 +490,7 @@ CALCULATOR = declare(
                 pattern=(
                     rf"{_NUMBER}\s*(?:%|percent|per cent|prozent|pour ?cent|por ciento)\s*(?:\w+\s+)?(?:of|"
                     rf"von|off|de|on|d')\s*(?:\w+\s+)?[€$£]?{_NUMBER}|"
-                    rf"\bpercent(?:age)?\b.*{_NUMBER}.*{_NUMBER}"
+                    rf"\bpercent(?:age)?\b\D*+\d[\d.,]*+\D+\d"
                 ),
                 weight=0.3,
             ),
@@ -525,10 +525,10 @@ CALCULATOR = declare(
             Cue(
                 name="two numbers",
                 pattern=(
-                    rf"{_NUMBER}.*\D{_NUMBER}.*\b(?:how (?:much|many|fast|far|long|big|old)|what|wie ?viel|"
-                    rf"combien|cuánto)\b|\b(?:how (?:much|many|fast|far|long|big|old)|what(?:'s| is| do|"
-                    rf" are)|wie ?viele?|combien|cuánto|split|compute|calculate|berechne|calcule|calcula|"
-                    rf"area|volume|factor)\b.*{_NUMBER}\D.*{_NUMBER}"
+                    r"\A(?=[\s\S]*?\b(?:how (?:much|many|fast|far|long|big|old)|what(?:'s| is| do| are)?|"
+                    r"wie ?viele?|"
+                    r"combien|cuánto|split|compute|calculate|berechne|calcule|calcula|area|volume|factor)\b)"
+                    r"\D*+\d[\d.,]*+\D+\d"
                 ),
                 weight=0.15,
             ),

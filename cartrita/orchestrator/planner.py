@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Protocol
 from cartrita.errors import BadInput
 from cartrita.orchestrator.agents import AGENTS, GENERAL
 from cartrita.orchestrator.router import Routing
-from cartrita.orchestrator.splitting import Part, asks, merged, parts, unquoted
+from cartrita.orchestrator.splitting import Part, makes, merged, parts, unquoted
 from cartrita.tools.registry import all_tools
 from tasks_app.draft import DraftPlan, DraftTask
 
@@ -56,7 +56,7 @@ def plan_by_rules(
         raise NothingAsked("The message is empty; write what you want to know or have done.", field="content")
     tool_names = {each.name for each in all_tools()} if tools is None else tools
     found = list(parts(text, agents=AGENTS if agents is None else agents, tools=tool_names))
-    routed = [(part, _route(part, text, route, attachments)) for part in _few(found, text)]
+    routed = _all_routed(_few(found, text), text, route, attachments)
     routed = _without_small_talk(_joined(routed, text, route, attachments), text)
     routed = _at_most(MOST_TASKS, routed, text, route, attachments)
     keys = [f"t{number}" for number in range(1, len(routed) + 1)]
@@ -140,6 +140,18 @@ def _few(found: Sequence[Part], text: str) -> list[Part]:
     return few
 
 
+def _all_routed(found: Sequence[Part], text: str, route: Router, attachments: frozenset[str]) -> list[Routed]:
+    routed: list[Routed] = []
+    for part in found:
+        routing = _route(part, text, route, attachments)
+        if routing is not None and not routing.clear and routed and routed[-1][1] is not None:
+            # `then write tests` says who it is for only together with what stands before it.
+            wider = route(f"{routed[-1][0].text} {part.text}", attachments=attachments)
+            routing = wider if wider.clear and _needed(part, [each for each, _ in routed]) else routing
+        routed.append((part, routing))
+    return routed
+
+
 def _route(part: Part, text: str, route: Router, attachments: frozenset[str]) -> Routing | None:
     """Return who a part is for by its own words, else with what was said before; None for a call."""
     if part.call is not None:
@@ -178,8 +190,9 @@ def _without_small_talk(routed: Sequence[Routed], text: str) -> list[Routed]:
     for part, routing in routed:
         if found and part.call is None and found[-1][0].call is None:
             before, of_before = found[-1]
-            if _is_talk(before, of_before) and not part.agent:
-                joined = replace(merged(before, part, text), link=before.link, asked=part.asked)
+            if _is_talk(before, of_before):
+                joined = merged(before, part, text)
+                joined = replace(joined, link=before.link, asked=part.asked, agent=part.agent)
                 found[-1] = (joined, routing)
                 continue
             if _is_talk(part, routing):
@@ -231,7 +244,7 @@ def _needed(part: Part, earlier: Sequence[Part]) -> list[int]:
     said = unquoted(part.text)
     follows = part.link == "then" or _FOLLOWS.match(said) is not None
     # `Work out the average and write a letter`: what is joined so is about what stands before it.
-    if part.link == "and" and not asks(part.text):
+    if part.link == "and" and makes(part.text):
         follows = True
     needed = {len(earlier) - 1} if follows else set()
     if part.call is None:

@@ -26,6 +26,8 @@ FAINT = 0.18
 # What a vector is made of: the model reads about this much, and a request says early or late what it wants.
 _LONGEST_HEAD = 400
 _LONGEST_TAIL = 200
+# Cues are looked for in no more than this, so that no text makes their patterns slow.
+_LONGEST_CUED = 1500
 
 _FENCE = re.compile(r"```.*?(?:```|\Z)", re.DOTALL)
 _QUOTATION = re.compile(
@@ -105,10 +107,11 @@ def choose(
     """Return the agent for a request whose subject has this vector. Pure."""
     scores = _similarities(vector, likeness)
     met: list[str] = []
-    asked = request(intent)
+    asked = _clipped(request(intent))
+    shown = intent[:_LONGEST_CUED]
     for who in agents:
         for cue in who.cues:
-            if _is_met(cue, intent, asked, attachments):
+            if _is_met(cue, shown, asked, attachments):
                 scores[who.name] += cue.weight
                 met.append(f"{who.name}: {cue.name}")
     ranked = dict(sorted(scores.items(), key=lambda item: (-item[1], item[0])))
@@ -141,7 +144,10 @@ def request(intent: str) -> str:
 
 def subject(intent: str) -> str:
     """Return the part of a text from which its vector is made."""
-    text = _FENCE.sub(" code ", intent).strip() or intent
+    return _clipped(_FENCE.sub(" code ", intent).strip() or intent)
+
+
+def _clipped(text: str) -> str:
     if len(text) > _LONGEST_HEAD + _LONGEST_TAIL:
         return f"{text[:_LONGEST_HEAD]} … {text[-_LONGEST_TAIL:]}"
     return text
@@ -175,12 +181,12 @@ def _similarities(vector: Any, likeness: _Likeness) -> dict[str, float]:
     return scores
 
 
-def _is_met(cue: Cue, intent: str, asked: str, attachments: frozenset[str]) -> bool:
+def _is_met(cue: Cue, shown: str, asked: str, attachments: frozenset[str]) -> bool:
     if cue.attached and cue.attached not in attachments:
         return False
     if cue.unattached and cue.unattached in attachments:
         return False
-    return _pattern(cue.pattern).search(intent if cue.scope == "all" else asked) is not None
+    return _pattern(cue.pattern).search(shown if cue.scope == "all" else asked) is not None
 
 
 @lru_cache(maxsize=1024)

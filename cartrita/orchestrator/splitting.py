@@ -18,7 +18,9 @@ Link = Literal["", "list", "then", "sentence", "line", "semicolon", "and", "agen
 # Context before the first request is repeated for the others up to this length, in characters.
 _LONGEST_CONTEXT = 300
 # What is longer hands over more text than it asks, and stays whole.
-_LONGEST_CUT = 10_000
+_LONGEST_CUT = 4_000
+# How far a clause is looked at, so that no text makes this slow.
+_LONGEST_CLAUSE = 500
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +79,9 @@ def unquoted(text: str) -> str:
     return _PROTECTED.sub(" ", text)
 
 
-def asks(text: str) -> bool:
-    """Tell whether a text is a question."""
-    return text.endswith("?") or _ASKS.match(text) is not None
+def makes(text: str) -> bool:
+    """Tell whether a text asks to make something or to judge it, rather than to find something out."""
+    return _MAKES.match(text) is not None
 
 
 _WH = (
@@ -155,7 +157,7 @@ _BREAK = re.compile(
     r"|(?P<semicolon>\s*;\s*)|(?P<line>[ \t]*\n\s*)|(?P<sentence>(?<=[.!?…\x01])\s+)"
     rf"|(?P<and>(?:,\s*|\s+)(?:and|und|et|y|as well as|sowie)\s+(?:also\s+|auch\s+)?(?={_LEAD}(?:{_STRONG}|"
     rf"{_WH})\b)"
-    rf"|,\s*(?={_WH}\b))",
+    rf"|,\s*(?=(?:{_WH}|{_STRONG})\b))",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.!?…](?=\s|\Z)|;|\n|\Z")
@@ -201,15 +203,13 @@ _MAKES = re.compile(
     r"programmiere|écris|rédige|traduis|corrige|escribe|redacta|traduce|revisa)\b",
     re.IGNORECASE,
 )
-_LINE_MARK = re.compile(
-    r"^[ \t]*(?:(?P<number>\d{1,2})[.)]|\((?P<bracketed>\d{1,2})\)|\(?(?P<letter>[a-h])\)|"
-    r"(?P<bullet>[-*•–]))[ \t]+"
-    r"(?=\S)",
-    re.MULTILINE,
+_STEP = r"(?:step|task|question|part|point|schritt|aufgabe|frage|punkt|étape|paso)[ \t]+"
+_MARK = (
+    rf"(?:{_STEP}(?P<step>\d{{1,2}})[.):]|(?P<number>\d{{1,2}})[.)]|\((?P<bracketed>\d{{1,2}})\)|"
+    r"\(?(?P<letter>[a-h])\)"
 )
-_INLINE_MARK = re.compile(
-    r"(?<!\S)(?:(?P<number>\d{1,2})[.)]|\((?P<bracketed>\d{1,2})\)|\(?(?P<letter>[a-h])\))[ \t]+(?=\S)"
-)
+_LINE_MARK = re.compile(rf"^[ \t]*{_MARK}|(?P<bullet>[-*•–]))[ \t]+(?=\S)", re.MULTILINE | re.IGNORECASE)
+_INLINE_MARK = re.compile(rf"(?<!\S){_MARK})[ \t]+(?=\S)", re.IGNORECASE)
 _AGENT = re.compile(r"(?<!\S)@([A-Za-z][A-Za-z0-9_]*)(?:[,:])?(?=\s|\Z)")
 _CALL = re.compile(r"(?<!\S)/([a-z][a-z0-9_]*)(?=\s*\{)")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
@@ -393,10 +393,10 @@ def _addressed(masked: str, start: int, end: int, agents: Collection[str]) -> li
 
 
 def _begins_part(masked: str, start: int, cut_start: int, cut_end: int) -> bool:
-    before = masked[start:cut_start].rstrip()
+    before = masked[max(start, cut_start - _LONGEST_CLAUSE) : cut_start].rstrip()
     return (
         before[-1] in ".,;:!?\n"
-        or "\n" in masked[start + len(before) : cut_start]
+        or "\n" in masked[max(start, cut_start - _LONGEST_CLAUSE) + len(before) : cut_start]
         or re.search(rf"\b(?:{_THEN}|and|und|et|y)\Z", before, re.IGNORECASE) is not None
         or _is_request(masked, cut_end + len(masked[cut_end:]) - len(masked[cut_end:].lstrip()))
     )
@@ -431,7 +431,7 @@ def _marks(pattern: re.Pattern[str], masked: str, start: int, end: int) -> list[
     for found in pattern.finditer(masked, start, end):
         of_kind = str(found.lastgroup)
         value = found[of_kind]
-        ordinal = int(value) if value.isdigit() else ord(value) - ord("a") + 1
+        ordinal = int(value) if value.isdigit() else ord(value.lower()) - ord("a") + 1
         if not kind:
             if of_kind != "bullet" and ordinal != 1:
                 continue
@@ -461,7 +461,7 @@ def _listed(text: str, masked: str, start: int, end: int, marks: Sequence[tuple[
         and not _is_neutral(introduction)
     ):
         return []
-    if not all(_is_request(masked, begin, stop) for begin, stop in items):
+    if not all(_STARTS_ANY.match(masked, begin) or _is_request(masked, begin, stop) for begin, stop in items):
         return []
     context = ""
     found: list[Part] = []
@@ -512,6 +512,8 @@ def _clauses(text: str, masked: str, start: int, end: int) -> list[Part]:
         kind = str(found.lastgroup)
         if right >= end:
             continue
+        if asked < 0 and kind == "then" and _STARTS_ANY.match(masked, begin):
+            asked = begin
         if asked >= 0 and _cuts(masked, kind, asked=asked, stop=found.start(), right=right, end=end):
             spans.append((begin, found.start(), link, asked))  # type: ignore[arg-type]  # names of groups are links
             begin, link, asked = right, kind, right
@@ -519,7 +521,7 @@ def _clauses(text: str, masked: str, start: int, end: int) -> list[Part]:
             asked = right
     spans.append((begin, end, link, asked if asked >= 0 else begin))  # type: ignore[arg-type]  # as above
     context = text[spans[0][0] : spans[0][3]].strip()
-    if len(context) > _LONGEST_CONTEXT or _GREETING.fullmatch(context):
+    if len(context) > _LONGEST_CONTEXT or _GREETING.fullmatch(context) or not any(map(str.isalnum, context)):
         context = ""
     return [
         replace(
@@ -547,7 +549,7 @@ def _cuts(masked: str, kind: str, *, asked: int, stop: int, right: int, end: int
     match kind:
         case "then":
             clause_start = max((masked.rfind(mark, asked, stop) for mark in ".!?;\n"), default=-1) + 1
-            so_far = masked[max(clause_start, asked) : stop]
+            so_far = masked[max(clause_start, asked, stop - _LONGEST_CLAUSE) : stop]
             if so_far.strip() and _CONDITION.search(so_far):
                 return False
             separator = masked[stop:right].lstrip(" ")
@@ -557,11 +559,11 @@ def _cuts(masked: str, kind: str, *, asked: int, stop: int, right: int, end: int
                 _STARTS_ANY.match(masked, right) or _is_question(masked, right, end) or masked[right] in "@/"
             )
         case "and":
-            so_far = masked[asked:stop]
+            so_far = masked[max(asked, stop - _LONGEST_CLAUSE) : stop]
             bare_comma = masked[stop:right].strip() == ","
             if _CHAIN.search(so_far) and not masked[stop:right].lstrip().startswith(","):
                 return False
-            if bare_comma and not _ASKS.match(masked, asked):
+            if bare_comma and _ASKS.match(masked, right) and not _ASKS.match(masked, asked):
                 return False
             return len(so_far.split()) > 2 and len(_clause(masked, right, end).split()) > 2
         case _:
@@ -593,6 +595,7 @@ def _is_question(masked: str, start: int, end: int | None = None) -> bool:
 
 
 def _clause(masked: str, start: int, end: int) -> str:
+    end = min(end, start + _LONGEST_CLAUSE)
     found = _CLAUSE_END.search(masked, start, end)
     return masked[start : found.end() if found else end]
 

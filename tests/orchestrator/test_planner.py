@@ -55,8 +55,10 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         [("Write python that does this: 1. read a list 2. sort it 3. print it", "python_coder", ())],
     ),
     (
-        "What does the contract say about late payment, what is the total of the amount column in "
-        "invoices.csv, and what is 19 % of that total?",
+        (
+            "What does the contract say about late payment, what is the total of the amount column in "
+            "invoices.csv, and what is 19 % of that total?"
+        ),
         "table text",
         [
             ("What does the contract say about late payment", "document_answerer", ()),
@@ -131,7 +133,7 @@ MESSAGES: list[tuple[str, str, Expected]] = [
     (
         "Berechne 3 * 14, schreibe daraus ein Gedicht",
         "",
-        [("Berechne 3 * 14, schreibe daraus ein Gedicht", "calculator", ())],
+        [("Berechne 3 * 14", "calculator", ()), ("schreibe daraus ein Gedicht", "writer", (1,))],
     ),
     (
         "Berechne 3 * 14. Schreibe daraus ein Gedicht.",
@@ -142,6 +144,60 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         "@writer draft a mail about the delay. @calculator 3 * 4",
         "",
         [("draft a mail about the delay.", "writer", ()), ("3 * 4", "calculator", ())],
+    ),
+    (
+        "step 1: compute 5*5. step 2: multiply the result by 3. step 3: write a poem about it",
+        "",
+        [
+            ("compute 5*5.", "calculator", ()),
+            ("multiply the result by 3.", "calculator", (1,)),
+            ("write a poem about it", "writer", (2,)),
+        ],
+    ),
+    (
+        "Please do:\n1) calculate 7*8\n2) then add 10 to it\n3) write a limerick with the result",
+        "",
+        [
+            ("Please do: calculate 7*8", "calculator", ()),
+            ("Please do: then add 10 to it", "calculator", (1,)),
+            ("Please do: write a limerick with the result", "writer", (2,)),
+        ],
+    ),
+    (
+        "Use sales.csv to find the best month and the worst month, then write a paragraph comparing them.",
+        "table",
+        [
+            ("Use sales.csv to find the best month and the worst month", "table_analyst", ()),
+            ("write a paragraph comparing them.", "writer", (1,)),
+        ],
+    ),
+    (
+        (
+            "Calculate the average price from prices.csv, look up the discount in the contract and write a "
+            "letter with both figures."
+        ),
+        "table text",
+        [
+            ("Calculate the average price from prices.csv", "table_analyst", ()),
+            ("look up the discount in the contract", "document_answerer", ()),
+            ("write a letter with both figures.", "writer", (1, 2)),
+        ],
+    ),
+    ("Hey @writer please write me a poem", "", [("Hey @writer please write me a poem", "writer", ())]),
+    (
+        "Write an email to Anna; she should bring the cake; thanks",
+        "",
+        [("Write an email to Anna; she should bring the cake; thanks", "writer", ())],
+    ),
+    (
+        "My order 1. is late 2. was damaged. Write a complaint.",
+        "",
+        [("My order 1. is late 2. was damaged. Write a complaint.", "writer", ())],
+    ),
+    (
+        "Calcule 15 % de 300 puis écris une lettre avec le résultat",
+        "",
+        [("Calcule 15 % de 300", "calculator", ()), ("écris une lettre avec le résultat", "writer", (1,))],
     ),
     ("@critic what is 3 * 4", "", [("what is 3 * 4", "critic", ())]),
     ("Mail bob@writer.com about 3 * 4", "", [("Mail bob@writer.com about 3 * 4", "*", ())]),
@@ -182,7 +238,10 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         "",
         [
             (
-                "Proofread the text below:\n\nDear Sir,\n\nPlease check the goods. Then call me.\n\nWrite soon",
+                (
+                    "Proofread the text below:\n\nDear Sir,\n\nPlease check the goods. Then call me.\n\n"
+                    "Write soon"
+                ),
                 "critic",
                 (),
             )
@@ -268,8 +327,10 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         [("List apples, pears and plums in a poem and make it rhyme", "writer", ())],
     ),
     (
-        "First find the deductible in the policy, then compute 20 % of it and finally draft a letter to the "
-        "insurer.",
+        (
+            "First find the deductible in the policy, then compute 20 % of it and finally draft a letter to "
+            "the insurer."
+        ),
         "text",
         [
             ("First find the deductible in the policy", "document_answerer", ()),
@@ -278,12 +339,12 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         ],
     ),
     (
-        "What was the average price in sales.csv? Who signed the contract? Write a mail with all the results.",
+        "What was the average price in sales.csv? Who signed the contract? Write a mail with all results.",
         "table text",
         [
             ("What was the average price in sales.csv?", "table_analyst", ()),
             ("Who signed the contract?", "document_answerer", ()),
-            ("Write a mail with all the results.", "writer", (1, 2)),
+            ("Write a mail with all results.", "writer", (1, 2)),
         ],
     ),
     ("What happened then in 1945?", "text", [("What happened then in 1945?", "document_answerer", ())]),
@@ -414,20 +475,66 @@ class TestPlanByRules:
 
 
 PHRASES = [
-    "What is 3 * 4?", "write a poem about cats", "Check it for mistakes.", "12 / 5", "(so; then write it)",
-    "the ferry", "When does it leave?", '"then write; 1. this"', "Use short words.", "and", "then", ";", "\n", "\n\n",
-    "1.", "2.", "3)", "a)", "b)", "- ", "• ", ". ", ", ", "? ", "@writer ", "@critic", "@nobody", "@",
-    '/calculate {"expression": "1 + 1"}', "/calculate", "Check this:", "Answer these questions:", "```x; y```", "`",
-    "danach", "und schreibe einen Brief", "Hi!", "with both results", "if it rains", "Then", "finally", "é ß 日本 👍",
-    "{", "}", "(", ")", "'", '"', ":", "https://x.y/a;b", "\x01", "to read it and then sort it",
-]  # fmt: skip
+    "What is 3 * 4?",
+    "write a poem about cats",
+    "Check it for mistakes.",
+    "12 / 5",
+    "(so; then write it)",
+    "the ferry",
+    "When does it leave?",
+    '"then write; 1. this"',
+    "Use short words.",
+    "and",
+    "then",
+    ";",
+    "\n",
+    "\n\n",
+    "1.",
+    "2.",
+    "3)",
+    "a)",
+    "b)",
+    "- ",
+    "• ",
+    ". ",
+    ", ",
+    "? ",
+    "@writer ",
+    "@critic",
+    "@nobody",
+    "@",
+    '/calculate {"expression": "1 + 1"}',
+    "/calculate",
+    "Check this:",
+    "Answer these questions:",
+    "```x; y```",
+    "`",
+    "danach",
+    "und schreibe einen Brief",
+    "Hi!",
+    "with both results",
+    "if it rains",
+    "Then",
+    "finally",
+    "é ß 日本 👍",
+    "{",
+    "}",
+    "(",
+    ")",
+    "'",
+    '"',
+    ":",
+    "https://x.y/a;b",
+    "\x01",
+    "to read it and then sort it",
+]
 messages = st.one_of(
     st.lists(st.sampled_from(PHRASES), min_size=1, max_size=14).map(" ".join),
     st.lists(st.sampled_from(PHRASES), min_size=1, max_size=14).map("".join),
     st.text(max_size=80),
 )
 SEPARATES = re.compile(
-    r"(?:[\s,;]|@\w+[,:]?|\b(?:and|und|et|y|then|danach|dann)\b|"
+    r"(?:[\s,;]|(?:step|question)\s\d[.:]|@\w+[,:]?|\b(?:and|und|et|y|then|danach|dann)\b|"
     r"(?<!\S)(?:\d{1,2}[.)]|\(\d{1,2}\)|\(?[a-h]\)|[-*•–])(?=\s))*",
     re.IGNORECASE,
 )
@@ -438,6 +545,23 @@ def plan_or_none(text: str) -> DraftPlan | None:
         return anyhow(text)
     except (NothingAsked, TooManyTasks, UnknownTool, ArgumentsNotJson):
         return None
+
+
+def _after(intent: str, rest: str, text: str) -> str | None:
+    """Return what follows an intent in the rest of a text; None where more than separators is left out.
+
+    An intent may begin with context, which stands somewhere before its own words.
+    """
+    for cut in range(len(intent)):
+        context, own = intent[:cut].strip(), intent[cut:].strip()
+        if not own or context not in text:
+            continue
+        for place in range(len(rest)):
+            if rest.startswith(own, place):
+                before = rest[:place].replace(context, " ", 1) if context else rest[:place]
+                if SEPARATES.fullmatch(before):
+                    return rest[place + len(own) :]
+    return None
 
 
 class TestAnyMessage:
@@ -458,18 +582,12 @@ class TestAnyMessage:
         plan = plan_or_none(text)
         if plan is None:
             return
-        rest = text
+        rest: str | None = text
         for task in plan.tasks:
-            own = task.intent
-            if own not in rest:
-                # It repeats the context, which stands before the first of its kind.
-                cut = next(at for at in range(len(own)) if own[at:].strip() and own[at:].strip() in rest)
-                context, own = own[:cut].strip(), own[cut:].strip()
-                assert context in text
-                rest = rest.replace(context, " ", 1) if context in rest.partition(own)[0] else rest
-            before, _, rest = rest.partition(own)
-            assert SEPARATES.fullmatch(before), (before, task)
-        assert SEPARATES.fullmatch(rest), rest
+            assert rest is not None
+            rest, before = _after(task.intent, rest, text), rest
+            assert rest is not None, (before, task)
+        assert SEPARATES.fullmatch(rest or ""), rest
 
     @settings(max_examples=300)
     @given(messages)

@@ -46,6 +46,11 @@ def embed(texts: Sequence[str]) -> Vectors:
     return result
 
 
+def alike(texts: Sequence[str]) -> Vectors:
+    """Make the same vector of every text."""
+    return np.ones((len(texts), 1), dtype=np.float32)
+
+
 def routed(text: str, *kinds: str) -> Routing:
     return route(text, agents=BAND, embed=embed, attachments=frozenset(kinds))
 
@@ -84,9 +89,7 @@ class TestRoute:
 
     def test_leaves_to_the_general_agent_what_is_not_clear(self) -> None:
         routing = routed("sing and paint", "text")
-        unclear = route(
-            "x", agents=(TALKER, PAINTER, SINGER), embed=lambda texts: np.eye(3)[[0] * len(texts)]
-        )
+        unclear = route("x", agents=(TALKER, PAINTER, SINGER), embed=alike)
         assert routing.clear
         assert (unclear.agent, unclear.clear, unclear.nothing) == ("assistant", False, False)
         assert unclear.margin < router.MARGIN

@@ -1,6 +1,7 @@
 """Proposed plans: what is wrong with them, their schema, and how they are read from JSON."""
 
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import jsonschema
@@ -104,14 +105,16 @@ class TestFindCycle:
         for one, other, relation in edges:
             if one == other:
                 continue
-            tasks[one] = replace(tasks[one], **{relation: (*getattr(tasks[one], relation), str(other))})
+            edges_there: tuple[str, ...] = getattr(tasks[one], relation)
+            changed: dict[str, Any] = {relation: (*edges_there, str(other))}
+            tasks[one] = replace(tasks[one], **changed)
             first, second = (other, one) if relation in {"depends_on", "refines"} else (one, other)
             after[first].add(second)
         cycle = find_cycle(draft(*tasks))
         assert bool(cycle) == (not _can_be_ordered(after))
         if cycle:
             assert cycle[0] == cycle[-1]
-            steps = zip(cycle, cycle[1:], strict=False)
+            steps = pairwise(cycle)
             assert all(int(second) in after[int(first)] for first, second in steps)
 
     def test_takes_long_chains(self) -> None:
