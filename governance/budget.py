@@ -236,10 +236,15 @@ def period_bounds(period: Period, time_zone: str, at: datetime) -> tuple[datetim
     Days begin at midnight in the zone, or where the clocks leave midnight out, at the first instant after it;
     weeks on Monday. A total begins at the epoch and has no end. Raises BadInput for an unknown zone.
     """
+    # Periods begin at whole seconds. Every step asks for those of its budgets.
+    return _bounds(period, time_zone, at.astimezone(UTC).replace(microsecond=0))
+
+
+@lru_cache(maxsize=1024)
+def _bounds(period: Period, time_zone: str, instant: datetime) -> tuple[datetime, datetime | None]:
     if period == "total":
         return EPOCH, None
     zone = _zone(time_zone)
-    instant = at.astimezone(UTC)
     day = _first_day(period, instant.astimezone(zone).date())
     # Where clocks go back over midnight, an instant of the new day may read as the day before, or reversed.
     while instant < _midnight(day, time_zone):

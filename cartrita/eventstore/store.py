@@ -8,7 +8,7 @@ from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, connections, transaction
+from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.types.numeric import Int2, Int4
 
@@ -83,6 +83,8 @@ def append(
     # One row is all or nothing by itself; several may meet a conflict after the first.
     if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline):
         recorded = _append(ordered, encoded, beside, has_inline=has_inline)
+    elif not (has_inline or beside) and _stored_alone(encoded):
+        recorded = encoded
     else:
         with transaction.atomic():
             recorded = _append(ordered, encoded, beside, has_inline=has_inline)
@@ -183,6 +185,19 @@ def _usable() -> BaseDatabaseWrapper:
     database.close_if_health_check_failed()
     database.ensure_connection()
     return database
+
+
+def _stored_alone(encoded: Sequence[RecordedEvent]) -> bool:
+    """Store several rows by one statement in a transaction of its own; or none, and return False."""
+    if find_gap(encoded) is not None:
+        return False
+    try:
+        execute(_INSERT_ALL, insert_parameters(encoded))
+    except IntegrityError:
+        # Who asks again, within a transaction, finds what stands.
+        return False
+    wake_sequencer()
+    return True
 
 
 def _append(
@@ -316,6 +331,15 @@ _INSERT_MANY: LiteralString = (
 _INSERT_MANY_INLINE: LiteralString = (
     f"insert into event ({_NAMES}) select {_NAMES} from {_HELD}, unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
     f"{_HEADS} order by stream_id, version{_FASTER}{_WHICH}"
+)
+# All rows or, where one stands already or its predecessor does not, an error: the version may not be null.
+_VERSION_THAT_FOLLOWS: LiteralString = (
+    "case when new.follows or new.version = 1 or exists (select from event "
+    "where event.stream_id = new.stream_id and event.version = new.version - 1) then new.version end"
+)
+_INSERT_ALL: LiteralString = (
+    f"insert into event ({_NAMES}) select {_NAMES.replace(' version,', f' {_VERSION_THAT_FOLLOWS},')} "  # noqa: S608
+    f"from unnest({_ARRAYS}) as new({_NAMES}, follows) order by new.stream_id, new.version"
 )
 _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608

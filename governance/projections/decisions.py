@@ -41,7 +41,9 @@ def project_policy_decision(batch: Sequence[RecordedEvent]) -> None:
 def _write(made: dict[UUID, Row], settled: dict[UUID, Row]) -> set[UUID]:
     """Write rows and outcomes; return the decisions that have a row for their outcome."""
     # Every step waits for this: one statement for all, and JSON because thirty parameters cost more to pack.
-    parameters = [orjson.dumps([*rows.values()]).decode() for rows in (made, settled)]
+    parameters = [
+        orjson.dumps([*rows.values()], option=orjson.OPT_UTC_Z).decode() for rows in (made, settled)
+    ]
     return {decision_id for (decision_id,) in execute(_WRITE, parameters)}
 
 
@@ -75,7 +77,7 @@ def _made(recorded: RecordedEvent, event: DecisionMade) -> Row:
         "message_for_people": event.message_for_people,
         "parameters": event.parameters,
         "rule_hash": event.rule_hash,
-        "reserved": [one.model_dump(mode="json") for one in event.reserved],
+        "reserved": [vars(one) for one in event.reserved],
         "possible_labels": event.possible_labels,
         "grants": event.grants,
         "approval_id": event.approval_id,

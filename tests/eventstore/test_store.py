@@ -2,14 +2,15 @@ import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 from unittest import mock
 from uuid import UUID
 
 import psycopg
 import pytest
-from django.db import IntegrityError, close_old_connections, connection, transaction
+from django.db import DataError, IntegrityError, close_old_connections, connection, transaction
 from opentelemetry.sdk.trace import TracerProvider
+from psycopg.types.numeric import Int4
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import (
@@ -23,6 +24,7 @@ from cartrita.eventstore import (
     load,
     new_id,
 )
+from cartrita.eventstore.store import execute, execute_together
 from tests.databases import Database
 from tests.eventstore.notes import (
     WORKSPACE,
@@ -277,6 +279,50 @@ class TestLoad:
         append(starring(stream, *range(1, 7)))
         assert [row.version for row in load(stream, after_version=2, up_to_version=4)] == [3, 4]
         assert load(new_id()) == []
+
+
+@pytest.mark.usefixtures("notes")
+class TestBeside:
+    CHANGE: LiteralString = "update store_tests_note set stars = stars + %b::int4 where note_id = %b::uuid"
+
+    def test_changes_rows_with_the_events(self) -> None:
+        notes, other = [new_id(), new_id()], new_id()
+        for note in notes:
+            append(writing(note, a_key(), "hello"))
+        with transaction.atomic():
+            append(
+                starring(other, 2),
+                starring(new_id(), 3),
+                beside=[(self.CHANGE, [Int4(5), note]) for note in notes],
+            )
+        assert {note.stars for note in Note.objects.all()} == {5}
+        assert len(load(other)) == 1
+
+    def test_changes_nothing_where_the_stream_moved(self) -> None:
+        note = new_id()
+        append(writing(note, a_key(), "hello"))
+        with pytest.raises(StreamMoved), transaction.atomic():
+            append(starring(note, 2), beside=[(self.CHANGE, [Int4(5), note])])
+        assert Note.objects.get().stars == 0
+
+    def test_changes_rows_without_events(self) -> None:
+        note = new_id()
+        append(writing(note, a_key(), "hello"))
+        append(beside=[(self.CHANGE, [Int4(5), note])])
+        assert Note.objects.get().stars == 5
+
+
+@pytest.mark.usefixtures("database")
+class TestExecuteTogether:
+    def test_gives_each_statement_its_rows(self) -> None:
+        with transaction.atomic():
+            first, second = execute_together(("select %b::int4", [Int4(1)]), ("select 2 union select 3", []))
+            assert (first.fetchall(), sorted(second.fetchall())) == ([(1,)], [(2,), (3,)])
+
+    def test_raises_the_first_error_and_leaves_the_connection_usable(self) -> None:
+        with pytest.raises(DataError, match="division by zero"):
+            execute_together(("select 1 / %b::int4", [Int4(0)]), ("select nothing", []))
+        assert execute("select 1").fetchone() == (1,)
 
 
 class TestTheTables:
