@@ -35,7 +35,8 @@ OWN, PARENT = UUID(int=11), UUID(int=12)
 TEAM = Budget(name="Team", scope_kind="workspace", scope=str(WORKSPACE), limit_tokens=1000)
 MINE = Budget(name="Ann", scope_kind="user", scope=str(ANN), limit_tokens=100)
 
-zones = st.sampled_from(sorted(available_timezones()))
+# Those that every machine has: `localtime` is what one is set to.
+zones = st.sampled_from(sorted(available_timezones() - {"localtime", "Factory"}))
 instants = st.datetimes(
     min_value=datetime(1971, 1, 1),  # noqa: DTZ001 # hypothesis adds the zone
     max_value=datetime(2090, 1, 1),  # noqa: DTZ001
