@@ -36,7 +36,8 @@ class ActDecided(Event):
     have happened without a recorded outcome, after an approval, after a pause. `permitted` False means that
     the act did not happen and `reason` is what people are told: it waits where `approval_id` names an
     approval or `retry_after` a time, else it is refused. `delivery` held keeps the answer from everybody
-    until its text is decided. `downshifted_from` names the model in whose place a cheaper one was taken.
+    until its text is decided. `downshifted_from` names the model in whose place a cheaper one was taken,
+    `fell_back_from` the one that failed before this one took its place.
     """
 
     type_name: ClassVar[str] = "tasks_app.ActDecided"
@@ -54,6 +55,7 @@ class ActDecided(Event):
     retry_after: datetime | None = None
     delivery: Delivery = "live"
     downshifted_from: str = ""
+    fell_back_from: str = ""
 
     @property
     def waits(self) -> bool:

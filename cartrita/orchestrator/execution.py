@@ -116,6 +116,7 @@ class _Wanted:
     candidates: Candidates = field(default_factory=Candidates)
     delivery: Delivery = "live"
     downshifted_from: str = ""
+    fell_back_from: str = ""
     edited_by: str = ""
 
 
@@ -220,12 +221,23 @@ class Execution:
         named = _text(self._work.metadata.get("model"))
         self._model = await in_database_thread(catalog.choose, name=named, tier=None, purpose="execution")
         self._wished_model = self._model.name
+        await self._fall_back()
         pending = self._run.waiting
         if pending is not None and pending.act == "model_call" and pending.subject != self._model.name:
             with suppress(CartritaError):
                 self._model = await in_database_thread(
                     catalog.choose, name=pending.subject, tier=None, purpose="execution"
                 )
+
+    async def _fall_back(self) -> None:
+        """Take the next model in place of one that failed; never in place of one that the person named."""
+        failure, named = self._run.failure, _text(self._work.metadata.get("model"))
+        if failure is None or not failure.retryable or named is not None or self._run.finished is not None:
+            return
+        failed = await in_database_thread(catalog.model, failure.model)
+        others = await in_database_thread(catalog.fallbacks, failed, needs=self._agent.needs)
+        self._model = others[0] if others else failed
+        self._wished_model = self._model.name
 
     # Planning
 
@@ -412,6 +424,7 @@ class Execution:
             searchable=await in_database_thread(scope.filter(status__in=["chunked", "ready"]).exists),
             attached=bool(work.attachments),
             model_answers=self._called_model.can("answers"),
+            model=self._called_model.name,
         )
 
     async def _outlook(self, held: waiting.Waiting) -> waiting.GoesOn | Refused:
@@ -567,6 +580,7 @@ class Execution:
             request=prepared.decision_request,
             delivery=delivery,
             downshifted_from=self._wished_model if self._wished_model != model.name else "",
+            fell_back_from=self._run.failure.model if self._run.failure is not None else "",
         )
         speech_attempt = len(self._run.speeches) + 1
         if delivery == "held":
@@ -606,6 +620,7 @@ class Execution:
             gateway.perform(prepared, permit, attempt=attempt, key_id=self._work.key_id, on_delta=on_delta)
         )
         self._came_of_it(outcome)
+        await self._fall_back()
         return outcome
 
     async def _downshifted(self, prepared: PreparedCall) -> bool:
@@ -972,6 +987,7 @@ def _act_decided(step: loop.Act, wanted: _Wanted, decided: Decided, *, delivery:
         retry_after=None if permitted else _later(datetime.now(UTC), verdict.retry_after_ms),
         delivery=delivery,
         downshifted_from=wanted.downshifted_from,
+        fell_back_from=wanted.fell_back_from,
     )
 
 

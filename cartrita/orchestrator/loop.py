@@ -3,7 +3,8 @@
 `LOOP_VERSION` names this loop in RunStarted. A change that would take other steps over the same events is a
 new version, so that an older run is never continued by a loop that would misread it. Runs of version 1 are
 finished here: over what that version recorded this loop takes the same steps. It knew no waiting, and an act
-that it escalated or throttled names neither an approval nor a time, so it stays refused.
+that it escalated or throttled names neither an approval nor a time, so it stays refused. Up to version 2 a
+model that failed ended the run; now another may take its place.
 """
 
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,8 @@ from cartrita.tools.events import ToolFailed, ToolReturned
 from retrieval.document import RetrievalPerformed
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld, Delivery, RunFinished, RunStarted
 
-LOOP_VERSION = 2
+LOOP_VERSION = 3
+FALLS_BACK_SINCE = 3
 SEARCH = "search_documents"
 
 
@@ -30,7 +32,8 @@ class RunState:
     `waiting` is the act that may not happen yet. `begun` counts the permitted decisions of the newest step.
     `speeches` are the decisions to show an answer: their number tells how often one began to stream, so that
     a repeated answer restarts the message on screen, and they are settled when the run ends. `delivery` is
-    that of the answer; `shown` tells that its text may be posted. `edits` are the arguments that reviewers
+    that of the answer; `shown` tells that its text may be posted. `failure` is that of the last model that
+    failed. `edits` are the arguments that reviewers
     put in place of a step's own.
     """
 
@@ -87,8 +90,9 @@ class Turn:
     """What the loop must know of the work besides the run itself.
 
     `searchable` tells whether any document is in scope, `attached` whether the user named documents,
-    `model_answers` whether the catalog trusts the model to answer from passages. `tool` names the tool of a
-    task that is one call, `repeatable` whether that call does no harm when it is made twice.
+    `model_answers` whether the catalog trusts the model to answer from passages. `model` names the model
+    that is next to be called: after one that failed another, where one may take its place. `tool` names the
+    tool of a task that is one call, `repeatable` whether that call does no harm when it is made twice.
     """
 
     searchable: bool
@@ -96,6 +100,7 @@ class Turn:
     model_answers: bool
     tool: str = ""
     repeatable: bool = True
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +224,7 @@ def next_step(run: RunState, turn: Turn, *, extract_supported: bool) -> Step:
     """
     if run.finished is not None:
         return Over()
-    if (ended := _ended(run)) is not None:
+    if (ended := _ended(run, turn)) is not None:
         return ended
     step, attempt = run.next_place
     if run.held is not None or run.returned is not None:
@@ -244,7 +249,7 @@ def next_step(run: RunState, turn: Turn, *, extract_supported: bool) -> Step:
     return Generate(step=step, attempt=attempt)
 
 
-def _ended(run: RunState) -> Finish | None:
+def _ended(run: RunState, turn: Turn) -> Finish | None:
     """Return how the run ends where what is recorded leaves nothing else."""
     if run.started is not None and run.started.loop_version > LOOP_VERSION:
         return Finish(
@@ -255,8 +260,14 @@ def _ended(run: RunState) -> Finish | None:
         )
     if run.refusal is not None:
         return Finish("denied", code=run.refusal.rule, reason=run.refusal.reason)
-    if run.failure is not None:
+    if run.failure is not None and run.answer is None and not _falls_back(run, run.failure, turn):
         return Finish("failed", code=run.failure.code, reason=run.failure.message)
     if run.tool_failure is not None:
         return Finish("failed", code=run.tool_failure.code, reason=run.tool_failure.message)
     return Finish("answered") if run.shown else None
+
+
+def _falls_back(run: RunState, failure: ModelFailed, turn: Turn) -> bool:
+    """Tell whether another model takes the place of the one that failed."""
+    knows_how = run.started is not None and run.started.loop_version >= FALLS_BACK_SINCE
+    return knows_how and failure.retryable and turn.model not in {"", failure.model}

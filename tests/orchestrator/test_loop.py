@@ -1,5 +1,6 @@
 """The agent loop: which step is missing, from every prefix of a run."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -310,6 +311,52 @@ class TestHeldAnswer:
             decided("message_out", step=2, delivery="held"),
         ]
         assert step_after(*events, turn=TOOL) == Deliver(step=3, attempt=1)
+
+
+class TestModelThatFailed:
+    """`failed()` is that of the model called scripted."""
+
+    BEFORE = (decided("message_out", step=1), decided("model_call", step=1), failed())
+    NEXT = replace(CHAT, model="another")
+
+    def test_is_replaced_where_another_is_left(self) -> None:
+        assert step_after(started(), *self.BEFORE, turn=self.NEXT) == Generate(step=2, attempt=1)
+
+    def test_ends_the_run_where_none_is_left(self) -> None:
+        ended = Finish("failed", code="timed_out", reason="no answer in time")
+        for turn in (CHAT, replace(CHAT, model="scripted")):
+            assert step_after(started(), *self.BEFORE, turn=turn) == ended
+
+    def test_ends_the_run_where_no_other_would_do_better(self) -> None:
+        *before, failure = self.BEFORE
+        rejected = failure.model_copy(update={"code": "rejected", "retryable": False})
+        step = step_after(started(), *before, rejected, turn=self.NEXT)
+        assert isinstance(step, Finish)
+        assert (step.status, step.code) == ("failed", "rejected")
+
+    def test_ends_a_run_that_began_before_others_took_over(self) -> None:
+        assert isinstance(step_after(started(2), *self.BEFORE, turn=self.NEXT), Finish)
+
+    def test_is_followed_by_the_attempts_of_the_other(self) -> None:
+        events = [started(), *self.BEFORE, decided("message_out", step=2), decided("model_call", step=2)]
+        assert step_after(*events, turn=self.NEXT) == Generate(step=2, attempt=2)
+        assert step_after(*events, answered(), turn=self.NEXT) == Finish("answered")
+
+    def test_is_told_when_the_other_is_refused(self) -> None:
+        refused = decided("model_call", step=2, permitted=False)
+        step = step_after(started(), *self.BEFORE, refused, turn=self.NEXT)
+        assert step == Finish("denied", code="some-rule", reason="not here")
+
+    def test_leaves_the_passages_where_the_other_must_not_retell_them(self) -> None:
+        events = [
+            started(),
+            decided("retrieval", step=1),
+            searched(),
+            decided("model_call", step=2),
+            failed(),
+        ]
+        turn = replace(LIBRARY, model="another")
+        assert step_after(*events, turn=turn, supported=True) == Extract(step=3, attempt=1)
 
 
 class TestRunOfAnotherVersion:
