@@ -68,6 +68,10 @@ class Graph:
         waits_for += self.parts[task.task_id]
         return [self.tasks[one] for one in dict.fromkeys(waits_for) if not self.tasks[one].ended]
 
+    def has_open_part(self, task: Task) -> bool:
+        """Tell whether a part of the task has not ended."""
+        return any(not self.tasks[part].ended for part in self.parts[task.task_id])
+
     def unmet(self, task: Task) -> Edge | None:
         """Return the first of the task's own edges whose terms can no longer be met, None while all can."""
         for edge in self.incoming[task.task_id]:

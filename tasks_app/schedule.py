@@ -238,7 +238,7 @@ def _hopeless(graph: Graph, task: Task) -> bool:
         if graph.unmet(at) is not None:
             return True
         at = graph.tasks[at.parent_id] if at.parent_id is not None else None
-    return task.kind == "synthesis" and not graph.results_of_parts(task)
+    return _spared(graph, task)
 
 
 def _tried_again(
@@ -265,28 +265,32 @@ def _tried_again(
 
 
 def _settled(plan: Plan, looked_at: Iterable[UUID]) -> list[Event]:
-    """Follow the consequences from these tasks on; a task is looked at again only when a neighbour ended."""
+    """Follow the consequences from these tasks on, at a cost that grows with the tasks and edges.
+
+    A task is looked at again only when one before it, what it is a part of, or the last of its parts ended.
+    """
     if plan.ended or not plan.tasks:
         return []
     tasks = dict(plan.tasks)
     graph = Graph(tasks, plan.edges)
+    open_parts = Counter(task.parent_id for task in tasks.values() if not task.ended)
     queue = deque(looked_at)
     for task_id in tuple(queue):
         queue.extend(graph.neighbours(task_id))
-    waiting = set(queue)
     events: list[Event] = []
     while queue:
-        task_id = queue.popleft()
-        waiting.discard(task_id)
-        event = _consequence(graph, tasks[task_id])
+        task = tasks[queue.popleft()]
+        event = _consequence(graph, task)
         if event is None:
             continue
-        tasks[task_id] = task_after(tasks[task_id], event)
+        tasks[task.task_id] = task_after(task, event)
         events.append(event)
-        for neighbour in graph.neighbours(task_id):
-            if neighbour not in waiting:
-                waiting.add(neighbour)
-                queue.append(neighbour)
+        open_parts[task.parent_id] -= 1
+        queue.extend(
+            neighbour
+            for neighbour in graph.neighbours(task.task_id)
+            if neighbour != task.parent_id or not open_parts[neighbour]
+        )
     return [*events, *completion(extend(plan, events))]
 
 
@@ -304,7 +308,8 @@ def _consequence(graph: Graph, task: Task) -> Event | None:
         first = graph.tasks[unmet.from_task]
         reason = f"A task that it comes after ({unmet.relation}) {_WITHOUT_RESULT[first.status]}."
         return _pruned(task, prune_code(unmet, first), reason, first)
-    if task.kind == "work" or graph.blockers(task):
+    # Edges hold back the parts; once these have ended nothing is left that could wait.
+    if task.kind == "work" or graph.has_open_part(task):
         return None
     return _goal_ended(graph, task) if task.kind == "goal" else _synthesis_spared(graph, task)
 
@@ -321,11 +326,17 @@ def _goal_ended(graph: Graph, goal: Task) -> Event:
 
 def _synthesis_spared(graph: Graph, synthesis: Task) -> Event | None:
     """Return the pruning of a synthesis that would have nothing to work on, None where it can run."""
-    if graph.results_of_parts(synthesis):
+    if not _spared(graph, synthesis):
         return None
     failing = graph.failing_part(synthesis)
     code: PruneCode = "no_part_complete" if failing is None else "dependency_failed"
     return _pruned(synthesis, code, "No part of it came to a result.", failing)
+
+
+def _spared(graph: Graph, task: Task) -> bool:
+    """Tell whether the task is a synthesis of parts none of which has a result."""
+    parts = task.kind == "synthesis" and graph.parts[task.task_id]
+    return bool(parts) and not graph.results_of_parts(task)
 
 
 def _pruned(task: Task, code: PruneCode, reason: str, because_of: Task | None) -> TaskPruned:
