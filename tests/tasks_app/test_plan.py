@@ -1,14 +1,19 @@
 """The fold of a plan and how it ends."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from uuid import UUID
 
 import pytest
 
+from cartrita.eventstore import Event
 from tasks_app.plan import (
+    Check,
+    Criticism,
     Plan,
     PlanAccepted,
     PlanCompleted,
+    PlanCriticised,
     PlanEnded,
     PlanProposed,
     PlanRefused,
@@ -16,6 +21,7 @@ from tasks_app.plan import (
     TaskAdded,
     TaskCompleted,
     TaskFailed,
+    TaskPruned,
     TaskRetried,
     TaskStarted,
     completion,
@@ -37,6 +43,15 @@ def proposed() -> PlanProposed:
 def added(task_id: UUID = ROOT, *, priority: int = 5, parent_id: UUID | None = None) -> TaskAdded:
     return TaskAdded(
         task_id=task_id, parent_id=parent_id, intent="why?", spec={}, agent="assistant", priority=priority
+    )
+
+
+def criticised(verdict: Criticism, task_id: UUID | None = ROOT) -> PlanCriticised:
+    return PlanCriticised(
+        task_id=task_id,
+        checks=(Check(name="cited", passed=True),),
+        details={"cited": "Two passages."},
+        verdict=verdict,
     )
 
 
@@ -77,6 +92,72 @@ class TestFold:
         before = fold(STARTED)
         evolve(before, TaskCompleted(task_id=ROOT, run_id=RUN, tokens=5))
         assert before.tasks[ROOT].status == "running"
+
+
+def end(how: str, run_id: UUID = RUN) -> Event:
+    """Return an event that would end the root task, or begin it anew."""
+    return {
+        "complete": TaskCompleted(task_id=ROOT, run_id=run_id, tokens=1),
+        "failed": TaskFailed(task_id=ROOT, run_id=run_id, tokens=1, code="x", reason="y"),
+        "aborted": TaskAborted(task_id=ROOT, reason="y", tokens=1),
+        "pruned": TaskPruned(task_id=ROOT, code="revised", reason="y"),
+        "retried": TaskRetried(task_id=ROOT, run_id=run_id, attempt=1, not_before=NOON, code="x"),
+        "started": TaskStarted(task_id=ROOT, run_id=OTHER, attempt=2),
+    }[how]
+
+
+HOWS = ("complete", "failed", "aborted", "pruned", "retried", "started")
+
+
+class TestEnds:
+    @pytest.mark.parametrize("later", HOWS)
+    @pytest.mark.parametrize("first", ["complete", "failed", "aborted"])
+    def test_of_tasks_are_final(self, first: str, later: str) -> None:
+        ended = fold([*STARTED, end(first)])
+        assert ended.tasks[ROOT].status == first
+        assert evolve(ended, end(later)).tasks == ended.tasks
+
+    @pytest.mark.parametrize("later", HOWS)
+    def test_of_pruned_tasks_are_final(self, later: str) -> None:
+        pruned = fold([proposed(), added(), end("pruned")])
+        assert pruned.tasks[ROOT].status == "pruned"
+        assert evolve(pruned, end(later)).tasks == pruned.tasks
+
+    @pytest.mark.parametrize("how", ["complete", "failed", "retried"])
+    def test_come_from_the_current_attempt_alone(self, how: str) -> None:
+        running = fold([*STARTED, end("retried"), end("started")])
+        assert running.tasks[ROOT].run_id == OTHER
+        assert evolve(running, end(how)).tasks == running.tasks
+        waiting = fold([*STARTED, end("retried")])
+        assert evolve(waiting, end(how)).tasks == waiting.tasks
+
+    def test_of_plans_are_final(self) -> None:
+        plan = fold([*STARTED, end("complete"), PlanCompleted(status="complete", tokens=1)])
+        for event in (PlanCompleted(status="failed", tokens=1), added(OTHER), proposed()):
+            assert evolve(plan, event) == replace(plan, version=plan.version + 1)
+
+    def test_come_to_tasks_that_never_began_while_their_plan_waited(self) -> None:
+        plan = fold([proposed(), added(), end("failed")])
+        assert plan.tasks[ROOT].status == "failed"
+
+    def test_leave_a_task_that_runs_in_the_plan(self) -> None:
+        assert evolve(fold(STARTED), end("pruned")).tasks[ROOT].status == "running"
+
+
+class TestCriticism:
+    def test_keeps_the_last_verdict(self) -> None:
+        plan = fold([*STARTED, end("complete"), criticised("revise"), criticised("accept")])
+        assert plan.tasks[ROOT].criticism == "accept"
+        assert plan.tasks[ROOT].usable
+
+    def test_does_not_take_a_dropped_result_up_again(self) -> None:
+        plan = fold([*STARTED, end("complete"), criticised("prune"), criticised("accept")])
+        assert plan.tasks[ROOT].status == "complete"
+        assert not plan.tasks[ROOT].usable
+
+    def test_is_of_the_plan_where_no_task_is_named(self) -> None:
+        plan = fold([*STARTED, criticised("revise", task_id=None)])
+        assert (plan.criticism, plan.tasks[ROOT].criticism) == ("revise", None)
 
 
 class TestOpenTasks:
