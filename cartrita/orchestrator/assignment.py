@@ -20,8 +20,9 @@ from sessions_app.session import (
 class Assignment:
     """One message to answer.
 
-    `history` is the branch of the conversation above it, oldest first; `attachments` are those of the whole
-    branch.
+    `history` is the branch of the conversation above it, oldest first, without replies that are no answers:
+    refusals, failures, and turns that were stopped before they said anything. `attachments` are those of the
+    whole branch.
     """
 
     workspace_id: UUID
@@ -57,6 +58,7 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
     user_id: UUID | None = None
     said: dict[UUID, tuple[str, str, UUID | None]] = {}
     attachments: dict[UUID, tuple[UUID, ...]] = {}
+    no_answers: set[UUID] = set()
     asked: RecordedEvent | None = None
     cancel_requested = False
     for recorded in events:
@@ -74,6 +76,9 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
                 if reply.parent == message_id:
                     return None
                 said[reply.message_id] = ("assistant", reply.content, reply.parent)
+                # A model takes what stands there as its own words, and says them again.
+                if reply.outcome in ("denied", "failed") or not reply.content:
+                    no_answers.add(reply.message_id)
             case TurnCancelRequested() as cancel:
                 cancel_requested = cancel_requested or cancel.message_id == message_id
     if asked is None or user_id is None or asked.key_id is None:
@@ -95,7 +100,11 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
             for document in attachments.get(message, ())
         ),
         metadata=posted.metadata,
-        history=tuple(ChatMessage(role=role, content=content) for _, role, content in branch),
+        history=tuple(
+            ChatMessage(role=role, content=content)
+            for identifier, role, content in branch
+            if identifier not in no_answers
+        ),
         cancel_requested=cancel_requested,
         causation_id=asked.event_id,
         trace_id=asked.trace_id,

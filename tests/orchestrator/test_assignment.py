@@ -3,11 +3,14 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+import pytest
+
 from cartrita.eventstore import Event, RecordedEvent
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from sessions_app.session import (
     MessagePosted,
+    ReplyOutcome,
     ReplyPosted,
     SessionCreated,
     SessionErased,
@@ -60,7 +63,7 @@ def message(
     )
 
 
-def reply(parent: UUID, text: str) -> ReplyPosted:
+def reply(parent: UUID, text: str, outcome: ReplyOutcome = "answered") -> ReplyPosted:
     return ReplyPosted(
         message_id=REPLY,
         parent=parent,
@@ -69,6 +72,7 @@ def reply(parent: UUID, text: str) -> ReplyPosted:
         content=text,
         citations=[],
         model="m",
+        outcome=outcome,
         bytes=1,
         sha256="0",
     )
@@ -87,6 +91,32 @@ class TestReadAssignment:
         assert work is not None
         assert work.question == "three"
         assert work.history == (ChatMessage("user", "one"), ChatMessage("assistant", "two"))
+
+    @pytest.mark.parametrize(
+        ("outcome", "text"), [("denied", "This was not allowed: no."), ("failed", "x"), ("stopped", "")]
+    )
+    def test_hands_on_no_reply_that_is_no_answer(self, outcome: ReplyOutcome, text: str) -> None:
+        events = recorded(
+            created(),
+            message(FIRST, "one", attach=True),
+            reply(FIRST, text, outcome),
+            message(SECOND, "three", REPLY),
+        )
+        work = read_assignment(events, SECOND)
+        assert work is not None
+        assert work.history == (ChatMessage("user", "one"),)
+        assert work.attachments == (DOCUMENT,)
+
+    def test_hands_on_what_a_stopped_reply_had_said(self) -> None:
+        events = recorded(
+            created(),
+            message(FIRST, "one"),
+            reply(FIRST, "It was", "stopped"),
+            message(SECOND, "three", REPLY),
+        )
+        work = read_assignment(events, SECOND)
+        assert work is not None
+        assert work.history == (ChatMessage("user", "one"), ChatMessage("assistant", "It was"))
 
     def test_takes_the_attachments_of_the_whole_branch(self) -> None:
         events = recorded(
