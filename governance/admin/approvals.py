@@ -440,9 +440,9 @@ class ApprovalAdmin(Exports, ConsolePage):
         return self._approval_page(request, row, answered=form, status=status)
 
     def _may_read(self, request: HttpRequest, row: Approval) -> bool:
-        """Tell whether the person may read what a request says; a superuser may read everything."""
+        """Tell whether the person may read what a request says; a superuser needs a role for it too."""
         caller = console_caller(request.user, row.workspace_id)
-        return bool(getattr(request.user, "is_superuser", False) or (caller and may_read(row, caller)))
+        return caller is not None and may_read(row, caller)
 
     def _known(self, request: HttpRequest, approval_id: UUID) -> Approval:
         row: Approval | None = self.found(request, approval_id)

@@ -22,7 +22,7 @@ from governance.admin.pages import ConsolePage, Exports, events_behind, link, ro
 from governance.decide import Verdict
 from governance.decision import DecisionMade, verdict_of
 from governance.models import Budget, PolicyDecision, PolicyRule
-from governance.queries.decision_log import READERS
+from governance.queries.decision_log import may_read_request
 from governance.queries.decisions import decision_made, redecide
 
 _RESULTS = {
@@ -155,12 +155,12 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
     )
 
     def get_fieldsets(self, request: HttpRequest, obj: PolicyDecision | None = None) -> Any:
-        """Show exact requests, which hold what people wrote, to the roles that read them over REST too."""
+        """Show exact requests, which hold what people wrote, to those who read them over REST too."""
         fieldsets = super().get_fieldsets(request, obj)
-        if obj is None or getattr(request.user, "is_superuser", False):
+        if obj is None:
             return fieldsets
         reader = console_caller(request.user, obj.workspace_id)
-        if reader is not None and reader.roles & READERS:
+        if reader is not None and may_read_request(obj, reader):
             return fieldsets
         return [
             (
@@ -245,8 +245,15 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
     @admin.display(description=gettext_lazy("exact request"))
     def request_withheld(self, row: PolicyDecision) -> str:
         """Return who may read the request."""
-        del row
-        return _("Reviewers, auditors and administrators of the workspace read exact requests.")
+        if row.subject_kind == "message_out":
+            return _(
+                "Withheld: reviewers, auditors and administrators of the workspace read it, but not the "
+                "person who asked for this answer, unless it was let through."
+            )
+        return _(
+            "Withheld: reviewers, auditors and administrators of the workspace read exact requests, "
+            "and the person whose act it is."
+        )
 
     @admin.display(description=gettext_lazy("policy rule"))
     def rule_page(self, row: PolicyDecision) -> SafeString | str:

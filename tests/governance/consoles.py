@@ -7,10 +7,11 @@ from uuid import UUID, uuid4
 from django.test import Client
 from django.utils import timezone
 
-from cartrita.accounts.commands import create_workspace, ensure_user, set_roles
+from cartrita.accounts.commands import ensure_user, set_roles
 from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller, caller_in_workspace
-from cartrita.eventstore import Context, create_data_key, new_id
+from cartrita.accounts.workspace import create
+from cartrita.eventstore import Append, Context, append, create_data_key, new_id
 from cartrita.tools.registry import tool
 from governance.decide import DecisionRequest
 from governance.models import Approval, PolicyDecision
@@ -35,10 +36,9 @@ class Guardian:
 
 
 def new_workspace() -> UUID:
-    """Return a workspace whose owner has left it, so that the test's people are the only ones."""
-    owner = ensure_user(email=f"{uuid4().hex}@example.com")
-    workspace_id = create_workspace(name="Team", owner_id=owner.pk, actor="system")
-    set_roles(workspace_id=workspace_id, user_id=owner.pk, roles=["member"], actor="system")
+    """Return a workspace without an owner, so that the test's people are the only ones."""
+    workspace_id = new_id()
+    append(Append(workspace_id, 0, create(name="Team"), Context(workspace_id=workspace_id, actor="system")))
     return workspace_id
 
 
@@ -69,6 +69,27 @@ def asks_for_python(
         safety_level=python.safety,
         definition_hash=python.definition_hash,
         arguments={"code": "print(1)"} if arguments is None else arguments,
+    )
+    context = Context(workspace_id=workspace_id, session_id=session_id, actor="agent:tester", key_id=key_id)
+    (decided,) = take_step(
+        context=context, acts=[Act(request=request, decision_id=new_id(), requester_id=requester_id)]
+    )
+    assert decided.approval_id is not None
+    return Approval.objects.get(id=decided.approval_id)
+
+
+def held_answer(workspace_id: UUID, text: str, *, requester_id: UUID) -> Approval:
+    """Let a session hold back an answer that reviewers read first."""
+    session_id = new_id()
+    key_id = create_data_key(subject_id=requester_id, scope="session")
+    request = DecisionRequest(
+        subject_kind="message_out",
+        workspace_id=workspace_id,
+        session_id=session_id,
+        at=timezone.now(),
+        actor=f"user:{requester_id}",
+        agent="tester",
+        arguments={"to": f"user:{requester_id}", "mode": "held", "text": text},
     )
     context = Context(workspace_id=workspace_id, session_id=session_id, actor="agent:tester", key_id=key_id)
     (decided,) = take_step(

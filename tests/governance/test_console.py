@@ -23,7 +23,14 @@ from governance.models import Approval, Budget, PolicyDecision, PolicyRule, Poli
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
 from tests.databases import Database
-from tests.governance.consoles import ROLES, asks_for_python, decision_of, guardian, new_workspace
+from tests.governance.consoles import (
+    ROLES,
+    asks_for_python,
+    decision_of,
+    guardian,
+    held_answer,
+    new_workspace,
+)
 
 pytestmark = pytest.mark.flow
 
@@ -32,6 +39,14 @@ RULE = {
     "sentence": "Mail is not sent.",
     "match": {"kinds": ["tool_call"], "tools": ["send_mail"]},
     "outcome": "deny",
+}
+HOLD = {
+    "name": "answers-are-read-first",
+    "sentence": "Answers are read before they are posted.",
+    "match": {"kinds": ["message_out"]},
+    "condition": "has(args.text) && args.text.contains('quetzalcoatl')",
+    "outcome": "escalate",
+    "parameters": {"approvers": ["reviewer", "admin"]},
 }
 FIELDS = {
     "rule-name": "no-mail",
@@ -65,6 +80,10 @@ def page(client: Client, address: str, status: int = 200) -> str:
 
 def approval_page(approval: Approval, part: str = "change/") -> str:
     return f"/admin/governance/approval/{approval.pk}/{part}"
+
+
+def decision_page(approval: Approval) -> str:
+    return f"/admin/governance/policydecision/{approval.decision_id}/change/"
 
 
 class TestRoles:
@@ -213,12 +232,16 @@ class TestRoles:
         address = approval_page(approval, "answer/approve/")
         assert strict.post(address, {"approve-scope": "once"}).status_code == 403
 
-    def test_lets_superusers_without_a_role_read_alone(self, team: UUID) -> None:
+    def test_withholds_what_is_asked_from_superusers_without_a_role(self, team: UUID) -> None:
         approval = asks_for_python(team)
         root = ensure_user(email="root@example.com", is_staff=True, is_superuser=True)
         client = Client()
         client.force_login(root, backend="django.contrib.auth.backends.ModelBackend")
-        assert "print(1)" in page(client, approval_page(approval))
+        for address in (approval_page(approval), decision_page(approval)):
+            shown = page(client, address)
+            assert "print(1)" not in shown
+            assert "Withheld" in shown
+        page(client, approval_page(approval, "arguments/"), 403)
         assert client.post(approval_page(approval, "answer/deny/"), {"deny-text": "no"}).status_code == 403
 
     def test_hides_what_a_request_says_from_those_who_do_not_decide(self, team: UUID) -> None:
@@ -233,6 +256,28 @@ class TestRoles:
             assert ("quiet" in page(client, approval_page(approval))) is reads, role
             file = client.get(approval_page(approval, "arguments/"))
             assert file.status_code == (200 if reads else 403), role
+
+    @pytest.mark.parametrize("superuser", [False, True])
+    @pytest.mark.parametrize("role", ["admin", "reviewer", "auditor"])
+    def test_withholds_a_held_answer_from_who_asked_for_it(
+        self, role: str, superuser: bool, team: UUID
+    ) -> None:
+        reviewer, author = guardian(team, "reviewer"), guardian(team, "admin")
+        policy_commands.write_rule(workspace_id=team, definition=HOLD, caller=author.caller)
+        draft_hash = draft(team).policy_hash
+        policy_commands.propose(workspace_id=team, caller=author.caller, policy_hash=draft_hash)
+        policy_commands.activate(workspace_id=team, caller=reviewer.caller, policy_hash=draft_hash)
+        asker = guardian(team, role)
+        asker.user.is_superuser = superuser
+        asker.user.save()
+        held = held_answer(team, "quetzalcoatl", requester_id=asker.user.pk)
+        for one, reads in ((asker, False), (reviewer, True)):
+            for address in (approval_page(held), decision_page(held)):
+                shown = page(one.client, address)
+                assert ("quetzalcoatl" in shown, "Withheld" in shown) == (reads, not reads), address
+            page(one.client, approval_page(held, "arguments/"), 200 if reads else 403)
+            again = f"/admin/governance/policydecision/{held.decision_id}/again/"
+            assert "quetzalcoatl" not in page(one.client, again)
 
 
 class TestInbox:
