@@ -329,7 +329,9 @@ class _Step:
         verdict = decide(request, self._policy)
         if verdict.outcome == "escalate":
             # Only an act that escalates needs leave.
-            grants = tuple(grant for grant in self._grants(request) if grant.approval_id not in used)
+            grants = tuple(
+                grant for grant in self._grants(request, _requester(one.act)) if grant.approval_id not in used
+            )
             if grants:
                 request = replace(request, grants=grants)
                 verdict = decide(request, self._policy)
@@ -414,7 +416,7 @@ class _Step:
                 tainted.add(request.tool or request.model or request.subject_kind)
         return frozenset(tainted)
 
-    def _grants(self, request: DecisionRequest) -> list[GrantFact]:
+    def _grants(self, request: DecisionRequest, requester_id: UUID | None) -> list[GrantFact]:
         hashes = {
             rule.name: self._policy.rule_hashes[rule.name]
             for rule in self._policy.rules
@@ -429,6 +431,7 @@ class _Step:
             safety_level=request.safety_level,
             arguments=request.arguments,
             model=request.model,
+            requester_id=requester_id,
             rule_hashes=hashes,
             at=self._now,
         )

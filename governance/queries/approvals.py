@@ -16,7 +16,7 @@ from cartrita.eventstore import Erased, get_blob, load, unseal_or_empty
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import approval as approvals
-from governance.approval import ApprovalNotFound, ApprovalStatus
+from governance.approval import ApprovalNotFound, ApprovalStatus, Vote
 from governance.canonical import fingerprint
 from governance.decide import DecisionRequest, GrantFact
 from governance.models import Approval, ApprovalNote
@@ -72,15 +72,20 @@ def matching_grants(
     arguments: Mapping[str, Any],
     rule_hashes: Mapping[str, str],
     at: datetime,
+    requester_id: UUID | None,
     model: str = "",
 ) -> list[GrantFact]:
     """Return the grants that cover this act, in id order; those for once are locked until the commit.
 
     A grant holds for its tool's definition and its rule's version alone: once for the same arguments in the
-    same session, session for its session, pattern in the workspace for arguments that fit. Grants that are
-    remembered never cover a restricted tool. Call it in a transaction.
+    same session, or, outside of sessions, for the same person; session for its session; pattern in the
+    workspace for arguments that fit. Grants that are remembered never cover a restricted tool. Call it in a
+    transaction.
     """
-    here = Q(scope__in=("once", "session"), session_id=session_id) | Q(scope="pattern")
+    here = Q(scope__in=("once", "session"), session_id=session_id)
+    if session_id is None:
+        here &= Q(requester_id=requester_id)
+    here |= Q(scope="pattern")
     candidates = Approval.objects.filter(
         here,
         Q(valid_until=None) | Q(valid_until__gt=at),
@@ -133,7 +138,7 @@ def waiting_for(request: DecisionRequest, *, requester_id: UUID, besides: UUID) 
 
 
 def four_eyes(workspace_id: UUID, roles: Collection[str]) -> bool:
-    """Tell whether two active people or more may decide, so that nobody decides on what is their own."""
+    """Tell whether two active people or more may decide, so that nobody approves what is their own."""
     return len(people_with_roles(workspace_id, roles)) >= 2
 
 
@@ -220,12 +225,17 @@ def may_read(row: Approval, caller: Caller) -> bool:
     return decides and not four_eyes(row.workspace_id, row.approver_roles)
 
 
-def may_vote(row: Approval, caller: Caller, *, now: datetime) -> bool:
-    """Tell whether a vote of the caller would count now."""
+def may_vote(row: Approval, caller: Caller, vote: Vote, *, now: datetime) -> bool:
+    """Tell whether this vote of the caller would count now."""
     if row.status != "waiting" or row.expires_at <= now or not caller.roles & set(row.approver_roles):
         return False
-    own = row.requester_id == caller.user_id or row.edited_by == f"user:{caller.user_id}"
-    return not (own and four_eyes(row.workspace_id, row.approver_roles))
+    return vote == "deny" or not barred(row, caller)
+
+
+def barred(row: Approval, caller: Caller) -> bool:
+    """Tell whether four eyes keep the caller from approving what is their own."""
+    own = approvals.is_own(caller.user_id, requester_id=row.requester_id, edited_by=row.edited_by)
+    return own and four_eyes(row.workspace_id, row.approver_roles)
 
 
 def arguments_of(row: Approval) -> dict[str, Any] | None:

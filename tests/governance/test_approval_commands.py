@@ -78,6 +78,7 @@ def grants(approval_id: UUID, *, at: datetime | None = None, **other: Any) -> li
         "arguments": ARGUMENTS,
         "rule_hashes": {"python-needs-a-person": RULE_HASH},
         "at": at or timezone.now(),
+        "requester_id": row.requester_id,
         **other,
     }
     with transaction.atomic():
@@ -340,6 +341,23 @@ class TestEditArguments:
         with pytest.raises(OwnRequest):
             commands.approve(approval_id=anew, caller=as_caller(ben))
         commands.approve(approval_id=anew, caller=as_caller(cleo))
+
+    def test_leaves_the_next_to_who_asked_where_two_people_decide(self, ben: Person, cleo: Person) -> None:
+        anew = waiting(cleo, edited_by=f"user:{ben.id}")
+        row, now = Approval.objects.get(id=anew), timezone.now()
+        for person, may in ((ben, False), (cleo, True)):
+            assert queries.may_vote(row, as_caller(person), "approve", now=now) is may
+            assert queries.may_vote(row, as_caller(person), "deny", now=now)
+        with pytest.raises(OwnRequest):
+            commands.approve(approval_id=anew, caller=as_caller(ben))
+        commands.approve(approval_id=anew, caller=as_caller(cleo))
+        assert not Approval.objects.get(id=anew).own
+
+    def test_lets_who_wrote_or_asked_deny(self, ben: Person, cleo: Person) -> None:
+        for more in ({}, {"edited_by": f"user:{cleo.id}"}):
+            approval_id = waiting(cleo, **more)
+            commands.deny(approval_id=approval_id, caller=as_caller(cleo))
+            assert ends(approval_id) == [approvals.ApprovalDenied]
 
 
 class TestExpireDue:
