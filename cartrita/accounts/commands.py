@@ -14,8 +14,14 @@ from django.core.validators import validate_email
 from django.db import transaction
 
 from cartrita.accounts import api_token, sign_in, workspace
-from cartrita.accounts.models import FailedSignIn, Membership, SignInLink, SocketTicket, User
-from cartrita.accounts.queries import Caller, account_of_token, caller_in_workspace, roles_of
+from cartrita.accounts.models import FailedSignIn, Membership, SignInLink, SocketTicket, User, Workspace
+from cartrita.accounts.queries import (
+    Caller,
+    account_of_token,
+    caller_in_workspace,
+    people_with_roles,
+    roles_of,
+)
 from cartrita.accounts.secrets import TOKEN_PREFIX, new_secret, secret_hash
 from cartrita.accounts.sign_in import LinkEnded, TicketEnded, TooManyAttempts, WrongCredentials
 from cartrita.errors import BadInput
@@ -100,22 +106,26 @@ def create_workspace(*, name: str, owner_id: UUID, actor: str, workspace_id: UUI
 
 
 def set_roles(*, workspace_id: UUID, user_id: UUID, roles: Iterable[str], actor: str) -> None:
-    """Give a person exactly these roles in a workspace. Raises BadInput for an unknown role."""
-    stream_id = workspace.membership_id(workspace_id, user_id)
-    history = load(stream_id)
-    membership = workspace.fold(recorded.event for recorded in history)
-    events = workspace.set_roles(membership, user_id=user_id, roles=roles)
-    if events:
-        append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+    """Give a person exactly these roles in a workspace. Raises BadInput for an unknown role, LastAdmin."""
+    with transaction.atomic():
+        others_administer = _others_administer(workspace_id, user_id)
+        stream_id = workspace.membership_id(workspace_id, user_id)
+        history = load(stream_id)
+        events = workspace.set_roles(
+            workspace.fold(recorded.event for recorded in history),
+            user_id=user_id,
+            roles=roles,
+            others_administer=others_administer,
+        )
+        if events:
+            append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
 
 
 def remove_member(*, workspace_id: UUID, user_id: UUID, actor: str) -> None:
-    """Take a person out of a workspace. Raises MemberNotFound."""
-    stream_id = workspace.membership_id(workspace_id, user_id)
-    history = load(stream_id)
-    membership = workspace.fold(recorded.event for recorded in history)
-    events = workspace.remove(membership, user_id=user_id)
-    append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+    """Take a person out of a workspace. Raises MemberNotFound, LastAdmin."""
+    with transaction.atomic():
+        others_administer = _others_administer(workspace_id, user_id)
+        _remove(workspace_id, user_id, actor=actor, others_administer=others_administer)
 
 
 def erase_person(*, user_id: UUID, actor: str) -> int:
@@ -133,7 +143,8 @@ def erase_person(*, user_id: UUID, actor: str) -> int:
             user.set_unusable_password()
             user.save()
         for membership in Membership.objects.filter(user_id=user_id):
-            remove_member(workspace_id=membership.workspace_id, user_id=user_id, actor=actor)
+            # Whoever wants to be forgotten is, though a workspace be left without an administrator.
+            _remove(membership.workspace_id, user_id, actor=actor, others_administer=True)
         SignInLink.objects.filter(user_id=user_id).delete()
         SocketTicket.objects.filter(user_id=user_id).delete()
         return erase_subject(user_id, actor=actor)
@@ -304,6 +315,21 @@ def delete_what_ended(*, now: datetime) -> int:
         FailedSignIn.objects.filter(at__lte=now - ATTEMPT_WINDOW).delete(),
     )
     return sum(count for count, _ in deleted)
+
+
+def _remove(workspace_id: UUID, user_id: UUID, *, actor: str, others_administer: bool) -> None:
+    stream_id = workspace.membership_id(workspace_id, user_id)
+    history = load(stream_id)
+    membership = workspace.fold(recorded.event for recorded in history)
+    events = workspace.remove(membership, user_id=user_id, others_administer=others_administer)
+    append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+
+
+def _others_administer(workspace_id: UUID, user_id: UUID) -> bool:
+    """Tell whether somebody else administers the workspace, and keep that so in this transaction."""
+    # Else two administrators who remove one another at once would both succeed.
+    Workspace.objects.select_for_update().filter(id=workspace_id).first()
+    return bool(people_with_roles(workspace_id, ["admin"]) - {user_id})
 
 
 def _subject(text: str) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 from uuid import UUID
 
-from cartrita.errors import BadInput, NotFound
+from cartrita.errors import BadInput, Conflict, NotFound
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
 
@@ -54,6 +54,12 @@ class MemberNotFound(NotFound):
     code = "member_not_found"
 
 
+class LastAdmin(Conflict):
+    """Nobody would administer the workspace any more."""
+
+    code = "last_admin"
+
+
 @dataclass(frozen=True, slots=True)
 class Membership:
     """One person's place in one workspace. No roles: no member."""
@@ -93,21 +99,44 @@ def create(*, name: str) -> list[Event]:
     return [WorkspaceCreated(name=name)]
 
 
-def set_roles(membership: Membership, *, user_id: UUID, roles: Iterable[str]) -> list[Event]:
-    """Give a person exactly these roles; nothing when it has them. Raises BadInput for an unknown role."""
+def set_roles(
+    membership: Membership, *, user_id: UUID, roles: Iterable[str], others_administer: bool = True
+) -> list[Event]:
+    """Give a person exactly these roles; nothing when it has them.
+
+    `others_administer` tells whether the workspace has an administrator besides this person. Raises BadInput
+    for an unknown role, LastAdmin.
+    """
     wanted = frozenset(roles)
-    if not wanted or wanted - ROLES:
+    if unknown := wanted - ROLES:
+        raise BadInput(
+            f"There is no role {' or '.join(sorted(unknown))}; the roles are {', '.join(get_args(Role))}.",
+            field="roles",
+        )
+    if not wanted:
         raise BadInput(f"Name one or more roles of {', '.join(get_args(Role))}.", field="roles")
     if wanted == membership.roles:
         return []
+    _keep_an_admin(membership, wanted, others_administer=others_administer)
     ordered: tuple[Role, ...] = tuple(role for role in get_args(Role) if role in wanted)
     if membership.roles:
         return [MemberRolesChanged(user_id=user_id, roles=ordered)]
     return [MemberAdded(user_id=user_id, roles=ordered)]
 
 
-def remove(membership: Membership, *, user_id: UUID) -> list[Event]:
-    """Take a person out of the workspace. Raises MemberNotFound."""
+def remove(membership: Membership, *, user_id: UUID, others_administer: bool = True) -> list[Event]:
+    """Take a person out of the workspace; `others_administer` as in `set_roles`.
+
+    Raises MemberNotFound, LastAdmin.
+    """
     if not membership.roles:
         raise MemberNotFound("This person is no member of the workspace.", field="user_id")
+    _keep_an_admin(membership, frozenset(), others_administer=others_administer)
     return [MemberRemoved(user_id=user_id)]
+
+
+def _keep_an_admin(membership: Membership, wanted: frozenset[str], *, others_administer: bool) -> None:
+    if not others_administer and "admin" in membership.roles - wanted:
+        raise LastAdmin(
+            "This person is the workspace's only administrator; make somebody else one first.", field="roles"
+        )

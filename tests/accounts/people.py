@@ -8,6 +8,8 @@ from django.utils import timezone
 
 from cartrita.accounts import commands
 from cartrita.accounts.models import User
+from cartrita.accounts.workspace import create
+from cartrita.eventstore import Append, Context, append, new_id
 
 PASSWORD = "correct horse battery"
 
@@ -45,6 +47,9 @@ def someone(
     """Return a new person: of that workspace, or of one of their own."""
     user = User.objects.create_user(email, PASSWORD, display_name=email.partition("@")[0].title())
     if workspace_id is None:
-        workspace_id = commands.create_workspace(name="Team", owner_id=user.pk, actor="system")
+        workspace_id = new_id()
+        # Begun without an owner, so that this person may have any roles.
+        context = Context(workspace_id=workspace_id, actor="system")
+        append(Append(workspace_id, 0, create(name="Team"), context))
     commands.set_roles(workspace_id=workspace_id, user_id=user.pk, roles=roles, actor="system")
     return Person(user, workspace_id)

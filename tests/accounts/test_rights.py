@@ -9,7 +9,13 @@ from hypothesis import strategies as st
 
 from cartrita.accounts import api_token, workspace
 from cartrita.accounts.api_token import ApiTokenIssued, ApiTokenRevoked, ScopeNotGrantable, TokenNotFound
-from cartrita.accounts.workspace import MemberAdded, MemberNotFound, MemberRemoved, MemberRolesChanged
+from cartrita.accounts.workspace import (
+    LastAdmin,
+    MemberAdded,
+    MemberNotFound,
+    MemberRemoved,
+    MemberRolesChanged,
+)
 from cartrita.errors import BadInput
 from cartrita.eventstore.types import Event
 
@@ -45,6 +51,19 @@ class TestMembership:
         with pytest.raises(BadInput) as caught:
             workspace.set_roles(workspace.Membership(), user_id=ANN, roles=roles)
         assert caught.value.field == "roles"
+        assert ("root" in caught.value.message) == ("root" in roles)
+
+    def test_of_the_last_administrator_stays(self) -> None:
+        admin = workspace.fold([MemberAdded(user_id=ANN, roles=("member", "admin"))])
+        for demoted in (["member"], ["reviewer", "operator"]):
+            with pytest.raises(LastAdmin):
+                workspace.set_roles(admin, user_id=ANN, roles=demoted, others_administer=False)
+            assert workspace.set_roles(admin, user_id=ANN, roles=demoted, others_administer=True)
+        with pytest.raises(LastAdmin):
+            workspace.remove(admin, user_id=ANN, others_administer=False)
+        assert workspace.set_roles(admin, user_id=ANN, roles=["admin"], others_administer=False)
+        member = workspace.fold([MemberAdded(user_id=ANN, roles=("member",))])
+        assert workspace.remove(member, user_id=ANN, others_administer=False)
 
     def test_ends_and_may_begin_again(self) -> None:
         history: list[Event] = [MemberAdded(user_id=ANN, roles=("member",))]
