@@ -21,7 +21,7 @@ from retrieval.document import MAX_LABELS
 from retrieval.questions import MAX_QUERY
 from retrieval.scope import may_read, may_write
 from retrieval.search import MAX_K
-from retrieval.searching import search_as
+from retrieval.searching import read_as, search_as
 
 _SESSION = OpenApiParameter(
     "session_id",
@@ -238,11 +238,28 @@ class DocumentText(ApiView):
         responses=PassageEntry,
     )
     def get(self, request: Request, document_id: UUID) -> Response:
-        """Return characters `start` to `end` of the text, as a citation names them."""
+        """Return characters `start` to `end` of the text, as a citation names them; it is decided on.
+
+        Where policy wants a person's approval first (403, approval_needed), send the same again after it.
+        """
         asked = caller(request)
         start, end = (_number(request, name) for name in ("start", "end"))
-        passage = queries.passage(
-            document_id, start, end, workspace_id=asked.workspace_id, session_id=_session(request)
+        session_id = _session(request)
+        workspace_id = asked.workspace_id
+        characters = queries.document(
+            document_id, workspace_id=workspace_id, session_id=session_id
+        ).characters
+        if characters is not None:
+            queries.check_passage(start, end, characters)
+        passage = read_as(
+            asked,
+            document_id,
+            lambda: queries.passage(
+                document_id, start, end, workspace_id=workspace_id, session_id=session_id
+            ),
+            start=start,
+            end=end,
+            session_id=session_id,
         )
         return Response(asdict(passage))
 

@@ -1,9 +1,11 @@
 """What can be done with documents."""
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.db.models import Q, QuerySet
 from django.utils.crypto import salted_hmac
 
 from cartrita.errors import BadInput, TooLarge
@@ -11,13 +13,19 @@ from cartrita.eventstore import Append, Context, append, create_data_key, derive
 from cartrita.eventstore.blobs import put_blob
 from governance.commands.approvals import cancel
 from governance.refusals import refusal
-from retrieval import admission, index, ingest, models, vocabulary
+from governance.step import ACTOR_LABELS_FOR
+from retrieval import admission, index, ingest, models, queries, vocabulary
 from retrieval import document as documents
 from retrieval.document import CollectionCreated, DocumentNotFound, DocumentReceived
 from retrieval.parsing.sniffing import accept_media_type
 
 MAX_BYTES = 50 * 1024 * 1024
 LANGUAGE = "english"
+# Decisions on searches state every label that they may meet: with far more they are too large to record.
+MAX_WORKSPACE_LABELS = 100
+LABELS_NAMED = 20
+# Labels of removed documents are facts of decisions for as long: taking turns does not get around the limit.
+LABELS_COUNT_FOR = ACTOR_LABELS_FOR
 
 
 class DocumentTooLarge(TooLarge):
@@ -30,6 +38,12 @@ class DocumentEmpty(BadInput):
     """The file holds nothing."""
 
     code = "document_empty"
+
+
+class TooManyLabels(BadInput):
+    """The documents of the workspace carry as many different labels as decisions can state."""
+
+    code = "too_many_labels"
 
 
 def create_collection(
@@ -77,8 +91,9 @@ def receive_document(
     content with the same labels in the same collection is kept once: the first document's id is returned.
     Without `collection_id` it goes to the session's attachments, or to the workspace's own
     collection. `media_type` is what the sender claims; it is checked against the bytes. Raises
-    DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), DocumentNotFound for another's collection,
-    DocumentNotOpen for the id of a removed one; DeniedByPolicy and Throttled, whose decision stands.
+    DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), TooManyLabels where the workspace would get
+    more than 100 different ones, DocumentNotFound for another's collection, DocumentNotOpen for the id of a
+    removed one; DeniedByPolicy and Throttled, whose decision stands.
     """
     if not content.strip():
         raise DocumentEmpty("The document is empty: choose another file.", field="content")
@@ -100,6 +115,7 @@ def receive_document(
         known = _known(collection, fingerprint, document_id)
         if known is not None:
             return known
+        _check_workspace_labels(ordered_labels, workspace_id=workspace_id, session_id=session_id)
         key_id = create_data_key(subject_id=owner_id, scope="document")
         context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
         decided = admission.decide(
@@ -113,25 +129,32 @@ def receive_document(
     if decided.permit is None and decided.approval_id is None:
         raise refusal(decided)
     # On its own: a large file takes seconds to store, and other acts wait for what a decision locks.
-    with transaction.atomic():
-        known = _known(collection, fingerprint, document_id)
-        if known is not None:
-            admission.withdraw(decided, context)
-            return known
-        received = DocumentReceived(
-            title=title,
-            media_type=accepted,
-            size=len(content),
-            blob=put_blob(content, key_id=key_id),
-            fingerprint=fingerprint,
-            collection_id=collection,
-            owner_id=owner_id,
-            labels=ordered_labels,
-            decision_id=decided.decision_id,
-        )
-        stream = document_id or new_id()
-        admission.record(decided, context, Append(stream, 0, admission.arrival(received, decided), context))
-        transaction.on_commit(ingest.wake, robust=True)
+    try:
+        with transaction.atomic():
+            known = _known(collection, fingerprint, document_id)
+            if known is not None:
+                admission.withdraw(decided, context)
+                return known
+            received = DocumentReceived(
+                title=title,
+                media_type=accepted,
+                size=len(content),
+                blob=put_blob(content, key_id=key_id),
+                fingerprint=fingerprint,
+                collection_id=collection,
+                owner_id=owner_id,
+                labels=ordered_labels,
+                decision_id=decided.decision_id,
+            )
+            # Once more: others may have brought new labels since.
+            _check_workspace_labels(ordered_labels, workspace_id=workspace_id, session_id=session_id)
+            stream = document_id or new_id()
+            arrived = Append(stream, 0, admission.arrival(received, decided), context)
+            admission.record(decided, context, arrived)
+            transaction.on_commit(ingest.wake, robust=True)
+    except TooManyLabels:
+        admission.withdraw(decided, context)
+        raise
     return stream
 
 
@@ -220,6 +243,37 @@ def _known(collection_id: UUID, fingerprint: str, document_id: UUID | None) -> U
         state = documents.fold(recorded.event for recorded in load(document_id))
         return None if documents.is_new(state) else document_id
     return found
+
+
+def _check_workspace_labels(labels: Sequence[str], *, workspace_id: UUID, session_id: UUID | None) -> None:
+    """Raise TooManyLabels where the workspace would get too many; until the commit nobody else adds any."""
+    if not labels or not _new_labels(labels, workspace_id)[0]:
+        return
+    _lock("labels", str(workspace_id))
+    new, known = _new_labels(labels, workspace_id)
+    if not new or known + len(new) <= MAX_WORKSPACE_LABELS:
+        return
+    # Those of other people's attachments are not told.
+    reach = queries.in_scope(workspace_id=workspace_id, session_id=session_id)
+    named = sorted(_labels_of(reach))[:LABELS_NAMED]
+    remedy = f"use labels that exist, as {', '.join(named)}." if named else "leave new labels out."
+    raise TooManyLabels(
+        f"The documents of the workspace have {known} different labels and would get {len(new)} more; at most"
+        f" {MAX_WORKSPACE_LABELS} are kept: {remedy}",
+        field="labels",
+        limit=MAX_WORKSPACE_LABELS,
+    )
+
+
+def _new_labels(labels: Sequence[str], workspace_id: UUID) -> tuple[set[str], int]:
+    """Return those that no document of the workspace carries, and how many others there are."""
+    counted = Q(updated_at__gt=datetime.now(UTC) - LABELS_COUNT_FOR) | ~Q(status="removed")
+    known = _labels_of(models.Document.objects.filter(counted, workspace_id=workspace_id))
+    return set(labels) - known, len(known)
+
+
+def _labels_of(rows: QuerySet[models.Document]) -> set[str]:
+    return {label for labels in rows.values_list("labels", flat=True).distinct() for label in labels}
 
 
 def _fingerprint(collection_id: UUID, labels: Sequence[str], content: bytes) -> str:

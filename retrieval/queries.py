@@ -148,10 +148,7 @@ def passage(
     """
     row = _row(document_id, workspace_id=workspace_id, session_id=session_id)
     text, pages = _parsed(row)
-    if not 0 <= start < end <= len(text):
-        raise BadInput(f"The passage must lie within 0 and {len(text)}, start before end.", field="start")
-    if end - start > MAX_PASSAGE:
-        raise BadInput(f"A passage has at most {MAX_PASSAGE} characters.", field="end")
+    check_passage(start, end, len(text))
     return Passage(
         document_id=document_id,
         title=unseal(row.key_id, row.title),
@@ -162,6 +159,23 @@ def passage(
         after=text[end : end + surroundings],
         page=page_at(pages, start),
     )
+
+
+def check_passage(start: int, end: int, characters: int) -> None:
+    """Raise BadInput for a range outside a text of so many characters, or one that is too long."""
+    if not 0 <= start < end <= characters:
+        raise BadInput(f"The passage must lie within 0 and {characters}, start before end.", field="start")
+    if end - start > MAX_PASSAGE:
+        raise BadInput(f"A passage has at most {MAX_PASSAGE} characters.", field="end")
+
+
+def no_text(status: str, error_message: str) -> BadInput:
+    """Return the error that says why a document of this status has no text."""
+    waits = {
+        "held": "The document is held until it is approved.",
+        "received": "The document has not been read yet.",
+    }
+    return BadInput(waits.get(status, error_message), field="document_id")
 
 
 def page_at(pages: Sequence[int], offset: int) -> int | None:
@@ -183,11 +197,7 @@ def _row(document_id: UUID, *, workspace_id: UUID | None, session_id: UUID | Non
 
 def _parsed(row: models.Document) -> tuple[str, list[int]]:
     if not row.text_blob:
-        waits = {
-            "held": "The document is held until it is approved.",
-            "received": "The document has not been read yet.",
-        }
-        raise BadInput(waits.get(row.status, row.error_message), field="document_id")
+        raise no_text(row.status, row.error_message)
     parsed = json.loads(get_blob(row.text_blob, key_id=row.key_id))
     return parsed["text"], parsed["pages"]
 

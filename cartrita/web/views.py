@@ -28,6 +28,7 @@ from cartrita.web.texts import CHAT
 from cartrita.web.themes import THEME_COOKIE, THEMES
 from governance.models import Approval
 from retrieval import queries as documents
+from retrieval.searching import read_as
 from sessions_app import commands, queries
 
 SESSIONS_SHOWN = 50
@@ -132,7 +133,7 @@ def approval(request: HttpRequest, session_id: UUID, approval_id: UUID) -> HttpR
 @never_cache
 @login_required
 def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
-    """Show a document's text with the passage from `start` to `end` marked."""
+    """Show a document's text with the passage from `start` to `end` marked, where policy lets it be read."""
     caller = _caller(request)
     session_id = _uuid(request.GET.get("session"))
     if session_id is not None:
@@ -145,9 +146,16 @@ def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
     try:
         shown["document"] = detail = documents.document(document_id, **reach)
         if detail.characters is not None:
-            text, page_starts = documents.parsed_pages(document_id, **reach)
-            passage = _passage(request, len(text))
-            part = visible_part(len(text), passage, _offset(request, "from"))
+            passage = _passage(request, detail.characters)
+            part = visible_part(detail.characters, passage, _offset(request, "from"))
+            text, page_starts = read_as(
+                caller,
+                document_id,
+                lambda: documents.parsed_pages(document_id, **reach),
+                start=part.start,
+                end=part.end,
+                session_id=session_id,
+            )
             pages = marked_pages(text, page_starts, passage, part)
             shown |= {"pages": pages, "passage": passage, "part": part}
             shown["cited_page"] = next((page.number for page in pages if page.holds_passage), None)

@@ -24,7 +24,7 @@ from governance.models import Approval, LabelSet, PolicyDecision
 from governance.queries.decisions import recount, redecide_all
 from governance.refusals import DeniedByPolicy, Throttled
 from retrieval import ingest, models
-from retrieval.commands import receive_document, remove_document
+from retrieval.commands import TooManyLabels, receive_document, remove_document
 from retrieval.document import (
     DocumentFailed,
     DocumentHeld,
@@ -410,6 +410,155 @@ class TestSearch:
     def test_decides_nothing_about_wrong_input(self, ann: Person) -> None:
         assert ask(ann.program(), query=" ").status_code == 400
         assert not PolicyDecision.objects.exists()
+
+    def test_that_was_approved_for_one_person_does_not_pass_for_another(
+        self, ann: Person, rita: Person
+    ) -> None:
+        follow(ann, on_searches("escalate"))
+        mia = someone("mia@example.org", workspace_id=ann.workspace_id).program()
+        client = ann.program()
+        approve(rita, UUID(ask(client).json()["approval_id"]))
+        assert ask(mia).json()["code"] == "approval_needed"
+        assert ask(client).status_code == 200
+
+
+class TestReading:
+    """The text over REST, and the page that citations lead to."""
+
+    @pytest.fixture
+    def document_id(self, ann: Person) -> UUID:
+        follow(ann)
+        document_id = send(ann, SECRET, labels=["secret"])
+        ingest.process_pending()
+        return document_id
+
+    def test_adds_the_labels_to_session_and_person(self, ann: Person, document_id: UUID) -> None:
+        for read in (text_of, page_of):
+            session_id = create_session(user_id=ann.id, workspace_id=ann.workspace_id, actor=f"user:{ann.id}")
+            assert read(ann, document_id, session_id).status_code == 200
+            made, settled = events_of(PolicyDecision.objects.get(session_id=session_id).id)
+            assert (made.tool, made.request["labels"]) == ("read_document", ["secret"])
+            assert made.request["arguments"] == {
+                "document_id": str(document_id),
+                "start": 0,
+                "end": 7 if read is text_of else row_of(document_id).characters,
+            }
+            assert (settled.outcome, settled.labels_added) == ("succeeded", ("secret", "untrusted"))
+            for subject in (f"session:{session_id}", f"user:{ann.id}"):
+                assert {*LabelSet.objects.get(subject=subject).labels} == {"secret", "untrusted"}
+
+    def test_is_denied_with_the_words_of_the_rule(self, ann: Person, document_id: UUID) -> None:
+        follow(ann, on_searches("deny", "'secret' in labels", message_for_people="Not for you."))
+        for answer in (text_of(ann, document_id), page_of(ann, document_id)):
+            assert answer.status_code == 403
+            assert b"Not for you." in answer.content
+            assert b"Atlantis" not in answer.content
+        assert text_of(ann, document_id).json()["code"] == "denied_by_policy"
+        assert not LabelSet.objects.filter(labels__has_key="secret").exists()
+
+    def test_finds_no_document_that_is_left_out(self, ann: Person, document_id: UUID) -> None:
+        shown = send(ann)
+        ingest.process_pending()
+        follow(ann, on_searches("audit", parameters={"leave_out": ["secret"]}))
+        assert text_of(ann, document_id).json()["code"] == "document_not_found"
+        page = page_of(ann, document_id)
+        assert page.status_code == 404
+        assert b"Atlantis" not in page.content
+        assert {*LabelSet.objects.get(subject=f"user:{ann.id}").labels} == {"untrusted"}
+        assert (text_of(ann, shown).status_code, page_of(ann, shown).status_code) == (200, 200)
+
+    def test_waits_its_turn(self, ann: Person, document_id: UUID) -> None:
+        follow(ann, on_searches("throttle", parameters={"rate": "1/hour", "per": "user"}))
+        assert page_of(ann, document_id).status_code == 200
+        for answer in (text_of(ann, document_id), page_of(ann, document_id)):
+            assert answer.status_code == 429
+            assert 3500 < int(answer["Retry-After"]) <= 3600
+
+    def test_works_once_the_same_request_is_approved(
+        self, ann: Person, rita: Person, document_id: UUID
+    ) -> None:
+        follow(ann, on_searches("escalate"))
+        for read in (text_of, page_of):
+            answer = read(ann, document_id)
+            assert answer.status_code == 403
+            assert b"Atlantis" not in answer.content
+            approve(rita, Approval.objects.get(status="waiting").id)
+            assert [read(ann, document_id).status_code for _ in range(2)] == [200, 403]
+            approvals.deny(
+                approval_id=Approval.objects.get(status="waiting").id, caller=as_caller(rita), text="Once."
+            )
+
+    def test_is_not_decided_on_where_there_is_nothing_to_read(self, ann: Person, document_id: UUID) -> None:
+        unread = send(ann)
+        client = ann.program()
+        for place, status in ((f"{document_id}/text?start=5&end=9999", 400), (f"{new_id()}/text?end=1", 400)):
+            assert client.get(f"/api/v2/documents/{place}").status_code == status
+        assert text_of(ann, unread).status_code == 400
+        assert page_of(ann, unread).status_code == 200
+        assert not PolicyDecision.objects.filter(subject_kind="retrieval").exists()
+
+
+class TestLabelsOfAWorkspace:
+    def test_are_limited_so_that_decisions_stay_possible(self, ann: Person) -> None:
+        follow(ann)
+        for number in range(10):
+            own = [f"l{number}-{each}" for each in range(32)]
+            if number < 3:
+                send(ann, b"Text %d." % number, labels=own)
+                continue
+            with pytest.raises(TooManyLabels, match=r"l0-0, l0-1, ") as refused:
+                send(ann, b"Text %d." % number, labels=own)
+            assert refused.value.field == "labels"
+        assert models.Document.objects.count() == 3
+        # Known ones are taken, and new ones up to the limit.
+        send(ann, b"More.", labels=["l0-0", "l2-31", *(f"new-{each}" for each in range(4))])
+        send(ann, b"Without.")
+        decided = PolicyDecision.objects.count()
+        with pytest.raises(TooManyLabels):
+            send(ann, b"Still more.", labels=["l0-0", "another"])
+        assert PolicyDecision.objects.count() == decided
+        assert ask(ann.program()).status_code == 200
+        # Elsewhere they do not count.
+        send(someone("bob@example.org"), labels=["another"])
+
+    def test_name_none_of_another_persons_session(self, ann: Person) -> None:
+        session_id = create_session(user_id=ann.id, workspace_id=ann.workspace_id, actor=f"user:{ann.id}")
+        for number in range(4):
+            own = [f"hidden-{number}-{each}" for each in range(25)]
+            send(ann, b"Text %d." % number, labels=own, session_id=session_id)
+        with pytest.raises(TooManyLabels) as refused:
+            send(ann, labels=["another"])
+        assert "hidden" not in refused.value.message
+
+    def test_are_limited_also_where_many_come_at_once(self, ann: Person) -> None:
+        follow(ann)
+
+        def receive(number: int) -> UUID | None:
+            try:
+                return in_thread(
+                    lambda: send(
+                        ann, b"Text %d." % number, labels=[f"l{number}-{each}" for each in range(30)]
+                    )
+                )
+            except TooManyLabels:
+                return None
+
+        with ThreadPoolExecutor(6) as pool:
+            ids = [*pool.map(receive, range(6))]
+        assert len([each for each in ids if each]) == 3
+        assert not PolicyDecision.objects.filter(decision="allow", act_outcome="").exists()
+
+
+def text_of(person: Person, document_id: UUID, session_id: UUID | None = None) -> Any:
+    named = "" if session_id is None else f"&session_id={session_id}"
+    return person.program().get(f"/api/v2/documents/{document_id}/text?start=0&end=7{named}")
+
+
+def page_of(person: Person, document_id: UUID, session_id: UUID | None = None) -> Any:
+    client = Client()
+    client.force_login(person.user)
+    named = "" if session_id is None else f"&session={session_id}"
+    return client.get(f"/documents/{document_id}/?start=2&end=7{named}")
 
 
 def post(client: Client, content: bytes = TEXT) -> Any:
