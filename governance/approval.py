@@ -79,7 +79,7 @@ class ApprovalNoted(Event):
 
 
 class ApprovalVoted(Event):
-    """An approver said yes or no. `own` tells that the request, or its arguments, were their own.
+    """An approver said yes or no. `own` tells that it was on what they asked for, or wrote.
 
     `scope`, `pattern` and `valid_until` are what a yes is for, as in ApprovalGranted.
     """
@@ -97,7 +97,9 @@ class ApprovalVoted(Event):
 
 
 class ApprovalGranted(Event):
-    """The quorum said yes. `own` (four eyes are off) tells that the requester is among them.
+    """The quorum said yes. `own` (four eyes are off) tells that whose request it is stands among them.
+
+    That is who wrote the arguments where they were edited, and the requester otherwise.
 
     `scope` once: this act alone; session: acts of this tool in this session; pattern: acts whose arguments
     fit `pattern` (argument -> text with `*`), in the whole workspace until `valid_until`.
@@ -169,7 +171,7 @@ class NotAnApprover(NotAllowed):
 
 
 class OwnRequest(NotAllowed):
-    """Four eyes: nobody decides on what they asked for, or on arguments that they wrote."""
+    """Four eyes: nobody approves what they asked for, or arguments that they wrote."""
 
     code: ClassVar[str] = "own_request"
 
@@ -425,19 +427,16 @@ def vote(
     """Say yes or no; a no ends the request at once, the quorum's last yes grants it.
 
     Nothing when this person said the same before. `arguments` are the exact ones, for which a pattern must
-    hold. While `four_eyes` are on, a yes of the requester or of who wrote the arguments counts for nothing,
-    whenever it was given. Raises NotAnApprover, OwnRequest, ApprovalEnded, ScopeNotOffered, BadPattern,
-    BadInput, NoteTooLong.
+    hold. While `four_eyes` are on, a yes of whose request it is (`is_own`) counts for nothing, whenever it
+    was given; a no needs no second person. Raises NotAnApprover, OwnRequest, ApprovalEnded,
+    ScopeNotOffered, BadPattern, BadInput, NoteTooLong.
     """
     _require_waiting(approval, now)
     _require_approver(approval, roles)
-    own = _is_own(approval, voter_id)
-    if four_eyes and own:
-        raise OwnRequest(
-            "You asked for this yourself, or wrote its arguments; a second person must decide."
-            if vote == "approve"
-            else "You asked for this yourself, or wrote its arguments; cancel it in the conversation instead."
-        )
+    own = is_own(voter_id, requester_id=approval.requester_id, edited_by=approval.edited_by)
+    if vote == "approve" and four_eyes and own:
+        whose = "You wrote these arguments" if approval.edited_by else "You asked for this yourself"
+        raise OwnRequest(f"{whose}; a second person must approve.")
     said = _checked_text(text, field="text", needed=False)
     if vote == "deny":
         return [
@@ -642,6 +641,14 @@ def ended(approval: Approval, names: Mapping[str, str] = MappingProxyType({})) -
     )
 
 
+def is_own(person_id: UUID, *, requester_id: UUID | None, edited_by: str) -> bool:
+    """Tell whether a request is this person's own: who changed its arguments, else who asked for it.
+
+    Where a reviewer changed them, the requester's yes is that of a second person.
+    """
+    return edited_by == f"user:{person_id}" if edited_by else person_id == requester_id
+
+
 def approval_id(decision_id: UUID) -> UUID:
     """Return the stream of the approval that a decision asks for."""
     return derived_id(decision_id, "approval")
@@ -670,10 +677,6 @@ def _granted(counted: Sequence[CastVote]) -> ApprovalGranted:
         valid_until=min(until) if agreed and until else None,
         pattern=dict(first.pattern) if agreed else {},
     )
-
-
-def _is_own(approval: Approval, person_id: UUID) -> bool:
-    return person_id == approval.requester_id or approval.edited_by == f"user:{person_id}"
 
 
 def _require_known(approval: Approval) -> None:

@@ -40,7 +40,7 @@ class Saying:
 class Card:
     """A request for approval; all texts have hidden characters made visible.
 
-    `barred` tells that four eyes keep this person, who could decide otherwise, from their own request.
+    `barred` tells that four eyes keep this person, who may deny it, from approving what is their own.
     `offered` are the scopes that can be chosen here, `more_scopes` tells that the console offers others.
     """
 
@@ -67,7 +67,8 @@ class Card:
     said: Sequence[Saying]
     offered: Sequence[str]
     more_scopes: bool
-    may_vote: bool
+    may_approve: bool
+    may_deny: bool
     barred: bool
     may_answer: bool
     arguments_address: str
@@ -89,10 +90,9 @@ def card(approval_id: UUID, user: User, caller: Caller, *, now: datetime) -> Car
     said = list(_said(recorded, comments=found["readable"]))
     names = names_of([each.by for each in said] + list(folded.ended_by) + [folded.edited_by])
     requester = row.requester_id == caller.user_id
-    own = requester or row.edited_by == f"user:{caller.user_id}"
     in_time = row.status == "waiting" and now < row.expires_at
-    decides = in_time and not caller.roles.isdisjoint(row.approver_roles)
-    may_vote = decides and queries.may_vote(row, caller, now=now)
+    may_approve = queries.may_vote(row, caller, "approve", now=now)
+    may_deny = queries.may_vote(row, caller, "deny", now=now)
     return Card(
         id=row.id,
         status=row.status,
@@ -117,8 +117,9 @@ def card(approval_id: UUID, user: User, caller: Caller, *, now: datetime) -> Car
         said=[_named(each, names[each.by]) for each in said],
         offered=[scope for scope in row.scopes if scope != "pattern"],
         more_scopes="pattern" in row.scopes,
-        may_vote=may_vote,
-        barred=decides and own and not may_vote,
+        may_approve=may_approve,
+        may_deny=may_deny,
+        barred=may_deny and not may_approve,
         may_answer=in_time and requester and any(each.kind == "question" for each in said),
         arguments_address=reverse("approval-arguments", args=[row.id]),
         console_address=_console_address(row.id, user),

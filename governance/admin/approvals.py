@@ -45,6 +45,7 @@ from governance.queries.approvals import (
     may_read,
     shown,
 )
+from governance.queries.approvals import barred as is_barred
 from governance.queries.policies import UnknownPolicy, policy_set
 
 MOST_WAITING = 200
@@ -485,7 +486,7 @@ class ApprovalAdmin(Exports, ConsolePage):
         arguments = arguments_of(row) if readable else None
         holders = len(people_with_roles(row.workspace_id, row.approver_roles))
         two = four_eyes(row.workspace_id, row.approver_roles)
-        barred = _barred(row, caller.user_id) if caller and two and "approve" in allowed else ""
+        barred = _barred(row, caller) if caller and "approve" in allowed else ""
         open_forms = _forms(row, arguments, _offered(row, allowed, barred=bool(barred)))
         errors = put_in(open_forms, answered)
         context = {
@@ -570,7 +571,7 @@ def _allowed(row: Approval, caller: Caller) -> frozenset[str]:
 def _offered(row: Approval, allowed: Collection[str], *, barred: bool) -> list[str]:
     """Return those of the forms that make sense as the request stands."""
     if row.status == "waiting":
-        fitting = {"approve", "deny", "ask", "answer", "comment"} - ({"approve", "deny"} if barred else set())
+        fitting = {"approve", "deny", "ask", "answer", "comment"} - ({"approve"} if barred else set())
         if row.subject_kind == "tool_call":
             fitting.add("edit")
     else:
@@ -599,13 +600,13 @@ def _literal(value: Any) -> str:
     return text.replace("\\", "\\\\").replace("*", "\\*")
 
 
-def _barred(row: Approval, user_id: UUID) -> str:
-    """Return why this person may not vote while four eyes are on, or nothing."""
-    if row.requester_id == user_id:
-        return _("You asked for this yourself, so another person must decide it.")
-    if row.edited_by == f"user:{user_id}":
-        return _("These arguments are yours, so another person must decide them.")
-    return ""
+def _barred(row: Approval, caller: Caller) -> str:
+    """Return why four eyes keep this person from approving, or nothing."""
+    if not is_barred(row, caller):
+        return ""
+    if row.edited_by:
+        return _("These arguments are yours, so another person must approve them. You may deny them.")
+    return _("You asked for this yourself, so another person must approve it. You may deny it.")
 
 
 def _person(user_id: UUID | None) -> str:

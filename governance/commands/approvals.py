@@ -75,9 +75,9 @@ def deny(
     command_id: UUID | None = None,
     now: datetime | None = None,
 ) -> list[RecordedEvent]:
-    """Say no, which ends the request, and return what was recorded.
+    """Say no, which ends the request, and return what was recorded; it needs no second person.
 
-    Raises as `approve`.
+    Raises ApprovalNotFound, NotAnApprover, ApprovalEnded, BadInput, NoteTooLong, StreamMoved.
     """
     moment = now or timezone.now()
 

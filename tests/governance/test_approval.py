@@ -109,15 +109,38 @@ class TestVote:
         waiting = after(waiting, vote(waiting))
         assert after(waiting, vote(waiting, vote="deny")).status == "denied"
 
-    @pytest.mark.parametrize("refused", [{"voter": ANN}, {"voter": DAN}], ids=["requester", "editor"])
-    @pytest.mark.parametrize("said", ["approve", "deny"])
-    def test_refuses_own_requests_under_four_eyes(self, refused: Any, said: str) -> None:
-        waiting = asked(edited_by=f"user:{DAN}")
-        with pytest.raises(OwnRequest):
-            vote(waiting, **refused, vote=said)
-        events = vote(waiting, **refused, vote=said, four_eyes=False)
+    @pytest.mark.parametrize(
+        ("editor", "own", "message"),
+        [
+            (None, ANN, "You asked for this yourself"),
+            (DAN, DAN, "You wrote these arguments"),
+            (ANN, ANN, "You wrote these arguments"),
+        ],
+        ids=["requester", "editor", "requester who edited"],
+    )
+    def test_refuses_an_own_yes_under_four_eyes(self, editor: UUID | None, own: UUID, message: str) -> None:
+        waiting = asked(edited_by=f"user:{editor}" if editor else "")
+        with pytest.raises(OwnRequest, match=message):
+            vote(waiting, own)
+        events = vote(waiting, own, four_eyes=False)
         assert isinstance(events[0], ApprovalVoted)
         assert events[0].own
+
+    def test_takes_the_requesters_yes_to_what_another_wrote(self) -> None:
+        events = vote(asked(edited_by=f"user:{DAN}"), ANN)
+        assert isinstance(events[-1], ApprovalGranted)
+        assert not events[-1].own
+
+    @pytest.mark.parametrize("voter", [ANN, DAN, BEN], ids=["requester", "editor", "another"])
+    @pytest.mark.parametrize("editor", [None, DAN])
+    def test_takes_a_no_of_any_approver(self, voter: UUID, editor: UUID | None) -> None:
+        waiting = asked(edited_by=f"user:{editor}" if editor else "")
+        voted, denied = vote(waiting, voter, vote="deny")
+        assert isinstance(voted, ApprovalVoted)
+        assert voted.own == (voter == (editor or ANN))
+        assert isinstance(denied, ApprovalDenied)
+        with pytest.raises(NotAnApprover):
+            vote(waiting, voter, vote="deny", roles=frozenset({"member"}))
 
     def test_counts_no_own_yes_of_before_four_eyes(self) -> None:
         waiting = asked(terms=Terms(quorum=2))
@@ -360,7 +383,7 @@ class ApprovalMachine(RuleBasedStateMachine):
             terms=replace(EVERY_SCOPE, quorum=quorum),
         )
         self.quorum = quorum
-        self.own = {requester, editor} - {None}
+        self.own = {editor or requester}
         self.now = NOON
         self.four_eyes = False
         self.approval = state(event)
@@ -410,8 +433,8 @@ class ApprovalMachine(RuleBasedStateMachine):
     def deny(self, voter: UUID) -> None:
         try:
             events = vote(self.approval, voter, vote="deny", four_eyes=self.four_eyes, now=self.now)
-        except (ApprovalEnded, OwnRequest):
-            assert self.over or (self.four_eyes and voter in self.own)
+        except ApprovalEnded:
+            assert self.over
             return
         self.record(events)
         self.end = "denied"

@@ -380,11 +380,25 @@ class TestApproval:
         watched = asks_for_python(team, requester_id=asker.user.pk)
         shown = page(asker.client, approval_page(watched))
         assert "Four eyes are on" in shown
-        assert "another person must decide it" in shown
+        assert "another person must approve it" in shown
+        assert "answer/deny/" in shown
         assert "answer/approve/" not in shown
         posted = asker.client.post(approval_page(watched, "answer/approve/"), {"approve-scope": "once"})
         assert posted.status_code == 403
         assert Approval.objects.get(pk=watched.pk).status == "waiting"
+        asker.client.post(approval_page(watched, "answer/deny/"), {"deny-text": "my mistake"})
+        assert Approval.objects.get(pk=watched.pk).status == "denied"
+
+    def test_lets_who_asked_approve_what_another_wrote(self, team: UUID) -> None:
+        asker, editor = guardian(team, "admin"), guardian(team, "reviewer")
+        edited = asks_for_python(team, requester_id=asker.user.pk)
+        Approval.objects.filter(pk=edited.pk).update(edited_by=f"user:{editor.user.pk}")
+        barred = page(editor.client, approval_page(edited))
+        assert "These arguments are yours" in barred
+        assert ("answer/approve/" in barred, "answer/deny/" in barred) == (False, True)
+        free = page(asker.client, approval_page(edited))
+        assert "another person must" not in free
+        assert "answer/approve/" in free
 
     def test_keeps_a_thread_of_notes(self, team: UUID) -> None:
         asker = guardian(team, "operator", name="Ann Asker")
