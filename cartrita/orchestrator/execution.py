@@ -22,7 +22,7 @@ from cartrita.llm import catalog, gateway
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
-from cartrita.orchestrator import answering, loop, results, waiting
+from cartrita.orchestrator import answering, loop, results, unread, waiting
 from cartrita.orchestrator.agents import ASSISTANT, Agent, agent
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.assignment import Assignment
@@ -727,13 +727,21 @@ class Execution:
         elif finished is None:
             raise AssertionError(f"plan {self.plan_id} ended without a finished run")
         elif finished.status == "answered":
-            await self._reply(finished.answer, outcome="answered", finished=finished)
+            answer = finished.answer + await self._unread()
+            await self._reply(answer, outcome="answered", finished=finished)
         elif finished.status == "stopped":
             await self._reply(finished.answer, outcome="stopped", finished=finished)
         elif finished.status == "denied":
             await self._reply(f"This was not allowed: {finished.answer}", outcome="denied", finished=finished)
         else:
-            await self._reply(f"There is no answer: {finished.answer}", outcome="failed", finished=finished)
+            failure = f"There is no answer: {finished.answer}{await self._unread()}"
+            await self._reply(failure, outcome="failed", finished=finished)
+
+    async def _unread(self) -> str:
+        """Return the paragraph that names attached documents which waited for approval meanwhile, if any."""
+        if self._tool or not self._work.attachments:
+            return ""
+        return unread.note(await in_database_thread(unread.titles_unread, self._work, self.run_id))
 
     async def _refusal(self) -> str:
         """Return why the plan was refused, with the words of the reviewer who did."""

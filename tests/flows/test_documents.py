@@ -125,10 +125,38 @@ class TestHeldDocument:
             # What waits is the document: messages are answered without it.
             reply = await person.asks(session_id, "When does the ferry leave?", [document_id])
             assert (reply.outcome, reply.citations) == ("answered", [])
+            assert reply.content.endswith("\n\nNot read, because approval is still awaited: ferry.md.")
             assert await in_database_thread(sessions_to_work_on) == []
             await reviewer.approves(await requested(session_id))
             statuses = await wait_ready([document_id], timeout=60, until_approved=True)
             assert statuses == {document_id: "ready"}
+            again = await person.asks(session_id, "When does the ferry leave?", [document_id])
+            assert "Not read" not in again.content
+
+    async def test_is_named_beside_those_that_were_read(self, person: Person, model: ScriptedModel) -> None:
+        model.answers({"when": "7:45", "text": "At 7:45 [1]."}, {"text": "I do not know."})
+        reviewer = await in_database_thread(a_reviewer, person)
+        async with running():
+            session_id = await person.opens_session()
+            ferry = await keeps(person, session_id, FERRY)
+            await reviewer.changes_rules(person, rules(escalating("check-documents", "document")))
+            held = await in_database_thread(
+                lambda: receive_document(
+                    workspace_id=person.workspace_id,
+                    owner_id=person.user_id,
+                    title="secret.md",
+                    media_type="",
+                    content=SECRET,
+                    session_id=session_id,
+                    actor=person.actor,
+                )
+            )
+            reply = await person.asks(session_id, "When does the ferry leave?", [held, ferry])
+            assert "7:45" in reply.content
+            assert reply.content.endswith("\n\nNot read, because approval is still awaited: secret.md.")
+            # A call of a tool never reads what is attached.
+            called = await person.asks(session_id, '/search_documents {"query": "ferry"}', [held])
+            assert "Not read" not in called.content
 
 
 class TestAsk:
