@@ -9,3 +9,8 @@ class ToolsApp(AppConfig):
 
     def ready(self) -> None:
         autodiscover_modules("tools")
+        # Models can be imported no sooner than here.
+        from cartrita.tools.runner import check_arguments
+        from governance.commands.approvals import register_argument_check
+
+        register_argument_check(check_arguments)

@@ -72,6 +72,11 @@ async def prepare(name: str, arguments: Mapping[str, Any], *, facts: RequestFact
     return PreparedTool(found, checked, _decision_request(found, checked, facts), facts, key)
 
 
+def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
+    """Check arguments as `prepare` does. Raises UnknownTool and InvalidParameters."""
+    _checked(tool(name), arguments)
+
+
 async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -> ToolReturned | ToolFailed:
     """Run the tool and return the event that says what came of it; record it with `prepared.record`.
 

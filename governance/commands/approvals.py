@@ -24,6 +24,17 @@ from governance.queries.approvals import arguments_of, four_eyes, visible
 EXPIRED_AT_ONCE = 500
 
 Decide = Callable[[approvals.Approval, Approval], list[Event]]
+ArgumentCheck = Callable[[str, Mapping[str, Any]], None]
+
+_argument_checks: list[ArgumentCheck] = []
+
+
+def register_argument_check(check: ArgumentCheck) -> None:
+    """Register how a tool, by its name, checks arguments; the package that owns the tools does it.
+
+    `check` raises a CartritaError that names each parameter that does not fit.
+    """
+    _argument_checks[:] = [check]
 
 
 def approve(
@@ -143,15 +154,20 @@ def edit_arguments(
 ) -> list[RecordedEvent]:
     """Put other arguments in place, which ends this request: the run asks anew with them.
 
-    Raises ApprovalNotFound, NotAnApprover, ApprovalEnded, BadInput, TooLarge, StreamMoved.
+    They have to fit the tool's schema. Raises ApprovalNotFound, NotAnApprover, ApprovalEnded, BadInput,
+    TooLarge, StreamMoved, and what the tool's own check raises.
     """
     moment = now or timezone.now()
 
     def decide(approval: approvals.Approval, row: Approval) -> list[Event]:
         del row
-        return approvals.edit(
+        events = approvals.edit(
             approval, by=_person(caller), roles=caller.roles, arguments=arguments, now=moment
         )
+        # Only then: what a tool takes is told to those who may change the request.
+        for check in _argument_checks:
+            check(approval.tool, arguments)
+        return events
 
     return _change_as(caller, approval_id, decide, expected_version, command_id)
 

@@ -10,6 +10,7 @@ import pytest
 
 from cartrita.eventstore import in_database_thread
 from cartrita.tools.events import ToolReturned
+from cartrita.tools.runner import InvalidParameters
 from governance.approval import (
     ApprovalDenied,
     ApprovalExpired,
@@ -191,11 +192,13 @@ class TestEscalatedCall:
         async with running():
             session_id = await person.opens_session()
             message_id = await person.says(session_id, '/send_text {"text": "hello"}')
-            await reviewer.edits(await requested(session_id), {"text": "x", "times": "many"})
+            approval_id = await requested(session_id)
+            with pytest.raises(InvalidParameters, match="times"):
+                await reviewer.edits(approval_id, {"text": "x", "times": "many"})
+            await reviewer.approves(approval_id)
             reply = await reply_to(session_id, message_id)
-        assert reply.outcome == "failed"
-        assert "times" in reply.content
-        assert effects(sent) == []
+        assert reply.outcome == "answered"
+        assert effects(sent) == ["hello"]
 
     async def test_asks_anew_where_the_tool_was_changed_after_the_grant(
         self, person: Person, reviewer: Reviewer, policy: Policy, tmp_path: Path

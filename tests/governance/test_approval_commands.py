@@ -27,6 +27,7 @@ from cartrita.eventstore import (
     new_id,
     rebuild,
 )
+from cartrita.tools.runner import InvalidParameters
 from governance import approval as approvals
 from governance.approval import (
     ApprovalEnded,
@@ -208,7 +209,10 @@ class TestApprove:
                 partial(vote, approval_id, ben),
                 partial(commands.deny, approval_id=approval_id, caller=as_caller(cleo)),
                 partial(
-                    commands.edit_arguments, approval_id=approval_id, caller=as_caller(cleo), arguments={}
+                    commands.edit_arguments,
+                    approval_id=approval_id,
+                    caller=as_caller(cleo),
+                    arguments={"code": "2"},
                 ),
                 partial(commands.expire_due, timezone.now() + timedelta(hours=2)),
             )
@@ -353,6 +357,26 @@ class TestEditArguments:
         commands.approve(approval_id=anew, caller=as_caller(cleo))
         assert not Approval.objects.get(id=anew).own
 
+    @pytest.mark.parametrize(
+        ("arguments", "named"),
+        [
+            ({}, {"code"}),
+            ({"code": 5}, {"code"}),
+            ({"code": 5, "timeout": "long", "speed": 1}, {"code", "timeout", "speed"}),
+        ],
+    )
+    def test_refuses_what_does_not_fit_the_tool_and_names_each(
+        self, arguments: dict[str, Any], named: set[str], ann: Person, ben: Person
+    ) -> None:
+        approval_id = waiting(ann)
+        with pytest.raises(InvalidParameters) as refused:
+            commands.edit_arguments(approval_id=approval_id, caller=as_caller(ben), arguments=arguments)
+        assert {wrong["parameter"] for wrong in refused.value.details["parameters"]} == named
+        assert all(name in refused.value.message for name in named)
+        assert queries.state(approval_id).status == "waiting"
+        with pytest.raises(NotAnApprover):
+            commands.edit_arguments(approval_id=approval_id, caller=as_caller(ann), arguments=arguments)
+
     def test_lets_who_wrote_or_asked_deny(self, ben: Person, cleo: Person) -> None:
         for more in ({}, {"edited_by": f"user:{cleo.id}"}):
             approval_id = waiting(cleo, **more)
@@ -434,7 +458,7 @@ class TestReadModel:
         commands.ask(approval_id=used, caller=as_caller(ben), text="Why?")
         commands.approve(approval_id=used, caller=as_caller(ben))
         use(used)
-        commands.edit_arguments(approval_id=waiting(ann), caller=as_caller(ben), arguments={})
+        commands.edit_arguments(approval_id=waiting(ann), caller=as_caller(ben), arguments={"code": "2"})
         waiting(ann, at=timezone.now() - timedelta(days=2))
         commands.expire_due(timezone.now())
         with database.as_owner():

@@ -422,6 +422,12 @@ class TestApproval:
             answer = one.client.post(address, {"edit-arguments": wrong})
             assert answer.status_code == 400, wrong[:40]
         assert "Line 1, column 2" in one.client.post(address, {"edit-arguments": "{"}).content.decode()
+        unfit = one.client.post(address, {"edit-arguments": '{"code": 5, "speed": 1}'})
+        assert unfit.status_code == 400
+        [said] = unfit.context["errors"]
+        assert "code: " in said
+        assert "speed: not a parameter" in said
+        assert "&quot;speed&quot;: 1" in unfit.content.decode()
         assert one.client.post(address, {"edit-arguments": '{"code": "print(2)"}'}).status_code == 302
         replaced = last(approval.pk)
         assert isinstance(replaced, ApprovalReplaced)
