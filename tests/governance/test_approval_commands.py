@@ -378,8 +378,8 @@ class TestEditArguments:
             commands.edit_arguments(approval_id=approval_id, caller=as_caller(ann), arguments=arguments)
 
     def test_lets_who_wrote_or_asked_deny(self, ben: Person, cleo: Person) -> None:
-        for more in ({}, {"edited_by": f"user:{cleo.id}"}):
-            approval_id = waiting(cleo, **more)
+        for edited_by in ("", f"user:{cleo.id}"):
+            approval_id = waiting(cleo, edited_by=edited_by)
             commands.deny(approval_id=approval_id, caller=as_caller(cleo))
             assert ends(approval_id) == [approvals.ApprovalDenied]
 
