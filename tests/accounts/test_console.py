@@ -80,7 +80,7 @@ class TestConsole:
         member, _ = staff(ann, "member")
         found = console_caller(reviewer, ann.workspace_id)
         assert found is not None
-        assert (found.user_id, found.roles) == (reviewer.pk, {"member", "reviewer"})
+        assert (found.user_id, found.roles) == (reviewer.pk, frozenset({"member", "reviewer"}))
         assert console_caller(member, ann.workspace_id) is None
         assert console_caller(reviewer, uuid4()) is None
 
