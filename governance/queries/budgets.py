@@ -136,52 +136,6 @@ def applicable_budget(row: Mapping[str, Any], at: datetime) -> ApplicableBudget:
     )
 
 
-def pressure(
-    *,
-    workspace_id: UUID,
-    user_id: UUID | None = None,
-    session_id: UUID | None = None,
-    task_ids: Collection[UUID | str] = (),
-    agent: str = "",
-    model: str = "",
-    at: datetime,
-) -> int:
-    """Return how many percent of the tightest applicable budget are used or held back; 0 without one."""
-    tight = tightest(
-        workspace_id=workspace_id,
-        user_id=user_id,
-        session_id=session_id,
-        task_ids=task_ids,
-        agent=agent,
-        model=model,
-        at=at,
-    )
-    return tight.percent if tight else 0
-
-
-def tightest(
-    *,
-    workspace_id: UUID,
-    user_id: UUID | None = None,
-    session_id: UUID | None = None,
-    task_ids: Collection[UUID | str] = (),
-    agent: str = "",
-    model: str = "",
-    at: datetime,
-) -> BudgetStanding | None:
-    """Return the applicable budget of which the largest share is used or held back, warnings first."""
-    found = standings(
-        workspace_id=workspace_id,
-        user_id=user_id,
-        session_id=session_id,
-        task_ids=task_ids,
-        agent=agent,
-        model=model,
-        at=at,
-    )
-    return max(found, key=lambda one: (one.warning, one.percent, str(one.id)), default=None)
-
-
 def standings(
     *,
     workspace_id: UUID,

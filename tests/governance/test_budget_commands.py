@@ -147,11 +147,9 @@ class TestTree:
         [part] = root.children
         assert (part.id, part.percent, part.left_micros, part.warning) == (mine, 50, 500, False)
         facts: dict[str, Any] = {"workspace_id": ann.workspace_id, "user_id": ann.id, "at": NOON}
-        assert queries.pressure(**facts) == 85
-        tight = queries.tightest(**facts)
-        assert tight is not None
-        assert tight.id == top
-        assert queries.pressure(workspace_id=uuid4(), at=NOON) == 0
+        found = {one.id: (one.percent, one.warning) for one in queries.standings(**facts)}
+        assert found == {top: (85, True), mine: (50, False)}
+        assert queries.standings(workspace_id=uuid4(), at=NOON) == []
 
     def test_is_for_who_looks_after_the_workspace(self, ann: Person) -> None:
         budget_id = put(ann)
