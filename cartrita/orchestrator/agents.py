@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from cartrita.errors import NotFound
+from cartrita.errors import BadInput, NotFound
 
 Autonomy = Literal["speaks", "acts"]
 Scope = Literal["request", "all"]
@@ -21,6 +21,16 @@ Scope = Literal["request", "all"]
 GENERAL = "assistant"
 FEWEST_EXAMPLES = 5
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+
+
+# Whom the agent loop works for. The others are declared and routed to, and wait for plans of several tasks.
+AT_WORK: frozenset[str] = frozenset({GENERAL})
+
+
+class AgentNotAtWork(BadInput):
+    """The agent is declared, but the agent loop does not do its work yet."""
+
+    code = "agent_not_at_work"
 
 
 class UnknownAgent(NotFound):
@@ -88,6 +98,18 @@ def agent(name: str) -> Agent:
     except KeyError:
         known = ", ".join(sorted(AGENTS))
         raise UnknownAgent(f"There is no agent {name!r}; the agents are: {known}.", field="agent") from None
+
+
+def agent_at_work(name: str) -> Agent:
+    """Return the agent that a message names; raises UnknownAgent and AgentNotAtWork."""
+    found = agent(name)
+    if name not in AT_WORK:
+        raise AgentNotAtWork(
+            f"The agent {name} is declared, but messages are not given to it yet; "
+            f"at work: {', '.join(sorted(AT_WORK))}.",
+            field="agent",
+        )
+    return found
 
 
 def all_agents() -> tuple[Agent, ...]:

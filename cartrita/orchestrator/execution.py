@@ -23,7 +23,7 @@ from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
 from cartrita.orchestrator import answering, loop, results, unread, waiting
-from cartrita.orchestrator.agents import ASSISTANT, Agent, agent
+from cartrita.orchestrator.agents import ASSISTANT, Agent, agent_at_work
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.downshift import too_costly
@@ -192,7 +192,7 @@ class Execution:
         self._roles = await in_database_thread(roles_of, work.user_id, work.workspace_id)
         call: SlashCall | None = None
         try:
-            self._agent = agent(str(work.metadata.get("agent") or "assistant"))
+            self._agent = agent_at_work(str(work.metadata.get("agent") or "assistant"))
             if self._plan.status == "new" and (call := slash_call(work.question)) is not None:
                 await runner.prepare(call.tool, call.arguments, facts=self._facts(), key="")
         except CartritaError as error:

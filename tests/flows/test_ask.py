@@ -85,6 +85,7 @@ class TestAsk:
         [
             ({"question": "  "}, "question is empty"),
             ({"agent": "nobody"}, "no agent 'nobody'; the agents are: assistant"),
+            ({"agent": "calculator"}, "messages are not given to it yet; at work: assistant"),
             ({"model": "gpt-99"}, "no model 'gpt-99'; choose one of"),
             ({"session": uuid4()}, "No session with this id exists"),
             ({"user": "x@example.com"}, "Nobody with the address x@example.com"),

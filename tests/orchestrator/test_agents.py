@@ -127,6 +127,7 @@ class TestCommand:
         call_command("agents", json=True, stdout=out)
         listed = {each["name"]: each for each in json.loads(out.getvalue())}
         assert listed["calculator"]["usable"]
+        assert [name for name, each in listed.items() if each["at_work"]] == ["assistant"]
         assert not listed["writer"]["usable"]
         assert "lacks answers" in listed["writer"]["why_not"]
 

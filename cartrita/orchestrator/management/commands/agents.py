@@ -7,14 +7,14 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import CartritaError
 from cartrita.llm import catalog
-from cartrita.orchestrator.agents import Agent, all_agents, missing_capabilities, problems
+from cartrita.orchestrator.agents import AT_WORK, Agent, all_agents, missing_capabilities, problems
 from cartrita.tools.registry import all_tools
 
 
 class Command(BaseCommand):
     help = (
         "List the agents: purpose, tools, what their model must be able to do, and whether they are usable "
-        "with the models that are configured. With --check look their declarations over instead: exit code 1 "
+        "with the models that are configured, and who is at work yet. With --check look their declarations over instead: exit code 1 "
         "where something is wrong."
     )
 
@@ -34,6 +34,7 @@ class Command(BaseCommand):
             self.stdout.write(f"{each['name']} (version {each['version']}): {each['purpose']}")
             self.stdout.write(f"    tools:  {', '.join(each['tools']) or 'none'}")
             self.stdout.write(f"    needs:  {', '.join(each['needs']) or 'nothing of its model'}")
+            self.stdout.write("    work:   " + ("answers messages" if each["at_work"] else "none yet"))
             self.stdout.write("    usable: " + ("yes" if each["usable"] else f"no: {each['why_not']}"))
 
     def _check(self) -> None:
@@ -53,6 +54,7 @@ def _described(who: Agent) -> dict[str, Any]:
         "tier": who.tier,
         "needs": sorted(who.needs),
         "autonomy": who.autonomy,
+        "at_work": who.name in AT_WORK,
         "usable": not why_not,
         "why_not": why_not,
     }
