@@ -13,9 +13,9 @@ from cartrita.tools.registry import all_tools
 
 class Command(BaseCommand):
     help = (
-        "List the agents: purpose, tools, what their model must be able to do, and whether they are usable "
-        "with the models that are configured, and who is at work yet. With --check look their declarations over instead: exit code 1 "
-        "where something is wrong."
+        "List the agents: purpose, tools, what their model must be able to do, who is at work yet, and whether "
+        "they are usable with the models that are configured. With --check look their declarations over "
+        "instead: exit code 1 where something is wrong."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
