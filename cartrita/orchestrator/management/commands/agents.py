@@ -13,8 +13,8 @@ from cartrita.tools.registry import all_tools
 
 class Command(BaseCommand):
     help = (
-        "List the agents: purpose, tools, what their model must be able to do, who is at work yet, and whether "
-        "they are usable with the models that are configured. With --check look their declarations over "
+        "List the agents: purpose, tools, what their model must be able to do, who is at work yet, and who "
+        "can work with the models that are configured. With --check look their declarations over "
         "instead: exit code 1 where something is wrong."
     )
 
