@@ -79,7 +79,7 @@ SKILLS: Mapping[str, Skill] = MappingProxyType(_skills)
 
 
 def skill(name: str) -> Callable[[Skill], Skill]:
-    """Register a function as the skill of that name. Another one under a name that is taken is a TypeError."""
+    """Register a function as the skill of that name. A name that is taken is a TypeError."""
 
     def register(function: Skill) -> Skill:
         if _skills.setdefault(name, function) is not function:
