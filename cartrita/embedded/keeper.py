@@ -5,6 +5,10 @@ Whoever uses the server holds a shared lock on `users.lock`. The kernel releases
 so that the exclusive lock, which the keeper waits for, means: nobody is left. Then it stops PostgreSQL and
 exits. No pid list can go stale, and a killed user leaves nothing behind.
 
+A keeper that lives says its name to whoever connects to `SOCKET`, and its server has the same name in the
+setting `NAME_SETTING`. A lock alone would not tell that it lives: a process that was just killed holds its
+locks until the kernel gets to end it, and so long its server, which ends with it, serves on.
+
     python keeper.py keep '{"data": …}'      # see `Orders`
     python keeper.py launch IDENTITY PROGRAM ARGUMENT…
 """
@@ -15,7 +19,9 @@ import fcntl
 import json
 import os
 import pwd
+import secrets
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +34,9 @@ CLONE_NEWUSER = 0x10000000
 EARLY_ATTEMPTS = 4
 LATER_ATTEMPTS = 30
 STOP_SECONDS = 30
+# In the folder of the server's own sockets.
+SOCKET = "keeper"
+NAME_SETTING = "cartrita.keeper"
 
 
 def launch(identity: str, command: list[str]) -> NoReturn:
@@ -68,21 +77,41 @@ def keep(orders: dict[str, str | list[str]]) -> None:
     state = Path(str(orders["state"]))
     own_lock = os.open(state / "keeper.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     fcntl.flock(own_lock, fcntl.LOCK_EX)  # the former keeper may still be stopping its server
+    listener = _listen(Path(str(orders["sockets"])) / SOCKET)
     if os.fork():
         os._exit(0)
     os.setsid()
     os.chdir("/")
     # The lock is released with the last copy of its descriptor: PostgreSQL must not hold one, hence
     # O_CLOEXEC.
-    server = _Server(orders)
+    name = secrets.token_hex(8)
+    server = _Server(orders, name)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: server.stop())
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     threading.Thread(target=_wait_until_unused, args=(state / "users.lock", server), daemon=True).start()
+    threading.Thread(target=_say_name, args=(listener, name), daemon=True).start()
     code = server.run()
+    Path(listener.getsockname()).unlink(missing_ok=True)
     # Before the users' lock, which goes with the process: whoever gets that one must find this one free.
     os.close(own_lock)
     sys.exit(code)
+
+
+def _listen(path: Path) -> socket.socket:
+    with contextlib.suppress(FileNotFoundError):
+        path.unlink()
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen(64)
+    return listener
+
+
+def _say_name(listener: socket.socket, name: str) -> None:
+    while True:
+        client, _ = listener.accept()
+        with client, contextlib.suppress(OSError):
+            client.sendall(name.encode("ascii"))
 
 
 def _wait_until_unused(path: Path, server: "_Server") -> None:
@@ -93,11 +122,12 @@ def _wait_until_unused(path: Path, server: "_Server") -> None:
 
 
 class _Server:
-    def __init__(self, orders: dict[str, str | list[str]]) -> None:
+    def __init__(self, orders: dict[str, str | list[str]], name: str) -> None:
         self.data = Path(str(orders["data"]))
         self.log = Path(str(orders["log"]))
         self.command = [
             sys.executable, "-I", "-S", __file__, "launch", str(orders["identity"]), *orders["command"],
+            "-c", f"{NAME_SETTING}={name}",
         ]  # fmt: skip
         self.process: subprocess.Popen[bytes] | None = None
         self.stopping = threading.Event()

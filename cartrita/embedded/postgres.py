@@ -18,6 +18,7 @@ import os
 import pwd
 import re
 import shutil
+import socket
 import stat
 import subprocess
 import sys
@@ -33,6 +34,7 @@ from urllib.parse import quote
 import psycopg
 from psycopg import sql
 
+from cartrita.embedded.keeper import NAME_SETTING, SOCKET
 from cartrita.errors import CartritaError
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -265,6 +267,7 @@ def _start(place: _Place, settings: Mapping[str, str]) -> None:
         "state": str(place.state),
         "data": str(place.data),
         "log": str(place.log),
+        "sockets": str(place.sockets),
         "identity": place.identity,
         "command": command,
     }
@@ -312,24 +315,50 @@ def _environment() -> dict[str, str]:
 
 
 def _get_ready(server: Postgres, place: _Place, settings: Mapping[str, str]) -> None:
-    """Start the server where no keeper lives, and wait. Ready is: a connection succeeded."""
+    """Start the server where no keeper lives, and wait until the one of a living keeper serves."""
     deadline = time.monotonic() + START_SECONDS
     started = False
     while True:
         # Looked at again each time: the keeper of a moment ago may just have been killed.
-        keeper_gone = _free(place.state / "keeper.lock")
-        if keeper_gone and not started:
+        if _free(place.state / "keeper.lock"):
+            if started:
+                raise _not_started(place, "its keeper ended")
             _start(place, settings)
-            started, keeper_gone = True, False
+            started = True
         try:
-            psycopg.connect(server.url(SUPERUSER, "postgres"), connect_timeout=10).close()
+            name = _name_of_server(server)
         except psycopg.OperationalError as error:
-            if keeper_gone or time.monotonic() > deadline:
-                said = place.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
-                raise PostgresNotStarted(f"PostgreSQL did not start ({error}). It said:\n{said}") from error
-            time.sleep(0.02)
+            failure = str(error)
         else:
-            return
+            # In this order: the server that was reached ends with its keeper, which lives after that.
+            if name == _name_of_keeper(place):
+                return
+            failure = "its keeper does not answer"
+        if time.monotonic() > deadline:
+            raise _not_started(place, failure)
+        time.sleep(0.02)
+
+
+def _name_of_server(server: Postgres) -> str:
+    with psycopg.connect(server.url(SUPERUSER, "postgres"), connect_timeout=10) as connection:
+        row = connection.execute("SELECT current_setting(%s, true)", [NAME_SETTING]).fetchone()
+    return str(row[0] or "") if row is not None else ""
+
+
+def _name_of_keeper(place: _Place) -> str:
+    """Return the name that the living keeper says, "" where none says one (or one from before names)."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(1)
+        try:
+            asking.connect(str(place.sockets / SOCKET))
+            return asking.recv(100).decode("ascii")
+        except OSError:
+            return ""
+
+
+def _not_started(place: _Place, failure: str) -> PostgresNotStarted:
+    said = place.log.read_text(encoding="utf-8", errors="replace").strip()[-2000:]
+    return PostgresNotStarted(f"PostgreSQL did not start ({failure}). It said:\n{said}")
 
 
 def _create_database(server: Postgres, state: Path) -> None:

@@ -10,6 +10,7 @@ import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
 import psycopg
@@ -151,6 +152,19 @@ class TestCrashes:
             os.kill(keeper_of(home), signal.SIGKILL)
             with use_postgres(home, settings=FAST):
                 assert _comes_back(server.url())
+
+    def test_a_keeper_about_to_die_is_not_taken_for_a_living_one(self, home: Path) -> None:
+        with use_postgres(home, settings=FAST) as server, ThreadPoolExecutor(1) as pool:
+            # A stopped keeper is like a killed one that the kernel has not ended yet: it holds its lock, its
+            # server serves, and both will be gone.
+            dying = keeper_of(home)
+            os.kill(dying, signal.SIGSTOP)
+            next_start = pool.submit(use_postgres, home, settings=FAST)
+            wait([next_start], timeout=0.5)
+            os.kill(dying, signal.SIGKILL)
+            with next_start.result():
+                assert _comes_back(server.url())
+                assert keeper_of(home) != dying
 
     def test_a_stale_pid_file_never_stops_the_process_that_has_the_pid_now(self, home: Path) -> None:
         with use_postgres(home, settings=FAST):
