@@ -103,8 +103,8 @@ class UnknownTimeZone(BadInput):
 @tool(
     "calculate",
     description=(
-        "Evaluate an arithmetic expression exactly. Knows + - * / // % **, abs, ceil, cos, exp, factorial, "
-        "floor, log, log10, max, min, round, sin, sqrt, tan, pi and e."
+        "Evaluate an arithmetic expression exactly. Knows + - * / // % **, abs, cbrt, ceil, comb, cos, exp, "
+        "factorial, floor, gcd, lcm, log, log10, max, mean, median, min, round, sin, sqrt, sum, tan, pi, e."
     ),
     category="general",
     timeout_seconds=5,
