@@ -8,6 +8,7 @@ APPS_WITH_ADDRESSES = (
     "cartrita.accounts",
     "governance",
     "sessions_app",
+    "tasks_app",
     "retrieval",
     "cartrita.web",
 )

@@ -48,6 +48,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.store import StreamMoved as StreamMoved
     from cartrita.eventstore.store import append as append
     from cartrita.eventstore.store import load as load
+    from cartrita.eventstore.store import load_streams as load_streams
     from cartrita.eventstore.wake import wake_sequencer as wake_sequencer
 
 _HOME_OF = {
@@ -80,6 +81,7 @@ _HOME_OF = {
     "inline": "projections",
     "inline_batched": "projections",
     "load": "store",
+    "load_streams": "store",
     "put_blob": "blobs",
     "read_log": "log",
     "recorder": "recording",

@@ -1,6 +1,6 @@
 """Append to streams and load them, on Django's connection."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from itertools import pairwise
@@ -13,8 +13,8 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
-from cartrita.eventstore import codec, projections, sealing
-from cartrita.eventstore.arrays import booleans
+from cartrita.eventstore import codec, projections, registry, sealing
+from cartrita.eventstore.arrays import booleans, uuids
 from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.rows import COLUMNS, as_arrays
 from cartrita.eventstore.types import Append, Event, RecordedEvent
@@ -101,6 +101,13 @@ def load(stream_id: UUID, *, after_version: int = 0, up_to_version: int | None =
     """Return a stream's events in order, empty for a stream that does not exist; erased text is empty."""
     last = MAX_VERSION if up_to_version is None else up_to_version
     return read_rows(_LOAD, [stream_id, Int4(after_version), Int4(last)])
+
+
+def load_streams(stream_ids: Collection[UUID], *event_classes: type[Event]) -> list[RecordedEvent]:
+    """Return the events of several streams, each stream's in order; of these classes where any is named."""
+    if not event_classes:
+        return read_rows(_LOAD_STREAMS, [uuids(list(stream_ids))])
+    return read_rows(_LOAD_SOME, [uuids(list(stream_ids)), registry.stored_names(event_classes)])
 
 
 def read_rows(statement: LiteralString, parameters: Sequence[Any]) -> list[RecordedEvent]:
@@ -345,6 +352,11 @@ _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608
     "where stream_id = %b and version > %b and version <= %b order by version"
 )
+_LOAD_STREAMS: LiteralString = (
+    "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608
+    "where stream_id = any(%b::uuid[]) order by stream_id, version"
+)
+_LOAD_SOME: LiteralString = _LOAD_STREAMS.replace(" order by", " and event.type = any(%b::text[]) order by")
 _VERSION: LiteralString = (
     "select version from event where stream_id = %b and version <> all(%b::int4[]) "
     "order by version desc limit 1"

@@ -9,12 +9,13 @@ class OrchestratorApp(AppConfig):
 
     def ready(self) -> None:
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
-        from cartrita.orchestrator import attachments
+        from cartrita.orchestrator import attachments, reading
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.approvals import void_of_session
         from retrieval.scope import register_session_rights
         from sessions_app.activity import register_activity
         from sessions_app.commands import register_attachments, register_erasure
+        from tasks_app.scope import register_reader
 
         register_activity(running_plans)
         register_activity(waiting_approvals)
@@ -22,4 +23,5 @@ class OrchestratorApp(AppConfig):
         register_erasure(void_of_session)
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)
+        register_reader(reading.may_read)
         autodiscover_modules("agents")

@@ -1,0 +1,260 @@
+"""REST: plans and runs."""
+
+from dataclasses import asdict
+from typing import Any, get_args
+from uuid import UUID
+
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from rest_framework import serializers
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cartrita.accounts.authentication import caller
+from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.views import ApiView
+from tasks_app import queries
+from tasks_app.plan import Criticism, PlanStatus, Relation, TaskKind, TaskStatus
+from tasks_app.plan_view import WaitsFor
+from tasks_app.run import ActKind, Delivery, RunStatus
+
+PAGE_PARAMETERS = [
+    OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
+    OpenApiParameter(
+        "limit",
+        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50},
+        description="Entries on a page.",
+    ),
+]
+PLAN_STATUSES = [one for one in get_args(PlanStatus) if one != "new"]
+TASK_STATUSES = list(get_args(TaskStatus))
+RUN_STATUSES = list(get_args(RunStatus))
+COSTS_HELP = "Micro-units by currency."
+
+
+class ActVerdict(serializers.Serializer[Any]):
+    """A decision; `reason` is what people are told where it did not permit the act."""
+
+    decision_id = serializers.UUIDField()
+    outcome = serializers.CharField()
+    rule = serializers.CharField(allow_blank=True)
+    permitted = serializers.BooleanField()
+    act = serializers.ChoiceField(choices=["plan", *get_args(ActKind)])
+    reason = serializers.CharField(allow_blank=True)
+
+
+class CheckEntry(serializers.Serializer[Any]):
+    """What a critic looked at; `detail` is empty until the plan's answer was given."""
+
+    name = serializers.CharField()
+    passed = serializers.BooleanField()
+    detail = serializers.CharField(allow_blank=True)
+
+
+class EdgeEntry(serializers.Serializer[Any]):
+    """A task that comes first, and on what terms; `weight` is in hundredths."""
+
+    task_id = serializers.UUIDField()
+    relation = serializers.ChoiceField(choices=get_args(Relation))
+    weight = serializers.IntegerField()
+
+
+class PlanTask(serializers.Serializer[Any]):
+    """A task; `blocked_by` are the open tasks that it waits for, `depends_on` all that it comes after."""
+
+    id = serializers.UUIDField()
+    parent_id = serializers.UUIDField(allow_null=True)
+    kind = serializers.ChoiceField(choices=get_args(TaskKind))
+    intent = serializers.CharField(allow_blank=True)
+    agent = serializers.CharField()
+    tool = serializers.CharField(allow_blank=True, help_text="The tool that the task is one call of.")
+    priority = serializers.IntegerField(min_value=1, max_value=10)
+    status = serializers.ChoiceField(choices=TASK_STATUSES)
+    waits_for = serializers.ChoiceField(choices=get_args(WaitsFor))
+    blocked_by = serializers.ListField(child=serializers.UUIDField())
+    depends_on = EdgeEntry(many=True)
+    run_id = serializers.UUIDField(allow_null=True, help_text="Its last attempt.")
+    attempts = serializers.IntegerField()
+    next_try_at = serializers.DateTimeField(allow_null=True)
+    estimated_tokens = serializers.IntegerField()
+    budget_tokens = serializers.IntegerField()
+    actual_tokens = serializers.IntegerField()
+    costs = serializers.DictField(child=serializers.IntegerField(), help_text=COSTS_HELP)
+    verdict = ActVerdict(allow_null=True, help_text="The newest decision of its last attempt.")
+    approval_id = serializers.UUIDField(allow_null=True, help_text="The approval that it waits for.")
+    criticism = serializers.ChoiceField(choices=get_args(Criticism), allow_null=True)
+    checks = CheckEntry(many=True)
+    code = serializers.CharField(allow_blank=True, help_text="Why it failed, is tried again or was left out.")
+    error = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    started_at = serializers.DateTimeField(allow_null=True)
+    ended_at = serializers.DateTimeField(allow_null=True)
+    parts = serializers.SerializerMethodField(help_text="The tasks that it consists of.")
+
+    @extend_schema_field({"type": "array", "items": {"$ref": "#/components/schemas/PlanTask"}})
+    def get_parts(self, task: Any) -> Any:
+        """Describe the parts: tasks as this one."""
+        return task["parts"]
+
+
+class PlanEntry(serializers.Serializer[Any]):
+    """A plan without its tasks; goals, which nobody works on, are not counted."""
+
+    id = serializers.UUIDField()
+    session_id = serializers.UUIDField()
+    message_id = serializers.UUIDField()
+    status = serializers.ChoiceField(choices=PLAN_STATUSES)
+    goal = serializers.CharField(allow_blank=True)
+    planner = serializers.CharField()
+    version = serializers.IntegerField()
+    task_count = serializers.IntegerField()
+    agents = serializers.ListField(child=serializers.CharField())
+    estimated_tokens = serializers.IntegerField()
+    actual_tokens = serializers.IntegerField()
+    costs = serializers.DictField(child=serializers.IntegerField(), help_text=COSTS_HELP)
+    refusal = serializers.CharField(allow_null=True)
+    created_at = serializers.DateTimeField()
+    ended_at = serializers.DateTimeField(allow_null=True)
+
+
+class PlanSummary(PlanEntry):
+    """A plan as a list shows it."""
+
+    tasks_by_status = serializers.DictField(child=serializers.IntegerField())
+
+
+class PlanDetail(PlanEntry):
+    """A plan with its tasks as a tree: the root, with its parts in it."""
+
+    ended_count = serializers.IntegerField()
+    budget_tokens = serializers.IntegerField()
+    verdict = ActVerdict(allow_null=True, help_text="The newest decision on the plan as a whole.")
+    approval_id = serializers.UUIDField(allow_null=True, help_text="The approval that it waits for.")
+    retry_after = serializers.DateTimeField(allow_null=True)
+    criticism = serializers.ChoiceField(choices=get_args(Criticism), allow_null=True)
+    checks = CheckEntry(many=True)
+    revisions = serializers.IntegerField()
+    accepted_at = serializers.DateTimeField(allow_null=True)
+    tasks = PlanTask(many=True)
+
+
+class PlanPage(serializers.Serializer[Any]):
+    """Plans, newest first."""
+
+    items = PlanSummary(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class RunEntry(serializers.Serializer[Any]):
+    """An attempt at a task. Money is in micro-units of `currency`."""
+
+    id = serializers.UUIDField()
+    plan_id = serializers.UUIDField()
+    task_id = serializers.UUIDField()
+    session_id = serializers.UUIDField()
+    attempt = serializers.IntegerField()
+    agent = serializers.CharField()
+    status = serializers.ChoiceField(choices=RUN_STATUSES)
+    code = serializers.CharField(allow_blank=True)
+    model = serializers.CharField(allow_blank=True)
+    prompt_tokens = serializers.IntegerField()
+    completion_tokens = serializers.IntegerField()
+    cost_micros = serializers.IntegerField()
+    currency = serializers.CharField(allow_blank=True)
+    created_at = serializers.DateTimeField()
+    finished_at = serializers.DateTimeField(allow_null=True)
+
+
+class RunSummary(RunEntry):
+    """An attempt as a list shows it."""
+
+    steps = serializers.IntegerField()
+
+
+class RunPage(serializers.Serializer[Any]):
+    """Attempts, oldest first."""
+
+    items = RunSummary(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class ActEntry(serializers.Serializer[Any]):
+    """A decision on the act of a step, and how the act ended; `ended` is empty while it has not."""
+
+    step = serializers.IntegerField()
+    attempt = serializers.IntegerField()
+    act = serializers.ChoiceField(choices=get_args(ActKind))
+    subject = serializers.CharField(allow_blank=True, help_text="The model or tool.")
+    decision_id = serializers.UUIDField()
+    outcome = serializers.CharField()
+    rule = serializers.CharField(allow_blank=True)
+    permitted = serializers.BooleanField()
+    reason = serializers.CharField(allow_blank=True)
+    approval_id = serializers.UUIDField(allow_null=True)
+    retry_after = serializers.DateTimeField(allow_null=True)
+    delivery = serializers.ChoiceField(choices=get_args(Delivery))
+    downshifted_from = serializers.CharField(allow_blank=True)
+    fell_back_from = serializers.CharField(allow_blank=True)
+    edited_by = serializers.CharField(allow_blank=True)
+    decided_at = serializers.DateTimeField()
+    ended = serializers.CharField(allow_blank=True)
+    code = serializers.CharField(allow_blank=True)
+    tokens = serializers.IntegerField(allow_null=True)
+    cost_micros = serializers.IntegerField(allow_null=True)
+    currency = serializers.CharField(allow_blank=True)
+    latency_ms = serializers.FloatField(allow_null=True, help_text="Of the act itself.")
+    ended_at = serializers.DateTimeField(allow_null=True)
+    content = serializers.DictField(
+        allow_null=True, help_text="What was sealed of its outcome; null until the plan's answer was given."
+    )
+
+
+class RunDetail(RunEntry):
+    """An attempt with its acts in order; `readable` tells whether content is given."""
+
+    loop_version = serializers.IntegerField()
+    supported = serializers.BooleanField(allow_null=True)
+    readable = serializers.BooleanField()
+    answer = serializers.CharField(allow_null=True)
+    citations = serializers.ListField(child=serializers.DictField(), allow_null=True)
+    acts = ActEntry(many=True)
+
+
+class PlanOne(ApiView):
+    """One plan."""
+
+    @extend_schema(operation_id="plans_get", responses=PlanDetail)
+    def get(self, request: Request, plan_id: UUID) -> Response:
+        """Return a plan with its tasks as a tree."""
+        return Response(asdict(queries.plan(plan_id, caller(request))))
+
+
+class SessionPlans(ApiView):
+    """The plans of a session."""
+
+    @extend_schema(operation_id="plans_list", parameters=PAGE_PARAMETERS, responses=PlanPage)
+    def get(self, request: Request, session_id: UUID) -> Response:
+        """List the plans of a session, newest first."""
+        cursor, limit = page_parameters(request)
+        page = queries.plans_of(session_id, caller(request), cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+
+class PlanRuns(ApiView):
+    """The attempts at a plan's tasks."""
+
+    @extend_schema(operation_id="runs_list", parameters=PAGE_PARAMETERS, responses=RunPage)
+    def get(self, request: Request, plan_id: UUID) -> Response:
+        """List the attempts at a plan's tasks, oldest first."""
+        cursor, limit = page_parameters(request)
+        page = queries.runs_of(plan_id, caller(request), cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+
+class RunOne(ApiView):
+    """One attempt."""
+
+    @extend_schema(operation_id="runs_get", responses=RunDetail)
+    def get(self, request: Request, run_id: UUID) -> Response:
+        """Return an attempt with its acts in order."""
+        return Response(asdict(queries.run(run_id, caller(request))))
