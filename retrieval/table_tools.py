@@ -1,4 +1,4 @@
-"""The tool of agents that answers SQL over uploaded tables."""
+"""The tools of agents over uploaded tables: what they hold, and SQL over them."""
 
 from typing import Annotated
 from uuid import UUID
@@ -97,4 +97,83 @@ async def query_table(arguments: QueryTable, call: ToolCall) -> QueriedTables:
             QueriedTable(name=table.name, document_id=table.document_id, title=table.title)
             for table in answer.tables
         ],
+    )
+
+
+class DescribeTables(Parameters):
+    """Parameters of `describe_tables`."""
+
+    documents: list[UUID] = Field(
+        default=[], max_length=50, description="Only these documents are described; all tables without it."
+    )
+
+
+class DescribedColumn(Parameters):
+    """A column; `type` is SQL's. `values` are all its values where it is text with few and short ones, else
+    none; `minimum` and `maximum` those of numbers, dates and times, null where it is empty.
+    """
+
+    name: str
+    type: str
+    values: list[str]
+    minimum: str | None
+    maximum: str | None
+
+
+class DescribedTable(QueriedTable):
+    """A table; `rows` counts them, null where it was not looked at. `truncated`: not all columns are told.
+
+    `error` says why it cannot be read, and is empty for all others.
+    """
+
+    rows: int | None
+    columns: list[DescribedColumn]
+    truncated: bool
+    error: str
+
+
+class DescribedTables(Parameters):
+    """Result of `describe_tables`, oldest first; `truncated` says that something is left out."""
+
+    tables: list[DescribedTable]
+    truncated: bool
+
+
+@tool(
+    "describe_tables",
+    description=(
+        "Tell which tables (CSV, Parquet) were uploaded to the workspace and this session: the name that SQL"
+        " calls each by, its rows and columns, their types, smallest and largest values, and the values of"
+        " text columns that have few."
+    ),
+    category="data",
+    safety="safe",
+    idempotent=True,
+    # It reads documents, so whatever rules say of reading documents holds for it.
+    decided_as="retrieval",
+    timeout_seconds=tables.QUERY_SECONDS + tables.WAIT_SECONDS + 15,
+    result_limit_bytes=2 * tables.ROOM,
+)
+async def describe_tables(arguments: DescribeTables, call: ToolCall) -> DescribedTables:
+    """Describe the tables that the call may read. Raises what `tables.describe_tables` raises."""
+    described = await tables.describe_tables(
+        workspace_id=call.workspace_id,
+        session_id=call.session_id,
+        document_ids=arguments.documents,
+        may_read=call.may_read,
+    )
+    return DescribedTables(
+        tables=[
+            DescribedTable(
+                name=one.table.name,
+                document_id=one.table.document_id,
+                title=one.table.title,
+                rows=one.rows,
+                columns=[DescribedColumn(**column) for column in one.columns],
+                truncated=one.truncated,
+                error=one.error,
+            )
+            for one in described
+        ],
+        truncated=any(one.truncated for one in described),
     )

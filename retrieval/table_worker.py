@@ -1,9 +1,11 @@
 """The limited process that answers SQL over tables.
 
-`python -m retrieval.table_worker CPU_SECONDS MEMORY_BYTES` takes two requests. {"known", "sql"} asks which of
-the known tables the statement reads: {"tables"}. {"tables": [{"name", "media_type", "bytes"}], "sql",
-"limit", "room"} comes with the bytes of these and asks for {"columns", "rows", "truncated"}. Instead of
-either comes {"code", "message"}. It loads nothing of Django.
+`python -m retrieval.table_worker CPU_SECONDS MEMORY_BYTES` takes three requests. {"known", "sql"} asks which
+of the known tables the statement reads: {"tables"}. {"tables": [{"name", "media_type", "bytes"}], "sql",
+"limit", "room"} comes with the bytes of these and asks for {"columns", "rows", "truncated"}. {"describe":
+[{"name", "media_type", "bytes"}], "room", "seconds"} asks for {"tables": [{"name", "rows", "columns",
+"truncated", "error"}]} and is the only request of its process. Instead of each comes {"code", "message"}. It
+loads nothing of Django.
 
 DuckDB's settings are the inner wall (no files, no extensions, nothing can be set), DuckDB's own parser the
 middle one (one SELECT over known tables, no function that tells of the system), the process the outer one.
@@ -13,6 +15,7 @@ import json
 import math
 import re
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,6 +29,10 @@ SAFE_INTEGER = 2**53 - 1  # beyond it JSON numbers lose digits
 LONGEST_CELL = 4000  # characters
 _LONGEST_MESSAGE = 500
 _TOLD_COLUMNS = 60
+MOST_VALUES = 30  # of a column, that are all told
+LONGEST_VALUE = 60  # characters
+# So many columns are described by one statement: wider ones take memory for all at once.
+_AT_ONCE = 50
 _PLAIN_SELECT = "write a plain SELECT (PIVOT needs its values: ON column IN (…))"
 
 # Functions that make rows of their arguments alone.
@@ -61,6 +68,10 @@ def main() -> None:
 
 def _answered(database: Connection, header: Mapping[str, Any], content: bytes) -> dict[str, Any]:
     try:
+        if "describe" in header:
+            return describe(
+                database, header["describe"], content, room=header["room"], seconds=header["seconds"]
+            )
         if "known" in header:
             return {"tables": tables_read(database, header["sql"], header["known"])}
         _load(database, header["tables"], content)
@@ -146,6 +157,101 @@ def run(database: Connection, sql: str, *, limit: int, room: int) -> dict[str, A
         "rows": rows,
         "truncated": truncated,
     }
+
+
+def describe(
+    database: Connection, tables: Sequence[Mapping[str, Any]], content: bytes, *, room: int, seconds: float
+) -> dict[str, Any]:
+    """Return what each table holds, as far as it fits `room` (bytes of JSON) and `seconds`.
+
+    A table that is left out for either has no columns, `truncated` and no count of rows; one that cannot be
+    read says so in `error`.
+    """
+    until = time.monotonic() + seconds
+    told: list[dict[str, Any]] = []
+    begin = 0
+    for number, table in enumerate(tables):
+        end = begin + table["bytes"]
+        description: dict[str, Any] = {
+            "name": table["name"], "rows": None, "columns": [], "truncated": True, "error": "",
+        }  # fmt: skip
+        told.append(description)
+        if number == 0 or time.monotonic() < until:
+            try:
+                load(database, table["name"], content[begin:end], table["media_type"])
+            except ParseError as error:
+                description |= {"error": error.message, "truncated": False}
+            else:
+                rows, columns, whole = _described(database, table["name"], room=room, until=until)
+                description |= {"rows": rows, "columns": columns, "truncated": not whole}
+                room -= len(json.dumps(columns))
+                database.execute(f"DROP TABLE {quoted(table['name'])}")
+        begin = end
+    return {"tables": told}
+
+
+def _described(
+    database: Connection, table: str, *, room: int, until: float
+) -> tuple[int, list[dict[str, Any]], bool]:
+    """Return how many rows a table has, its columns as far as room and time allow, and if these are all."""
+    named = [(str(one[0]), str(one[1])) for one in database.execute(f"DESCRIBE {quoted(table)}").fetchall()]
+    ((rows,),) = database.execute(f"SELECT count(*) FROM {quoted(table)}").fetchall()  # noqa: S608 # quoted
+    columns: list[dict[str, Any]] = []
+    for begin in range(0, len(named), _AT_ONCE):
+        if begin and time.monotonic() >= until:
+            return rows, columns, False
+        for column in _columns_described(database, table, named[begin : begin + _AT_ONCE]):
+            room -= len(json.dumps(column)) + 2
+            if room < 0:
+                return rows, columns, False
+            columns.append(column)
+    return rows, columns, True
+
+
+def _columns_described(
+    database: Connection, table: str, named: Sequence[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    asked = []
+    for name, sql_type in named:
+        column = quoted(name)
+        if _has_order(sql_type):
+            asked += [f"CAST(min({column}) AS VARCHAR)", f"CAST(max({column}) AS VARCHAR)"]
+        elif _has_values(sql_type):
+            asked += [f"approx_count_distinct({column})", f"max(length(CAST({column} AS VARCHAR)))"]
+        else:
+            asked += ["NULL", "NULL"]
+    answered = iter(database.execute(f"SELECT {', '.join(asked)} FROM {quoted(table)}").fetchall()[0])  # noqa: S608 # quoted
+    for (name, sql_type), first, second in zip(named, answered, answered, strict=True):
+        values: list[str] = []
+        # The count is about right, so more than twice as many are not looked at.
+        if _has_values(sql_type) and 0 < (first or 0) <= 2 * MOST_VALUES and (second or 0) <= LONGEST_VALUE:
+            values = _few_values(database, table, name)
+        ordered = _has_order(sql_type)
+        yield {
+            "name": _readable(name),
+            "type": sql_type[:LONGEST_VALUE],
+            "values": [_readable(value) for value in values],
+            "minimum": _readable(first[:LONGEST_VALUE]) if ordered and first is not None else None,
+            "maximum": _readable(second[:LONGEST_VALUE]) if ordered and second is not None else None,
+        }
+
+
+def _few_values(database: Connection, table: str, name: str) -> list[str]:
+    """Return the values of a column in order, or none if they are many."""
+    column = quoted(name)
+    found = database.execute(
+        f"SELECT DISTINCT CAST({column} AS VARCHAR) AS v FROM {quoted(table)} WHERE {column} IS NOT NULL"  # noqa: S608 # quoted
+        f" ORDER BY v LIMIT {MOST_VALUES + 1}"
+    ).fetchall()
+    return [str(value) for (value,) in found] if len(found) <= MOST_VALUES else []
+
+
+def _has_order(sql_type: str) -> bool:
+    return sql_type in _NUMBERS or (sql_type.startswith(("DATE", "TIME", "DECIMAL")) and "[" not in sql_type)
+
+
+def _has_values(sql_type: str) -> bool:
+    return sql_type == "VARCHAR" or (sql_type.startswith("ENUM") and "[" not in sql_type)
 
 
 def _load(database: Connection, tables: Sequence[Mapping[str, Any]], content: bytes) -> None:
@@ -290,6 +396,7 @@ def _readable(text: str) -> str:
 
 
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
+_NUMBERS = frozenset({"FLOAT", "DOUBLE", *_INTEGERS, *(f"U{one}" for one in _INTEGERS)})
 _AS_THEY_ARE = frozenset({"BOOLEAN", "DOUBLE", *_INTEGERS, *(f"U{one}" for one in _INTEGERS)})
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ QUERY_SECONDS = 20.0  # with loading the tables
 MEMORY_BYTES = 1536 * 1024 * 1024  # address space of the process
 MOST_BYTES = 128 * 1024 * 1024  # of all files that one query reads
 MOST_TABLES = 500  # in a scope
+MOST_DESCRIBED = 50  # tables at once
+DESCRIBE_SECONDS = 8.0  # after them no further table is begun
 ROOM = 200 * 1024  # bytes of JSON that the rows may have
 MOST_AT_ONCE = 2
 WAIT_SECONDS = 20.0
@@ -84,6 +86,12 @@ class NotATable(BadInput):
     code: ClassVar[str] = "document_not_a_table"
 
 
+class NoTables(BadInput):
+    """There is no table that the call may read."""
+
+    code: ClassVar[str] = "table_unknown"
+
+
 class TablesTooLarge(BadInput):
     """The files that a query reads are too large together."""
 
@@ -107,6 +115,20 @@ class Answer:
     rows: Sequence[Sequence[Any]]
     truncated: bool
     tables: Sequence[Table]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """What a table holds: `columns` as the worker tells them, how many rows, why it cannot be read.
+
+    `truncated`: it has further columns, or was not looked at; then `rows` is None.
+    """
+
+    table: Table
+    rows: int | None
+    columns: Sequence[Mapping[str, Any]]
+    truncated: bool
+    error: str
 
 
 def tables_in_scope(
@@ -157,6 +179,35 @@ async def query_tables(
     )
 
 
+async def describe_tables(
+    *,
+    workspace_id: UUID,
+    session_id: UUID | None = None,
+    document_ids: Sequence[UUID] | None = None,
+    may_read: Callable[[Collection[str]], bool] = lambda _labels: True,
+) -> list[Described]:
+    """Return what the tables in scope hold, oldest first; cancelling the task ends the process.
+
+    Where not all can be looked at, the newest are. Raises NoTables, QueryFailed, QueryLate, QueryBroken,
+    QueriesBusy, and what `tables_in_scope` raises; TablesTooLarge if even one is.
+    """
+    found = await in_database_thread(_found, workspace_id, session_id, document_ids, may_read)
+    if not found:
+        raise NoTables("No tables are here: attach a CSV or Parquet file.", field="documents")
+    chosen = _newest(found)
+    contents = await in_database_thread(_contents, [row for _table, row in chosen])
+    tables = [
+        {"name": table.name, "media_type": row.media_type, "bytes": len(content)}
+        for (table, row), content in zip(chosen, contents, strict=True)
+    ]
+    async with _QueryProcess() as process:
+        header = {"describe": tables, "room": ROOM, "seconds": DESCRIBE_SECONDS}
+        answered = await process.ask(header, b"".join(contents), seconds=QUERY_SECONDS)
+    told = {one.pop("name"): one for one in answered["tables"]}
+    untold = {"rows": None, "columns": [], "truncated": True, "error": ""}
+    return [Described(table=table, **told.get(table.name, untold)) for table, _row in found[-MOST_DESCRIBED:]]
+
+
 def name_of(title: str) -> str:
     """Return what SQL can call a table of that title: a to z, digits, underscores, and no reserved word."""
     stem = re.sub(r"\.(csv|tsv|tab|txt|parquet|pq)$", "", title.strip(), flags=re.IGNORECASE)
@@ -192,6 +243,18 @@ def _found(
         if document_id not in named:
             raise _why_not(rows.filter(id=document_id).first(), document_id, may_read)
     return [named[document_id] for document_id in dict.fromkeys(document_ids)]
+
+
+def _newest(found: Sequence[tuple[Table, models.Document]]) -> list[tuple[Table, models.Document]]:
+    """Return the newest tables whose files may be read together, the newest first."""
+    chosen: list[tuple[Table, models.Document]] = []
+    total = 0
+    for table, row in reversed(found[-MOST_DESCRIBED:]):
+        total += row.size
+        if chosen and total > MOST_BYTES:
+            break
+        chosen.append((table, row))
+    return chosen
 
 
 def _why_not(

@@ -9,7 +9,7 @@ from cartrita.eventstore import Append, in_database_thread, new_id
 from cartrita.tools.registry import Parameters, ToolCall, tool
 from retrieval import (
     queries,
-    table_tools,  # noqa: F401 # registers query_table
+    table_tools,  # noqa: F401 # registers query_table and describe_tables
 )
 from retrieval.document import DocumentNotFound
 from retrieval.questions import MAX_QUERY
