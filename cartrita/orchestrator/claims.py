@@ -1,32 +1,90 @@
 """Claims: which process works on a session's turns.
 
-A claim is an advisory lock held by one PostgreSQL session of the process, so it falls the moment that
-process or its connection dies, and another process can go on. Nothing is corrupted where two processes
-believe that they hold a claim: every record names the version it expects, and the slower one is told that the
-stream moved.
+A claim is a row with its owner and a fencing token, renewed by heartbeats. The owner holds an advisory lock
+for as long as its connection lives: with it falls every claim of a process that died, at once. A process that
+hangs keeps its lock; its claims fall when their last heartbeat is too long ago, by the database's clock. When
+such a process goes on, its tokens no longer stand in the rows: `still_held` tells it before an act, and
+`lost` with the next heartbeat.
+
+Nothing is corrupted where two processes believe that they hold a claim: every record names the version it
+expects, and the slower one is told that the stream moved.
 """
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from datetime import timedelta
 from types import TracebackType
-from typing import Self
-from uuid import UUID
+from typing import Any, LiteralString, Self
+from uuid import UUID, uuid4
 
 import psycopg
-from django.db import connections
+
+from cartrita.eventstore.aio import connect
 
 logger = logging.getLogger(__name__)
 
-# First key of the two-key advisory lock; the second is 32 bits of the session id.
-_LOCK_CLASS = 0x63617274
+EXPIRY_SECONDS = 6.0
+
+# The owner's lock can be shared only when its owner is dead. A shared try, because several processes may find
+# out at the same moment, and it is let go with the statement.
+_MAY_BE_TAKEN: LiteralString = """(
+    held.owner = %(owner)s
+    or held.renewed_at < clock_timestamp() - %(expiry)s
+    or pg_try_advisory_xact_lock_shared(hashtextextended(held.owner::text, 0))
+)"""
+
+# Asks before it inserts: a conflict would write to the row of a living owner, however it ends.
+_TAKE: LiteralString = f"""
+    insert into orchestrator_claim as held (session_id, owner, token, renewed_at)
+    select %(session_id)s, %(owner)s, nextval('orchestrator_claim_token'), clock_timestamp()
+    where not exists (
+        select from orchestrator_claim as held where held.session_id = %(session_id)s and not {_MAY_BE_TAKEN})
+    on conflict (session_id) do update
+    set owner = excluded.owner, token = nextval('orchestrator_claim_token'), renewed_at = clock_timestamp()
+    where {_MAY_BE_TAKEN}
+    returning token
+"""  # noqa: S608 - a constant condition
+
+_RENEW: LiteralString = """
+    update orchestrator_claim set renewed_at = clock_timestamp()
+    where session_id = any(%(session_ids)s) and owner = %(owner)s
+    returning session_id, token
+"""
+
+_LOOK: LiteralString = """
+    select renewed_at > clock_timestamp() - %(expiry)s / 2 from orchestrator_claim
+    where session_id = %(session_id)s and token = %(token)s
+"""
+
+_RELEASE: LiteralString = (
+    "delete from orchestrator_claim where session_id = %(session_id)s and token = %(token)s"
+)
+
+# What dead processes left and nobody took, because their work was done.
+_TIDY: LiteralString = """
+    delete from orchestrator_claim where session_id in (
+        select session_id from orchestrator_claim where renewed_at < clock_timestamp() - interval '1 hour'
+        for update skip locked)
+"""
 
 
 class Claims:
-    """The claims of this process. `lost` is set when the connection that held them is gone."""
+    """The claims of this process.
 
-    def __init__(self) -> None:
-        self._connection: psycopg.AsyncConnection[tuple[bool]] | None = None
-        self._held: set[UUID] = set()
+    They last for `expiry_seconds` from a heartbeat, which is a call of `lost`.
+    """
+
+    def __init__(self, *, expiry_seconds: float = EXPIRY_SECONDS) -> None:
+        self._expiry = timedelta(seconds=expiry_seconds)
+        # Two answers that do not come, one behind the other, and a heartbeat's time fit into the expiry.
+        self._patience_seconds = expiry_seconds / 3
+        self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
+        # Another one for each connection: what hung on a lost one is not this one's.
+        self._owner = uuid4()
+        self._tokens: dict[UUID, int] = {}
+        # Lost, and not told yet.
+        self._lost: set[UUID] = set()
         self._lock = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -39,10 +97,13 @@ class Claims:
 
     async def close(self) -> None:
         """Give up every claim."""
-        connection, self._connection = self._connection, None
-        self._held.clear()
-        if connection is not None:
-            await connection.close()
+        async with self._lock:
+            connection, self._connection = self._connection, None
+            self._tokens.clear()
+            self._lost.clear()
+            if connection is not None:
+                # The owner's lock goes with it, and so all rows are free.
+                await connection.close()
 
     async def take(self, session_id: UUID) -> bool:
         """Return whether this process now holds the session's claim; False where another process does.
@@ -50,54 +111,131 @@ class Claims:
         Raises psycopg.OperationalError while the database does not answer.
         """
         async with self._lock:
-            if session_id in self._held:
-                return True
-            connection = await self._connected()
-            cursor = await connection.execute(
-                "SELECT pg_try_advisory_lock(%s, %s)", (_LOCK_CLASS, _lock_key(session_id))
-            )
-            row = await cursor.fetchone()
-            if row is None or not row[0]:
+            if session_id in self._tokens:
+                return await self._stands(session_id)
+            rows = await self._ask(_TAKE, {"session_id": session_id, "expiry": self._expiry})
+            if not rows:
                 return False
-            self._held.add(session_id)
+            self._tokens[session_id] = rows[0][0]
+            self._lost.discard(session_id)
             return True
 
     async def release(self, session_id: UUID) -> None:
         """Let another process take the session."""
         async with self._lock:
-            if session_id not in self._held:
-                return
-            self._held.discard(session_id)
-            if self._connection is None or self._connection.closed:
-                return
-            await self._connection.execute(
-                "SELECT pg_advisory_unlock(%s, %s)", (_LOCK_CLASS, _lock_key(session_id))
-            )
+            self._lost.discard(session_id)
+            token = self._tokens.pop(session_id, None)
+            if token is not None:
+                await self._ask(_RELEASE, {"session_id": session_id, "token": token})
+
+    async def still_held(self, session_id: UUID) -> bool:
+        """Return whether the session is still this process's; for the moment before an act with effects.
+
+        True also means that the claim outlasts half its expiry from now without a heartbeat.
+        """
+        async with self._lock:
+            try:
+                return await self._stands(session_id)
+            except psycopg.OperationalError:
+                return False
+
+    async def lost(self) -> set[UUID]:
+        """Renew all claims, and return the sessions whose claims were lost since the last call."""
+        # Without a connection nothing is held; who makes one at this moment may take long.
+        if self._connection is not None:
+            async with self._lock:
+                try:
+                    await self._renew()
+                except psycopg.OperationalError as error:
+                    logger.warning("Claims cannot be renewed: %s", error)
+        lost, self._lost = self._lost, set()
+        return lost
 
     async def verify(self) -> bool:
-        """Return whether the claims still stand; False after the connection that held them was lost."""
-        async with self._lock:
-            if self._connection is None:
-                return not self._held
-            try:
-                await self._connection.execute("SELECT 1")
-            except psycopg.OperationalError:
-                logger.warning("The connection that held %d claims is lost.", len(self._held))
-                await self._connection.close()
-                self._connection = None
-                self._held.clear()
-                return False
-            return True
+        """Renew all claims, and return whether they all still stand."""
+        return not await self.lost()
 
-    async def _connected(self) -> psycopg.AsyncConnection[tuple[bool]]:
+    async def _stands(self, session_id: UUID) -> bool:
+        token = self._tokens.get(session_id)
+        if token is None:
+            return False
+        rows = await self._ask(_LOOK, {"session_id": session_id, "token": token, "expiry": self._expiry})
+        if not rows:
+            self._lose(session_id)
+        elif not rows[0][0]:
+            # It may be taken soon, unless it was a moment ago.
+            await self._renew()
+        return session_id in self._tokens
+
+    async def _renew(self) -> None:
         if self._connection is None or self._connection.closed:
-            self._held.clear()
-            parameters = connections["default"].get_connection_params()
-            parameters.pop("cursor_factory", None)
-            parameters.pop("context", None)
-            self._connection = await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
+            self._give_up()
+            return
+        # Also where nothing is held: a broken connection shall be found before the next claim needs it.
+        renewed = dict(await self._ask(_RENEW, {"session_ids": list(self._tokens)}))
+        for session_id, token in list(self._tokens.items()):
+            if renewed.get(session_id) != token:
+                self._lose(session_id)
+
+    def _lose(self, session_id: UUID) -> None:
+        if self._tokens.pop(session_id, None) is not None:
+            logger.warning("Another process has taken over session %s.", session_id)
+            self._lost.add(session_id)
+
+    async def _ask(self, statement: LiteralString, parameters: Mapping[str, Any]) -> list[tuple[Any, ...]]:
+        """Return a statement's rows.
+
+        Where no answer comes in time the connection is given up, and all claims with it. Raises
+        psycopg.OperationalError.
+        """
+        connection = await self._connected()
+        # A caller that is cancelled leaves it to its end: to cancel a statement takes longer than to run it.
+        asked = asyncio.ensure_future(_fetch(connection, statement, {**parameters, "owner": self._owner}))
+        try:
+            async with asyncio.timeout(self._patience_seconds):
+                return await asyncio.shield(asked)
+        except TimeoutError:
+            asked.add_done_callback(lambda _: connection.pgconn.finish())
+            asked.cancel()
+            self._give_up()
+            raise psycopg.OperationalError(
+                f"the database did not answer within {self._patience_seconds:.1f} s"
+            ) from None
+        except psycopg.OperationalError:
+            if connection.closed:
+                self._give_up()
+            raise
+
+    async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
+        if self._connection is None or self._connection.closed:
+            self._give_up()
+            connection = await connect("cartrita claims")
+            try:
+                # A crash of the database may undo a claim, but ends the connection that it hung on, too.
+                await connection.execute("set synchronous_commit = off")
+                await connection.execute(
+                    "select pg_advisory_lock(hashtextextended(%s::text, 0))", [str(self._owner)]
+                )
+                await connection.execute(_TIDY)
+            except BaseException:
+                await connection.close()
+                raise
+            self._connection = connection
         return self._connection
 
+    def _give_up(self) -> None:
+        if self._tokens:
+            logger.warning("The connection that held %d claims is lost.", len(self._tokens))
+        self._lost.update(self._tokens)
+        self._tokens.clear()
+        self._connection = None
+        self._owner = uuid4()
 
-def _lock_key(session_id: UUID) -> int:
-    return int.from_bytes(session_id.bytes[-4:], "big", signed=True)
+
+async def _fetch(
+    connection: psycopg.AsyncConnection[tuple[Any, ...]],
+    statement: LiteralString,
+    parameters: Mapping[str, Any],
+) -> list[tuple[Any, ...]]:
+    cursor = await connection.execute(statement, parameters)
+    return await cursor.fetchall() if cursor.description else []

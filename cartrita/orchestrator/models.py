@@ -1,0 +1,20 @@
+"""Which process works on which session: operational rows, not a read model."""
+
+from django.db import models
+
+
+class Claim(models.Model):
+    """A session that a process works on. Without a row nobody does.
+
+    `token` is another one at each take, so that a process whose claim was taken over can tell.
+    """
+
+    session_id = models.UUIDField(primary_key=True)
+    owner = models.UUIDField()
+    token = models.BigIntegerField()
+    renewed_at = models.DateTimeField()
+
+    class Meta:
+        """Found by session alone."""
+
+        db_table = "orchestrator_claim"
