@@ -120,8 +120,8 @@ class Orchestrator:
     async def _watch_claims(self) -> None:
         while True:
             await asyncio.sleep(HEARTBEAT_SECONDS)
-            if not await self._claims.verify():
-                for worker in self._workers.values():
+            for session_id in await self._claims.lost():
+                if (worker := self._workers.get(session_id)) is not None:
                     worker.cancel()
 
     def _serves(self, session_id: UUID | None) -> bool:
