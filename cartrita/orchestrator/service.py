@@ -2,16 +2,18 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import ClassVar
 from uuid import UUID
 
 import psycopg
+from django.conf import settings
 from django.db import DatabaseError, InterfaceError
 
 from cartrita import telemetry
-from cartrita.errors import Conflict
+from cartrita.errors import BadInput, Conflict
 from cartrita.eventstore import (
     Erased,
     Sequencer,
@@ -44,6 +46,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
+ALL_SERVICES = ("sequencer", "projector", "ingest", "orchestrator")
 # So often is a message tried by one process before its turn ends as failed.
 TRIES = 5
 # What ends the waiting of an act for people.
@@ -219,25 +222,47 @@ class Orchestrator:
             self._stops.pop((session_id, message_id), None)
 
 
+class UnknownService(BadInput):
+    """A part is named that there is not."""
+
+    code: ClassVar[str] = "unknown_service"
+
+
+def check_services(names: Collection[str], *, field: str) -> None:
+    """Raise UnknownService, about that option or variable, unless every name is in ALL_SERVICES."""
+    for name in names:
+        if name not in ALL_SERVICES:
+            raise UnknownService(
+                f"{field} names {name!r}. The services are {', '.join(ALL_SERVICES)}, parted by commas.",
+                field=field,
+            )
+
+
 class Services:
     """What a server process runs beside its requests. Each part is started again when it fails.
 
-    With `only_session` the orchestrator answers nothing but that session.
+    `parts` are names from ALL_SERVICES; what this process leaves out, another one has to run. With
+    `only_session` the orchestrator answers nothing but that session.
     """
 
-    def __init__(self, *, only_session: UUID | None = None) -> None:
+    def __init__(self, *, parts: Collection[str] = ALL_SERVICES, only_session: UUID | None = None) -> None:
+        self._parts = parts
         self._only_session = only_session
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
-        """Start the sequencer, the projector, ingestion and the orchestrator in the running loop."""
+        """Start the parts in the running loop."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "sequencer": lambda: Sequencer().run(),
             "projector": run_projector,
             "ingest": run_ingest,
             "orchestrator": lambda: Orchestrator(only_session=self._only_session).run(),
         }
-        self._tasks = [asyncio.create_task(_keep(name, part), name=name) for name, part in parts.items()]
+        self._tasks = [
+            asyncio.create_task(_keep(name, part), name=name)
+            for name, part in parts.items()
+            if name in self._parts
+        ]
 
     async def stop(self) -> None:
         """Stop all parts and close this loop's connections. What was under way is gone on with later."""
@@ -247,7 +272,9 @@ class Services:
         await close_async()
 
 
-_services = Services()
+# Looked at as soon as a server loads this: a mistake in it shall stop the start, not the first answer.
+check_services(settings.SERVICES, field="CARTRITA_SERVICES")
+_services = Services(parts=settings.SERVICES)
 
 
 async def start_services() -> None:
