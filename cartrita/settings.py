@@ -295,4 +295,7 @@ STARTER_POLICY = BASE_DIR / "governance" / "policies" / "starter.yaml"
 POLICY_FILE = env.str("CARTRITA_POLICY_FILE", default=str(STARTER_POLICY))
 SCRIPTED_MODEL = env.str("CARTRITA_SCRIPTED_MODEL", default="")
 # What a web process runs beside its requests; "" for nothing, where `manage.py run_orchestrator` does it all.
-SERVICES = env.list("CARTRITA_SERVICES", default=["sequencer", "projector", "ingest", "orchestrator"])
+SERVICES = [
+    name.strip()
+    for name in env.list("CARTRITA_SERVICES", default=["sequencer", "projector", "ingest", "orchestrator"])
+]
