@@ -17,7 +17,7 @@ from cartrita.accounts.commands import create_workspace, ensure_user
 from cartrita.eventstore import aload, close_async
 from cartrita.orchestrator.service import ALL_SERVICES, Services, UnknownService, check_services
 from sessions_app.session import ReplyPosted
-from tests.databases import CHECKOUT, Database
+from tests.databases import CHECKOUT, Database, point_django_at
 from tests.flows.conftest import Person, reply_to
 
 Start = Callable[..., "subprocess.Popen[str]"]
@@ -129,6 +129,16 @@ class TestRunOrchestrator:
             call_command("run_orchestrator", "--services", "sequencr,ingest")
         with pytest.raises(CommandError, match="at least one"):
             call_command("run_orchestrator", "--services", " , ")
+
+    def test_does_not_start_without_a_database(self, database: Database) -> None:
+        point_django_at(database.url.replace(database.name, "nowhere"))
+        with pytest.raises(CommandError, match=r'The database does not answer: .*"nowhere"'):
+            call_command("run_orchestrator")
+
+    def test_does_not_start_without_tables(self, database: Database) -> None:
+        point_django_at(database.superuser_url.replace(database.name, "postgres"))
+        with pytest.raises(CommandError, match=r"run `manage\.py migrate`"):
+            call_command("run_orchestrator")
 
 
 class TestServicesOfAServer:

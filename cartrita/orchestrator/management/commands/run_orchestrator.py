@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cartrita.eventstore import ahead
+from cartrita.eventstore.aio import connect
 from cartrita.orchestrator.service import ALL_SERVICES, Services, UnknownService, check_services
 
 
@@ -46,7 +46,8 @@ class Command(BaseCommand):
         services = Services(parts=parts)
         try:
             # Without a database the services would try again for ever: right later on, not at a start.
-            await ahead()
+            async with await connect("cartrita start") as connection:
+                await connection.execute("select from log limit 1")
             await services.start()
             self.stdout.write(f"Running: {', '.join(parts)}.")
             self.stdout.flush()
