@@ -24,6 +24,8 @@ LONGEST_EXPRESSION = 1000
 MOST_DIGITS = 1000
 _PRECISION = 34
 _MOST_PARTS = 300
+_LONG_PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459230781640628620899862803")
+_NOTHING = Decimal("1e-60")
 
 
 class NotCalculable(BadInput):
@@ -163,8 +165,30 @@ def _power(base: _Exact, exponent: _Exact) -> _Exact:
     return cast("Decimal", _decimal(base) ** _decimal(exponent))
 
 
-def _by_float(function: Callable[[float], float]) -> Callable[[_Exact], _Exact]:
-    return lambda value: Decimal(repr(function(float(value))))
+def _sine(value: _Exact) -> _Exact:
+    if abs(value) > 10**20:
+        raise NotCalculable("An angle is at most 1e20.", field="expression")
+    # The Taylor series of the angle within one turn, with digits to spare.
+    with localcontext(prec=80):
+        angle = _decimal(value) % (2 * _LONG_PI)
+        term = angle
+        found = Decimal(0)
+        place = 1
+        while abs(term) > _NOTHING:
+            found += term
+            term = -term * angle * angle / ((place + 1) * (place + 2))
+            place += 2
+        # pi has 34 digits, and half of it may be off by one in the last: sin(pi) and cos(pi / 2) are 0.
+        return found.quantize(Decimal("1e-32")) or Decimal(0)
+
+
+def _cosine(value: _Exact) -> _Exact:
+    with localcontext(prec=80):
+        return _sine(_LONG_PI / 2 - _decimal(value))
+
+
+def _tangent(value: _Exact) -> _Exact:
+    return _either(_divide)(_sine(value), _cosine(value))
 
 
 def _by_decimal(function: Callable[[Decimal], Decimal]) -> Callable[[_Exact], _Exact]:
@@ -283,7 +307,7 @@ _FUNCTIONS: Mapping[str, Callable[..., _Exact]] = {
     "cbrt": _cube_root,
     "ceil": math.ceil,
     "comb": _combinations,
-    "cos": _by_float(math.cos),
+    "cos": _cosine,
     "exp": _by_decimal(Decimal.exp),
     "factorial": _factorial,
     "floor": math.floor,
@@ -296,8 +320,8 @@ _FUNCTIONS: Mapping[str, Callable[..., _Exact]] = {
     "median": _of_some("median", _median),
     "min": min,
     "round": _round,
-    "sin": _by_float(math.sin),
+    "sin": _sine,
     "sqrt": _root,
     "sum": _of_some("sum", _sum),
-    "tan": _by_float(math.tan),
+    "tan": _tangent,
 }
