@@ -155,18 +155,18 @@ def _floor_divide(left: _Exact, right: _Exact) -> _Exact:
 
 
 def _power(base: _Exact, exponent: _Exact) -> _Exact:
-    if isinstance(exponent, int) and not isinstance(base, Decimal):
-        largest = max(abs(base.numerator), base.denominator)
+    if isinstance(exponent, int) and isinstance(base, int | Fraction):
+        largest: int = max(abs(base.numerator), base.denominator)
         digits = abs(exponent) * math.log10(largest) if largest > 1 else 0
         if digits <= MOST_DIGITS:
             return Fraction(base) ** exponent
         if isinstance(base, int):
             raise NotCalculable(f"A number has more than {MOST_DIGITS} digits.", field="expression")
-    return cast("Decimal", _decimal(base) ** _decimal(exponent))
+    return _decimal(base) ** _decimal(exponent)
 
 
 def _sine(value: _Exact) -> _Exact:
-    if abs(value) > 10**20:
+    if not -(10**20) <= value <= 10**20:
         raise NotCalculable("An angle is at most 1e20.", field="expression")
     # The Taylor series of the angle within one turn, with digits to spare.
     with localcontext(prec=80):
