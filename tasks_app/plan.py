@@ -246,6 +246,76 @@ class PlanCompleted(Event):
     tokens: int = Field(ge=0)
 
 
+class Amounts(BaseModel):
+    """What something comes to in one case of ten (`p10`), in half of them and in nine of ten, at most."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    p10: int = Field(ge=0)
+    p50: int = Field(ge=0)
+    p90: int = Field(ge=0)
+
+
+class Money(Amounts):
+    """Amounts in micro-units of `currency` (ISO 4217)."""
+
+    currency: str
+
+
+class Foreseen(BaseModel):
+    """An act that policy would hold up, or not let happen, if it were decided now.
+
+    `sure` is False where its arguments are not known yet, so that it may not come to it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    act: Literal["model_call", "tool_call", "retrieval"]
+    subject: str
+    outcome: Literal["escalate", "throttle", "deny"]
+    rule: str
+    sure: bool
+
+
+class BillLine(BaseModel):
+    """What one task is expected to use, all its attempts together.
+
+    It rests on `samples` tasks of the same agent and tool (empty: the agent's own work) that ended before,
+    and on what is known of this one: `prompt_tokens` that were counted, at most `output_tokens` for each
+    answer. Without samples it is an estimate from these alone. `model` is empty where none is foreseen.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    task_id: UUID
+    agent: str
+    tool: str = ""
+    model: str = ""
+    samples: int = Field(ge=0)
+    prompt_tokens: int = Field(ge=0)
+    output_tokens: int = Field(ge=0)
+    tokens: Amounts
+    cost: Money
+    foreseen: tuple[Foreseen, ...] = ()
+
+
+class PlanBilled(Event):
+    """What a plan is expected to use, reckoned before it begins: a line for each task, and their sums.
+
+    The sums are those of the lines as random quantities, not of their percentiles; money is summed for each
+    currency. `approvals`, `throttles` and `denials` count the acts of all lines that would come to that.
+    """
+
+    type_name: ClassVar[str] = "tasks_app.PlanBilled"
+
+    lines: tuple[BillLine, ...]
+    tokens: Amounts
+    costs: tuple[Money, ...]
+    approvals: int = Field(ge=0)
+    throttles: int = Field(ge=0)
+    denials: int = Field(ge=0)
+
+
 class PlanEnded(Conflict):
     """The plan has reached its end; ends are final."""
 
@@ -302,8 +372,8 @@ class Task:
 class Plan:
     """The state of a plan after its first `version` events.
 
-    `held_back` is what it waits for, or was refused after; `decision_id` let it begin. Tasks and edges are in
-    the order in which they were added.
+    `held_back` is what it waits for, or was refused after; `decision_id` let it begin. `bill` is the first
+    that was made, which is what people were told. Tasks and edges are in the order in which they were added.
     """
 
     version: int = 0
@@ -318,6 +388,7 @@ class Plan:
     edges: tuple[Edge, ...] = ()
     revisions: int = 0
     criticism: Criticism | None = None
+    bill: PlanBilled | None = None
 
     @property
     def ended(self) -> bool:
@@ -470,6 +541,8 @@ def _plan_after(plan: Plan, event: Event) -> Plan:
             return replace(plan, criticism=event.verdict)
         case PlanRevised():
             return replace(plan, revisions=plan.revisions + 1)
+        case PlanBilled() if plan.bill is None:
+            return replace(plan, bill=event)
         case PlanCompleted():
             return replace(plan, status=event.status)
         case _:

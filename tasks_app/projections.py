@@ -1,20 +1,23 @@
-"""The read models of plans, tasks, edges and runs, as functions of the log."""
+"""The read models of plans, tasks, edges, runs, bills, snapshots and tools, as functions of the log."""
 
 from collections.abc import Sequence
+from datetime import UTC
 from decimal import Decimal
 from typing import cast
 from uuid import UUID
 
 from django.db.models import F
 
-from cartrita.eventstore import RecordedEvent
+from cartrita.eventstore import RecordedEvent, derived_id, load
 from cartrita.eventstore.projections import following
-from tasks_app.models import PlanRow, RunRow, TaskEdgeRow, TaskRow
+from cartrita.tools.events import ToolFailed, ToolReturned
+from tasks_app.models import BillLineRow, PlanRow, RunRow, SnapshotRow, TaskEdgeRow, TaskRow, ToolDayRow
 from tasks_app.plan import (
     Edge,
     EdgeAdded,
     GrowthRefused,
     PlanAccepted,
+    PlanBilled,
     PlanCompleted,
     PlanCriticised,
     PlanHeldBack,
@@ -35,11 +38,12 @@ from tasks_app.plan import (
 )
 from tasks_app.relations import Graph
 from tasks_app.run import ActDecided, RunFinished, RunStarted
+from tasks_app.snapshots import Node, nodes, outline
 
-
-@following(
-    "plans",
+# Everything that the stream of a plan holds.
+_OF_A_PLAN = (
     PlanProposed,
+    PlanBilled,
     PlanHeldBack,
     PlanAccepted,
     PlanRefused,
@@ -55,8 +59,10 @@ from tasks_app.run import ActDecided, RunFinished, RunStarted
     PlanRevised,
     GrowthRefused,
     PlanCompleted,
-    tables=[PlanRow, TaskRow, TaskEdgeRow],
 )
+
+
+@following("plans", *_OF_A_PLAN, tables=[PlanRow, TaskRow, TaskEdgeRow])
 def project_plans(batch: Sequence[RecordedEvent]) -> None:
     """Keep `plans`, `tasks` and `task_edges` as the plans' streams tell them."""
     for recorded in batch:
@@ -116,6 +122,8 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
                 created_at=at,
             )
             _project_blocked(recorded.stream_id)
+        case PlanBilled() as event:
+            plan.filter(estimated_tokens_p90__isnull=True).update(**_bill(event))
         case PlanHeldBack():
             plan.update(status="waiting")
         case PlanAccepted():
@@ -169,6 +177,22 @@ def _project_plan_event(recorded: RecordedEvent) -> None:
         case PlanCompleted() as event:
             plan.update(status=event.status, actual_cost_tokens=event.tokens, completed_at=at)
     plan.update(version=recorded.version)
+
+
+def _bill(event: PlanBilled) -> dict[str, int | str | None]:
+    """Return a bill's sums as columns of its plan; nothing that costs money costs none of the usual one."""
+    money = event.costs[0] if len(event.costs) == 1 else None
+    nothing = None if event.costs else 0
+    return {
+        "estimated_tokens_p10": event.tokens.p10,
+        "estimated_tokens_p50": event.tokens.p50,
+        "estimated_tokens_p90": event.tokens.p90,
+        "estimated_micros_p10": money.p10 if money else nothing,
+        "estimated_micros_p50": money.p50 if money else nothing,
+        "estimated_micros_p90": money.p90 if money else nothing,
+        "estimated_currency": money.currency if money else None,
+        "billed_samples": min((line.samples for line in event.lines), default=0),
+    }
 
 
 def _project_blocked(plan_id: UUID) -> None:
@@ -239,6 +263,110 @@ def project_runs(batch: Sequence[RecordedEvent]) -> None:
                     error_code=event.code,
                     finished_at=recorded.recorded_at,
                 )
+
+
+@following("bills", PlanBilled, tables=[BillLineRow])
+def project_bills(batch: Sequence[RecordedEvent]) -> None:
+    """Keep `plan_bill_lines`: of several bills of a task the first."""
+    for recorded in batch:
+        event = cast(PlanBilled, recorded.event)
+        BillLineRow.objects.bulk_create(
+            [
+                BillLineRow(
+                    id=line.task_id,
+                    workspace_id=recorded.workspace_id,
+                    session_id=_session_of(recorded),
+                    plan_id=recorded.stream_id,
+                    agent=line.agent,
+                    tool=line.tool,
+                    model=line.model,
+                    samples=line.samples,
+                    prompt_tokens=line.prompt_tokens,
+                    output_tokens=line.output_tokens,
+                    tokens_p10=line.tokens.p10,
+                    tokens_p50=line.tokens.p50,
+                    tokens_p90=line.tokens.p90,
+                    micros_p10=line.cost.p10,
+                    micros_p50=line.cost.p50,
+                    micros_p90=line.cost.p90,
+                    currency=line.cost.currency,
+                    created_at=recorded.recorded_at,
+                )
+                for line in event.lines
+            ],
+            ignore_conflicts=True,
+        )
+
+
+@following("snapshots", *_OF_A_PLAN, tables=[SnapshotRow])
+def project_snapshots(batch: Sequence[RecordedEvent]) -> None:
+    """Keep `graph_snapshots`: a row for each node that a plan passes."""
+    streams: dict[UUID, list[RecordedEvent]] = {}
+    for recorded in batch:
+        streams.setdefault(recorded.stream_id, []).append(recorded)
+    rows = []
+    for plan_id, events in streams.items():
+        # What came before is read again, so that it does not matter where a batch begins.
+        seen = events[0].version - 1
+        before = load(plan_id, up_to_version=seen) if seen else []
+        rows += [_snapshot(node, events[0]) for node in nodes([*before, *events]) if node.seen_at > seen]
+    SnapshotRow.objects.bulk_create(rows)
+
+
+def _snapshot(node: Node, of_plan: RecordedEvent) -> SnapshotRow:
+    state = outline(node.plan)
+    return SnapshotRow(
+        id=derived_id(of_plan.stream_id, f"snapshot:{node.version}"),
+        workspace_id=of_plan.workspace_id,
+        session_id=_session_of(of_plan),
+        plan_id=of_plan.stream_id,
+        version=node.version,
+        node_name=node.name,
+        task_id=node.task_id,
+        agent_state=state.pop("agent_state"),
+        cost_summary=state.pop("cost_summary"),
+        snapshot_json=state,
+        performance_metrics=node.metrics,
+        created_at=node.at,
+    )
+
+
+@following("tool_capabilities", ToolReturned, ToolFailed, tables=[ToolDayRow])
+def project_tool_capabilities(batch: Sequence[RecordedEvent]) -> None:
+    """Keep `tool_capability_days`. A call that was refused before it began says nothing of the tool."""
+    for recorded in batch:
+        event = cast(ToolReturned | ToolFailed, recorded.event)
+        if event.definition_hash:
+            _count_call(event, recorded)
+
+
+def _count_call(event: ToolReturned | ToolFailed, recorded: RecordedEvent) -> None:
+    at = recorded.recorded_at
+    day = at.astimezone(UTC).date()
+    row, _ = ToolDayRow.objects.get_or_create(
+        id=derived_id(recorded.workspace_id, f"tool:{event.tool}:{event.definition_hash}:{day}"),
+        defaults={
+            "workspace_id": recorded.workspace_id,
+            "tool_name": event.tool,
+            "version": event.definition_hash,
+            "day": day,
+            "last_updated": at,
+        },
+    )
+    row.calls += 1
+    row.last_updated = at
+    if isinstance(event, ToolReturned):
+        row.returned += 1
+        row.last_success = at
+        row.latency_ms += event.latency_ms
+        row.cost_tokens += event.cost_tokens
+    elif event.code == "cancelled":
+        row.cancelled += 1
+    else:
+        row.failed += 1
+        row.last_failure = at
+        row.latency_ms += event.latency_ms
+    row.save()
 
 
 def _session_of(recorded: RecordedEvent) -> UUID:
