@@ -283,7 +283,8 @@ def _median(values: tuple[_Exact, ...]) -> _Exact:
 
 
 def _log(value: _Exact, base: _Exact | None = None) -> _Exact:
-    natural = _decimal(value).ln()
+    # The constant e is cut after 34 digits; its logarithm is 1 all the same.
+    natural = Decimal(1) if value == _CONSTANTS["e"] else _decimal(value).ln()
     return natural if base is None else natural / _decimal(base).ln()
 
 

@@ -51,7 +51,7 @@ class TestLabelledRequests:
                     wrong.append(case.intent)
         print(half, dict(counted))  # noqa: T201 # what `pytest -rP` reports
         assert wrong == []
-        assert counted["unable"] <= 0.05 * counted.total()
+        assert counted["unable"] <= 0.1 * counted.total()
 
     def test_are_many_of_each_kind(self) -> None:
         assert len(CASES) >= 120
@@ -124,6 +124,12 @@ class TestCalculateSkill:
             ("Subtract 19 % VAT from 119", [], "question_not_understood", "net of 119"),
             ("Wie viel ist 1.234 mal 2?", [], "question_not_understood", "1234 or 1.2340"),
             ("3 km + 4 kg", [], "question_not_understood", "different units"),
+            ("add it to the total", [TOTAL, RATE], "question_not_understood", "one figure"),
+            ("percentage change from 2023 to 2024", [], "figure_missing", "look like years"),
+            ("sin(30)", [], "question_not_understood", "Degrees or radians"),
+            ("-3 squared", [], "question_not_understood", "(-3) squared"),
+            ("Add 1,000,2,000", [], "question_not_understood", "two ways"),
+            ("Add 2 and 3, then double 5", [], "question_not_understood", "nothing to do with each other"),
             ("2024-01-05 + 3", [], "question_not_understood", "date"),
             ("What is the weather like?", [], "figure_missing", ""),
             ("17 florps of 3", [], "question_not_understood", "florps"),
@@ -140,6 +146,19 @@ class TestCalculateSkill:
         else:
             # The same figure twice is one.
             assert isinstance(move, Use)
+
+    def test_takes_no_part_of_a_table_for_all_of_it(self) -> None:
+        columns = [{"name": "amount", "type": "DOUBLE"}]
+        rows = [[1.5], [2.5]]
+        whole = Input(intent="List them", agent="a", text="", result={"columns": columns, "rows": rows})
+        assert isinstance(calculate(Brief(intent="sum of the amounts", inputs=(whole,))), Use)
+        cut = Input(
+            intent="List them",
+            agent="a",
+            text="",
+            result={"columns": columns, "rows": rows, "row_count": 2, "truncated": True},
+        )
+        assert isinstance(calculate(Brief(intent="sum of the amounts", inputs=(cut,))), Unable)
 
     async def test_is_unable_where_the_tool_fails(self) -> None:
         move = await answered("10 / (5 - 5)")

@@ -3,6 +3,7 @@
 Every word of a request must have its place, or there is no reading: what is skipped could change the figure.
 """
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -20,7 +21,7 @@ _LONGEST_PHRASE = 7  # words
 _PLUS = frozenset({"+", "plus", "más", "piu"})
 _MINUS = frozenset({"-", "minus", "less", "moins", "menos"})
 _TIMES = frozenset({"*", "times", "mal", "fois", "por", "multiply"})
-_OVER = frozenset({"/", "over", "entre"})
+_OVER = frozenset({"/", "over", "entre", "durch"})
 _OF = frozenset({"of", "von", "vom", "de", "del", "des", "aus"})
 _AND = frozenset({"and", "und", "et", "y", ","})
 _ARTICLES = frozenset({"the", "a", "an", "der", "die", "das", "den", "dem", "le", "la", "el"})
@@ -28,6 +29,7 @@ _ARTICLES = frozenset({"the", "a", "an", "der", "die", "das", "den", "dem", "le"
 _PARTS = frozenset(
     {"tax", "tip", "interest", "commission", "fee", "surcharge", "provision", "markup", "trinkgeld"}
 )
+_ANGLES = frozenset({"sin", "cos", "tan"})
 _REBATES = frozenset({"discount", "rebate", "rabatt", "skonto", "reduction"})
 _FUNCTIONS = one_of(
     "abs cbrt ceil comb cos exp factorial floor gcd lcm log log10 max mean median min round sin sqrt "
@@ -82,6 +84,7 @@ class Parser:
         self._steps = 0
         self._depth = 0
         self._taxed = False
+        self._said: dict[tuple[str, ...], Quantity] = {}
         self.furthest = 0
         self.goes_on = False
 
@@ -96,6 +99,24 @@ class Parser:
             if self._place == len(self._tokens):
                 return found
         raise NoReading
+
+    def refuse_one_figure_twice(self) -> None:
+        """Raise Stuck where "it" stands before another phrase for the same figure: add it to the total."""
+        text = f" {' '.join(token.text for token in self._tokens)} "
+        for pronoun, one in self._said.items():
+            for phrase, other in self._said.items():
+                if (
+                    len(pronoun) == 1
+                    and pronoun[0] in PRONOUNS
+                    and phrase
+                    and phrase[0] not in PRONOUNS
+                    and one == other
+                    and 0 <= text.find(f" {pronoun[0]} ") < text.find(f" {' '.join(phrase)} ")
+                ):
+                    raise Stuck(
+                        "question_not_understood",
+                        f"“{pronoun[0]}” and “{' '.join(phrase)}” are one figure: write the other number.",
+                    )
 
     def expression(self) -> Quantity:
         """Read sums of products of powers."""
@@ -123,6 +144,11 @@ class Parser:
 
     def reference(self, phrase: Sequence[str], want: Want = "") -> Quantity:
         """Return the figure that a phrase means: what was just worked out, or an earlier result."""
+        found = self._referred_to(phrase, want)
+        self._said[tuple(phrase)] = found
+        return found
+
+    def _referred_to(self, phrase: Sequence[str], want: Want) -> Quantity:
         if self._previous is not None and want != "percent":
             near = not phrase or phrase[0] in PRONOUNS or phrase[-1] in {"result", "ergebnis"}
             if near or (len(phrase) <= 2 and not self._references.candidates and phrase[-1] in _BARE):
@@ -152,6 +178,8 @@ class Parser:
     def _power_signed(self) -> Quantity:
         with self._nested():
             if self._take({"-", "minus"}):
+                if self._number_follows() and self._word(1) in {"squared", "cubed"}:
+                    raise Stuck("question_not_understood", "Write (-3) squared or -(3 squared).")
                 return quantities.negative(self._power_signed())
             if self._take({"+"}):
                 return self._power_signed()
@@ -228,7 +256,7 @@ class Parser:
                 return part
             if self._take({"on", "auf", "of", "for", "from", "von"}):
                 return quantities.percent_of(part, self._closed("value", linear=True))
-            if self._word() not in {"to", ")", "", "and", ","} and not self._is_sign():
+            if self._word() not in {"to", "zu", ")", "", "and", ","} and not self._is_sign():
                 self._place = start
             return part
         if name in _REBATES:
@@ -243,6 +271,8 @@ class Parser:
         if self._take(_OF) or self._take({"on"}):
             self._take({"all"})
             return quantities.percent_of(part, self._after(self._atom("value")))
+        if self._word() in {"davon", "daraus"}:
+            return quantities.percent_of(part, self._referred("value"))
         if self._take({"off"}):
             return quantities.less(self._closed("value", linear=True), part)
         return part
@@ -320,7 +350,6 @@ class Parser:
         if word in _DIFFERENCES or word in _QUOTIENTS:
             if not (self._take(_OF) or self._take({"between", "zwischen"})):
                 raise NoReading
-            self._take(_ARTICLES) if self._number_follows(1) else None
             one, other = self._pair()
             self._refuse_operator()
             if word in _QUOTIENTS:
@@ -380,14 +409,14 @@ class Parser:
             return quantities.pure("log", argument, self._atom())
         if name == "sqrt" and argument.unit:
             return _root_of_unit(argument)
-        if word in {"sin", "cos", "tan"} and self._word() in {"degrees", "degree", "grad", "°"}:
-            raise NoReading
+        if word in _ANGLES:
+            argument = self._angle(argument)
         return quantities.pure(name, argument, shown={"sqrt": "√", "cbrt": "∛"}.get(name, word))
 
     def _call(self, word: str) -> Quantity:
         """Read a function of the tool with its arguments in parentheses."""
         self._place += 2
-        arguments = [self.expression()]
+        arguments = [self._angle(self.expression()) if word in _ANGLES else self.expression()]
         while self._take({","}):
             arguments.append(self.expression())
         self._expect(")")
@@ -429,6 +458,17 @@ class Parser:
         if word in {"max", "min", "mean", "median", "sum", "abs", "floor", "ceil"}:
             return quantities.applied(word, *arguments)
         return quantities.pure("log" if word == "ln" else word, *arguments, shown=word)
+
+    def _angle(self, argument: Quantity) -> Quantity:
+        """Return an angle in radians, which are what the tool takes."""
+        if self._take({"degrees", "degree", "deg", "grad", "°"}):
+            pi = Quantity(expression="pi", shown="π")
+            return quantities.over(quantities.times(argument, pi), _literal("180"))
+        if not self._take({"rad", "radians", "radian"}) and not re.search(r"\bpi\b", argument.expression):
+            raise Stuck(
+                "question_not_understood", "Degrees or radians? Write sin(30 degrees) or sin(0.5 rad)."
+            )
+        return argument
 
     # Commands.
 
@@ -554,6 +594,8 @@ class Parser:
             self._place = start
             if self._take({"in", "to", "into", "as"}):
                 self._take({"a", "an"})
+                if self._word(-1) in {"a", "as"} and self._take({"decimal"}):
+                    continue
                 if self._take({"%", "percentage"}):
                     found = quantities.as_percent(found)
                     continue
@@ -614,8 +656,23 @@ class Parser:
 
     # Lists, operands, references.
 
+    def _two(self) -> list[Quantity]:
+        """Read “the two”, “both numbers”: one figure of each of two tasks. Nothing where it is not said."""
+        start = self._place
+        self._take({"the"})
+        number = self._quantity_at(self._place)
+        if self._place > start and number is not None and number.expression == "2":
+            self._place += 1
+            self._take({"results", "values", "numbers", "figures", "amounts"})
+            if self._place == len(self._tokens) or self._word() in _ENDS:
+                return list(self._references.many(["both"]))
+        self._place = start
+        return []
+
     def _items(self) -> list[Quantity]:
         """Read quantities separated by commas, "and", or only by spaces."""
+        if two := self._two():
+            return two
         first = self._word()
         if first in MANY or (
             first in _ARTICLES
@@ -671,6 +728,10 @@ class Parser:
         return items
 
     def _pair(self) -> tuple[Quantity, Quantity]:
+        if two := self._two():
+            if len(two) != 2:
+                raise NoReading
+            return two[0], two[1]
         start = self._place
         if self._word() in MANY or (
             self._word() in _ARTICLES and self._word(1) in {"two", "results", "values", "numbers"}

@@ -30,6 +30,7 @@ def calculation(brief: Brief) -> Calculation:
     """Read a request. Raises Stuck, saying what is missing or not understood."""
     given = _stripped(tokens(brief.intent))
     references = References(brief.inputs)
+    references.refuse_years([token.text for token in given if token.quantity is not None])
     if not given:
         raise Stuck("question_not_understood", _ASK)
     found = _compared(given, references) or Calculation(_chained(given, references))
@@ -164,13 +165,14 @@ def _read(
         raise NoReading
     parser = Parser(given, references, previous=previous)
     try:
-        return from_template(given, parser.reference), parser.goes_on
+        found = from_template(given, parser.reference)
     except NoReading:
-        pass
-    try:
-        return parser.whole(), parser.goes_on
-    except NoReading:
-        raise NoReading(parser.furthest) from None
+        try:
+            found = parser.whole()
+        except NoReading:
+            raise NoReading(parser.furthest) from None
+    parser.refuse_one_figure_twice()
+    return found, parser.goes_on
 
 
 def _not_understood(given: Sequence[Token], unread: NoReading) -> Stuck:

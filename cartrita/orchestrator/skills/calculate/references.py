@@ -23,7 +23,8 @@ _GENERIC = one_of(
     "the a an this that these those my our your its of all for in on from by and result results "
     "answer figure figures value values number numbers total totals sum amount amounts price prices "
     "cost costs bill invoice previous above last earlier first step task calculation computed "
-    "calculated found resulting final new current same whole overall der die das dem den des ergebnis "
+    "calculated found resulting final new current same whole overall "
+    "der die das dem den des davon daraus es dies ergebnis "
     "ergebnisse wert betrag summe gesamt preis query outcome it them"
 )
 _RATES = frozenset(
@@ -49,6 +50,7 @@ _MONEY = frozenset(
     {"price", "cost", "amount", "revenue", "sales", "bill", "invoice", "preis", "betrag", "income"}
 )
 _COUNTED = frozenset({"many", "count", "anzahl"})
+_RESULTS = frozenset({"result", "one", "figure", "value", "number", "ergebnis"})
 _ORDINALS: Mapping[str, int] = {"first": 0, "second": 1, "third": 2, "last": -1, "former": 0, "latter": 1}
 _SOURCE = 100  # characters of an earlier request that the answer repeats
 
@@ -92,11 +94,7 @@ class References:
         said = " ".join(phrase) or ("the percentage" if want == "percent" else "the figure to calculate with")
         if not self.candidates:
             raise self._missing(said)
-        if (
-            len(phrase) <= 3
-            and words
-            and words[-1] in {"result", "one", "figure", "value", "number", "ergebnis"}
-        ):
+        if len(phrase) <= 3 and words and (words[-1] in _RESULTS or words[-1] in _ORDINALS):
             ordinal = next((_ORDINALS[word] for word in words if word in _ORDINALS), None)
             if ordinal is not None:
                 return self._of_task(ordinal, said)
@@ -121,6 +119,16 @@ class References:
         if len({one.quantity.unit for one in fitting}) > 1:
             raise self._several(said, fitting)
         return fitting[0].quantity
+
+    def refuse_years(self, literals: Sequence[str]) -> None:
+        """Raise Stuck where a number of the request is a year that an earlier request is about."""
+        said = {word for given in self._inputs for word in re.findall(r"\b(?:19|20)[0-9]{2}\b", given.intent)}
+        for literal in literals:
+            if literal in said:
+                raise Stuck(
+                    "question_not_understood",
+                    f"{literal} is a year of an earlier request: write the figure of that year instead.",
+                )
 
     def many(self, phrase: Sequence[str]) -> tuple[Quantity, ...]:
         """Return the figures that a phrase such as "these values" means: a column, or one of each task."""

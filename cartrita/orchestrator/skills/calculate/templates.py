@@ -88,7 +88,7 @@ def _template(*patterns: str) -> Callable[[Builder], Builder]:
 
 
 _PRICED = (
-    r"{q}(?: {N}){0,3} (?:at|à|zu|zu je|je|a) {q}(?: (?:each|apiece|(?:per|le|la|das|pro|je|a|the) ({N})))?"
+    r"{q}(?: {N}){0,3} (at|à|zu|zu je|je|a) {q}(?: (?:each|apiece|(?:per|le|la|das|pro|je|a|the) ({N})))?"
 )
 
 
@@ -96,16 +96,20 @@ _PRICED = (
     _PRICED,
     rf"{_PRICED} (?:and|plus|und|,) {_PRICED}",
     rf"{_PRICED} ?, {_PRICED} (?:and|plus|und|, and) {_PRICED}",
-    r"{q}(?: {N}){0,3} for {q} (?:each|apiece)()",
+    r"{q}(?: {N}){0,3} (for) {q} (?:each|apiece)()",
+    r"(?:i|we) (?:bought|buy|ordered|order) {q}(?: {N}){0,3} (at|for) {q} (?:each|apiece)() (?:, |\. )?(?:what|how much) (?:did|do) (?:i|we) "
+    r"(?:pay|spend|owe)",
     rf"(?:the )?(?:total|total cost|total price|cost|price) (?:of|for) {_PRICED}",
 )
 def _prices(*parts: Any) -> Quantity:
-    return quantities.total([_price(*parts[place : place + 3]) for place in range(0, len(parts), 3)])
+    return quantities.total([_price(*parts[place : place + 4]) for place in range(0, len(parts), 4)])
 
 
-def _price(count: Quantity, price: Quantity, per: str | None) -> Quantity:
+def _price(count: Quantity, at: str, price: Quantity, per: str | None) -> Quantity:
     if per and per in units.WORDS:
         price = replace(price, unit=units.product(price.unit, units.WORDS[per], power=-1))
+    elif count.unit and at.endswith("je"):
+        price = replace(price, unit=units.product(price.unit, count.unit, power=-1))
     elif count.unit and not any(power < 0 for _, power in price.unit):
         raise Stuck(
             "question_not_understood",
@@ -268,6 +272,16 @@ def _added_or_contained(*_parts: Any) -> Quantity:
     )
 
 
+@_template(r"(?:the )?tax (?:at|of) {r} (?:on|for) {x}")
+def _tax_at(rate: Quantity, net: Quantity) -> Quantity:
+    return quantities.percent_of(rate, net)
+
+
+@_template(r"how much (?:more|higher|larger|greater|bigger|longer|heavier) (?:is|are) {x} than {x}")
+def _excess(one: Quantity, other: Quantity) -> Quantity:
+    return quantities.minus(one, other)
+
+
 @_template(r"{p} (?:more|higher|larger|greater) than {x}", r"{p} above {x}")
 def _that_much_more(part: Quantity, whole: Quantity) -> Quantity:
     return quantities.more(whole, part)
@@ -329,6 +343,7 @@ _SUBJECT = r"(?:(?:the|our|my|a|it|they)(?: {N}){0,3} |{N} )"
     rf"{_SUBJECT}(?:{_ROSE}|went|changed) from {{x}} to {{x}} (?:\. |, )?(?:what is|how much is|what was) the (?:percentage|%) (?:increase|change|growth|rise)",
 )
 def _change(old: Quantity, new: Quantity) -> Quantity:
+    _refuse_years(old, new)
     return quantities.change(old, new)
 
 
@@ -340,7 +355,16 @@ def _change(old: Quantity, new: Quantity) -> Quantity:
     r"in (?:%|percentage)",
 )
 def _decrease(old: Quantity, new: Quantity) -> Quantity:
+    _refuse_years(old, new)
     return quantities.as_percent(quantities.over(quantities.minus(old, new), old))
+
+
+def _refuse_years(old: Quantity, new: Quantity) -> None:
+    if all(re.fullmatch(r"(?:19|20)[0-9]{2}", one.expression) and one.is_plain for one in (old, new)):
+        raise Stuck(
+            "figure_missing",
+            f"{old.shown} and {new.shown} look like years: write the figures of these years instead.",
+        )
 
 
 @_template(r"(?:by )?how many % is {x} (?:more|higher|larger|greater) than {x}")
@@ -358,6 +382,7 @@ def _less_than(new: Quantity, old: Quantity) -> Quantity:
     r"(?:the )?(?:growth )?factor from {x} to {x}",
 )
 def _growth_factor(old: Quantity, new: Quantity) -> Quantity:
+    _refuse_years(old, new)
     return quantities.over(new, old)
 
 

@@ -114,6 +114,7 @@ _PHRASES: Sequence[tuple[re.Pattern[str], str]] = tuple(
         (r"\bi'd\b", "i would"),
         (r"\bd'", "de "),
         (r"\bl'", "le "),
+        (r"^\s*rechne (.{1,200}) aus\b", r"\1"),
         (r"\*\*", "^"),
         (r"\bper ?cent\b|\bpercents\b|\bprozent\b|\bpour ?cent\b|\bpor ciento\b|\bpct\b", "%"),
         (r"\b(?:multiplied|multipliziert|multiplié|multiplicado) (?:by|with|mit|par|por)\b", " * "),
