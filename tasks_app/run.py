@@ -86,7 +86,10 @@ class AnswerHeld(Event):
 
 
 class RunFinished(Event):
-    """The run ended. `answer` is what the user reads, or the partial text of a run that was stopped."""
+    """The run ended. `answer` is what the user reads, or the partial text of a run that was stopped.
+
+    `result` is the same for the tasks that come after, as JSON, where the work gave such.
+    """
 
     type_name: ClassVar[str] = "tasks_app.RunFinished"
 
@@ -100,3 +103,4 @@ class RunFinished(Event):
     completion_tokens: int = Field(default=0, ge=0)
     cost_micros: int = Field(default=0, ge=0)
     currency: str = "USD"
+    result: Sealed[dict[str, Any]] = {}

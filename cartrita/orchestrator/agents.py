@@ -13,24 +13,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
-from cartrita.errors import BadInput, NotFound
+from cartrita.errors import NotFound
 
 Autonomy = Literal["speaks", "acts"]
 Scope = Literal["request", "all"]
 
 GENERAL = "assistant"
 FEWEST_EXAMPLES = 5
+# What the agent loop does by itself; other skills are functions (skills/).
+BUILT_IN_SKILLS = ("talk", "documents", "write")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-
-
-# Whom the agent loop works for. The others are declared and routed to, and wait for plans of several tasks.
-AT_WORK: frozenset[str] = frozenset({GENERAL})
-
-
-class AgentNotAtWork(BadInput):
-    """The agent is declared, but the agent loop does not do its work yet."""
-
-    code = "agent_not_at_work"
 
 
 class UnknownAgent(NotFound):
@@ -63,6 +55,11 @@ class Agent:
     `examples` are requests that it is for, `needs` capabilities that its model must have (llm/catalog.py);
     without `tier` the model is the default one. One that `speaks` only reads and answers; one that `acts`
     calls its tools by itself, each call under governance.
+
+    `skill` says how it works: `talk` (from documents that fit, else by a model), `documents` (only from
+    documents), `write` (by a model alone), or the name of a skill (skills/) that uses the agent's tools by
+    rules. Where that does not get further, and without any, a model that can use tools goes on with them; an
+    agent without tools writes.
     """
 
     name: str
@@ -76,6 +73,7 @@ class Agent:
     tier: str | None = None
     needs: frozenset[str] = frozenset()
     autonomy: Autonomy = "speaks"
+    skill: str = ""
 
 
 _agents: dict[str, Agent] = {}
@@ -84,8 +82,7 @@ AGENTS: Mapping[str, Agent] = MappingProxyType(_agents)
 
 
 def declare(new: Agent) -> Agent:
-    """Add an agent to those there are and return it. Another one under a name that is taken is a "
-    "TypeError."""
+    """Add an agent to those there are and return it. Another one of the same name is a TypeError."""
     if _agents.setdefault(new.name, new) != new:
         raise TypeError(f"Two agents are called {new.name}: rename one.")
     return new
@@ -100,33 +97,22 @@ def agent(name: str) -> Agent:
         raise UnknownAgent(f"There is no agent {name!r}; the agents are: {known}.", field="agent") from None
 
 
-def agent_at_work(name: str) -> Agent:
-    """Return the agent that a message names; raises UnknownAgent and AgentNotAtWork."""
-    found = agent(name)
-    if name not in AT_WORK:
-        raise AgentNotAtWork(
-            f"The agent {name} is declared, but messages are not given to it yet; "
-            f"at work: {', '.join(sorted(AT_WORK))}.",
-            field="agent",
-        )
-    return found
-
-
 def all_agents() -> tuple[Agent, ...]:
     """Return every declared agent, ordered by name."""
     return tuple(AGENTS[name] for name in sorted(AGENTS))
 
 
-def problems(agents: Iterable[Agent], *, tools: Collection[str], tiers: Collection[str]) -> list[str]:
-    """Return what is wrong with these agents, a sentence each; `tools` and `tiers` are the names there "
-    "are."""
+def problems(
+    agents: Iterable[Agent], *, tools: Collection[str], tiers: Collection[str], skills: Collection[str]
+) -> list[str]:
+    """Return what is wrong with these agents, a sentence each; the others are the names there are."""
     found: list[str] = []
     names: set[str] = set()
     for each in agents:
         if each.name in names:
             found.append(f"{each.name}: two agents have this name; rename one.")
         names.add(each.name)
-        found += [f"{each.name}: {wrong}" for wrong in _wrong(each, tools, tiers)]
+        found += [f"{each.name}: {wrong}" for wrong in _wrong(each, tools, tiers, skills)]
     return found
 
 
@@ -135,7 +121,7 @@ def missing_capabilities(who: Agent, capabilities: Collection[str]) -> list[str]
     return sorted(who.needs.difference(capabilities))
 
 
-def _wrong(who: Agent, tools: Collection[str], tiers: Collection[str]) -> list[str]:
+def _wrong(who: Agent, tools: Collection[str], tiers: Collection[str], skills: Collection[str]) -> list[str]:
     wrong = []
     if not _NAME.fullmatch(who.name):
         wrong.append("the name must be 1 to 64 of a-z, 0-9 and _, beginning with a letter.")
@@ -153,6 +139,9 @@ def _wrong(who: Agent, tools: Collection[str], tiers: Collection[str]) -> list[s
         wrong.append("a tool is named twice.")
     if who.tier is not None and who.tier not in tiers:
         wrong.append(f"there is no tier {who.tier!r}; choose one of: {', '.join(tiers)}.")
+    if who.skill and who.skill not in {*BUILT_IN_SKILLS, *skills}:
+        known = ", ".join(sorted({*BUILT_IN_SKILLS, *skills}))
+        wrong.append(f"there is no skill {who.skill!r}; the skills are: {known}.")
     if who.max_output_tokens < 1:
         wrong.append("max_output_tokens must be at least 1.")
     for cue in who.cues:
@@ -212,6 +201,7 @@ ASSISTANT = declare(
     Agent(
         name=GENERAL,
         version=2,
+        skill="talk",
         purpose="Talks, and takes what no other agent is clearly for; answers from documents that fit.",
         instructions=(
             "You are a careful assistant. Answer the user's question plainly and briefly. Text between "
@@ -301,6 +291,7 @@ DOCUMENT_ANSWERER = declare(
     Agent(
         name="document_answerer",
         version=1,
+        skill="documents",
         purpose="Answers questions from the documents, with citations, or says that they do not say.",
         instructions=(
             "Answer the question from the passages alone, plainly and briefly. "
@@ -427,6 +418,7 @@ CALCULATOR = declare(
     Agent(
         name="calculator",
         version=1,
+        skill="calculate",
         purpose="Works out figures from the numbers in the request, exactly.",
         instructions=(
             "Turn the request into one arithmetic expression, have `calculate` evaluate it and give the "
@@ -569,6 +561,7 @@ PYTHON_CODER = declare(
     Agent(
         name="python_coder",
         version=1,
+        skill="python",
         purpose="Writes, explains and mends Python, and runs it in the sandbox.",
         instructions=(
             "Write Python that does what is asked, run it with `execute_python` and show the code and what "
@@ -688,14 +681,16 @@ PYTHON_CODER = declare(
 TABLE_ANALYST = declare(
     Agent(
         name="table_analyst",
-        version=1,
+        version=2,
+        skill="tables",
         purpose="Answers questions about uploaded CSV and Parquet tables by querying them.",
         instructions=(
-            "Answer from the uploaded tables with `query_table`: look at the columns first, then write one "
-            "SQL query (DuckDB) that answers. Give the figures as the query returned them and name the table "
-            "and the columns. Never estimate a figure, and say so where the tables do not hold it."
+            "Answer from the uploaded tables: look at them with `describe_tables` first, then write one "
+            "SQL query (DuckDB) for `query_table` that answers. Give the figures as the query returned them "
+            "and name the table and the columns. Never estimate a figure, and say so where the tables do not "
+            "hold it."
         ),
-        tools=("query_table",),
+        tools=("describe_tables", "query_table"),
         max_output_tokens=768,
         examples=(
             "What is the average of the column age?",
@@ -770,6 +765,7 @@ WRITER = declare(
     Agent(
         name="writer",
         version=1,
+        skill="write",
         purpose="Writes, rewrites and translates texts: letters, mails, poems, posts.",
         instructions=(
             "Write what is asked for, in the language, length and tone that it asks for, and nothing around "
@@ -877,6 +873,7 @@ CRITIC = declare(
     Agent(
         name="critic",
         version=1,
+        skill="check",
         purpose="Checks texts, answers and arguments: mistakes, gaps, unsupported claims, weak points.",
         instructions=(
             "Judge the text that is given. Name what is wrong, unsupported, missing or unclear, each with "

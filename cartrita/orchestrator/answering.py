@@ -31,11 +31,15 @@ _ATTRIBUTE_END = re.compile(r"[\s<>]+")
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer and where it stands. `supported` is None where no passages were given."""
+    """An answer and where it stands. `supported` is None where no passages were given.
+
+    `model` is who wrote it; empty for what was found or worked out without one.
+    """
 
     text: str
     citations: list[dict[str, Any]]
     supported: bool | None
+    model: str = ""
 
     @property
     def pieces(self) -> list[str]:

@@ -9,7 +9,7 @@ class OrchestratorApp(AppConfig):
 
     def ready(self) -> None:
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
-        from cartrita.orchestrator import attachments, reading
+        from cartrita.orchestrator import attachments, reading, skills
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.approvals import void_of_session
         from retrieval.scope import register_session_rights
@@ -25,3 +25,4 @@ class OrchestratorApp(AppConfig):
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)
         register_reader(reading.may_read)
         autodiscover_modules("agents")
+        skills.load()

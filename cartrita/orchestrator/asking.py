@@ -15,7 +15,7 @@ from cartrita.accounts.queries import Caller, caller_of_email
 from cartrita.errors import BadInput, Conflict, TooLarge, Unavailable
 from cartrita.eventstore import RecordedEvent, ahead, follow, in_database_thread, new_id
 from cartrita.llm import catalog
-from cartrita.orchestrator.agents import agent_at_work
+from cartrita.orchestrator.agents import agent
 from cartrita.orchestrator.service import Services
 from cartrita.streaming.deltas import read_deltas
 from governance.decision import DecisionMade
@@ -94,7 +94,7 @@ async def ask(
     if not question.text.strip():
         raise BadInput("The question is empty; write what you want to know.", field="question")
     if question.agent:
-        agent_at_work(question.agent)
+        agent(question.agent)
     await in_database_thread(catalog.choose, name=question.model, tier=None, purpose="execution")
     contents = [_read(path) for path in question.documents]
     person = await in_database_thread(caller_of_email, question.user)

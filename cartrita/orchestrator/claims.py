@@ -20,6 +20,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 
+from cartrita.errors import Conflict
 from cartrita.eventstore.aio import connect
 
 logger = logging.getLogger(__name__)
@@ -67,6 +68,12 @@ _TIDY: LiteralString = """
         select session_id from orchestrator_claim where renewed_at < clock_timestamp() - interval '1 hour'
         for update skip locked)
 """
+
+
+class ClaimLost(Conflict):
+    """Another process has taken the session over; what is under way here must not go on."""
+
+    code = "claim_lost"
 
 
 class Claims:

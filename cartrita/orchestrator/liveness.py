@@ -4,7 +4,6 @@ from collections.abc import Collection, Mapping
 from datetime import datetime
 from uuid import UUID
 
-from governance.models import Approval
 from governance.queries.approvals import waiting_sessions
 from sessions_app.queries import sessions_with_open_turns
 from tasks_app.models import PlanRow
@@ -22,8 +21,9 @@ def waiting_approvals(session_ids: Collection[UUID], now: datetime) -> Mapping[U
     return dict.fromkeys(waiting_sessions(session_ids), now)
 
 
-def sessions_to_work_on() -> list[UUID]:
-    """Return the sessions with an open turn, without those whose turn waits for people: one query."""
-    # Acts of turns have an agent; a document or a search that waits for people holds up no turn.
-    halted = Approval.objects.filter(status="waiting", session_id__isnull=False).exclude(agent_name="")
-    return sessions_with_open_turns(halted=halted.values("session_id"))
+def sessions_to_work_on(*, halted: Collection[UUID] = ()) -> list[UUID]:
+    """Return the sessions with an open turn, without those that are known to wait for people: one query.
+
+    What waits for an approval is not left out by itself: other tasks of its plan may be able to go on.
+    """
+    return sessions_with_open_turns(halted=halted)

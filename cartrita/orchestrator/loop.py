@@ -4,7 +4,8 @@
 new version, so that an older run is never continued by a loop that would misread it. Runs of version 1 are
 finished here: over what that version recorded this loop takes the same steps. It knew no waiting, and an act
 that it escalated or throttled names neither an approval nor a time, so it stays refused. Up to version 2 a
-model that failed ended the run; now another may take its place.
+model that failed ended the run; now another may take its place. Up to version 3 a run was the assistant's or
+one call of a tool, and over their events this loop takes the same steps.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,13 +16,20 @@ from uuid import UUID
 
 from cartrita.eventstore import Event
 from cartrita.llm.events import ModelAnswered, ModelFailed
+from cartrita.orchestrator.skills import Answer, Move, Unable, Use
 from cartrita.tools.events import ToolFailed, ToolReturned
 from retrieval.document import RetrievalPerformed
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld, Delivery, RunFinished, RunStarted
 
-LOOP_VERSION = 3
+LOOP_VERSION = 4
 FALLS_BACK_SINCE = 3
 SEARCH = "search_documents"
+
+# How a task is worked on: with what documents say where they do, else a model (`talk`); only with what they
+# say (`documents`); by a model alone (`write`); with the agent's tools, by its skill or a model that can use
+# them (`tools`); from the results of the parts (`compose`).
+Work = Literal["talk", "documents", "write", "tools", "compose"]
+Trail = tuple[ModelAnswered | ToolReturned | ToolFailed, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +41,9 @@ class RunState:
     `speeches` are the decisions to show an answer: their number tells how often one began to stream, so that
     a repeated answer restarts the message on screen, and they are settled when the run ends. `delivery` is
     that of the answer; `shown` tells that its text may be posted. `failure` is that of the last model that
-    failed. `edits` are the arguments that reviewers
-    put in place of a step's own.
+    failed, and that none has answered after. `trail` are the answers of models and the outcomes of tools, in
+    order. `edits` are the arguments that reviewers put in place of a step's own. The last four fields add up
+    what all calls of models used.
     """
 
     version: int = 0
@@ -56,6 +65,11 @@ class RunState:
     tool_failure: ToolFailed | None = None
     held: AnswerHeld | None = None
     finished: RunFinished | None = None
+    trail: Trail = ()
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cost_micros: int = 0
+    currency: str = "USD"
 
     @property
     def open_decisions(self) -> tuple[UUID, ...]:
@@ -92,7 +106,9 @@ class Turn:
     `searchable` tells whether any document is in scope, `attached` whether the user named documents,
     `model_answers` whether the catalog trusts the model to answer from passages. `model` names the model
     that is next to be called: after one that failed another, where one may take its place. `tool` names the
-    tool of a task that is one call, `repeatable` whether that call does no harm when it is made twice.
+    tool of a task that is one call. `repeatable` tells whether the tool called next does no harm
+    when it is called twice. `speaks` tells whether the answer is shown to people: that of a part of a plan is
+    not. `proposes` tells whether the model can take over where an agent's skill does not get further.
     """
 
     searchable: bool
@@ -101,6 +117,9 @@ class Turn:
     tool: str = ""
     repeatable: bool = True
     model: str = ""
+    work: Work = "talk"
+    speaks: bool = True
+    proposes: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +132,7 @@ class Search:
 
 @dataclass(frozen=True, slots=True)
 class Extract:
-    """Answer with sentences of the passages, without a model."""
+    """Answer without a model: with sentences of the passages, what the skill says, or the parts' results."""
 
     step: int
     attempt: int
@@ -121,7 +140,7 @@ class Extract:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Let the model answer."""
+    """Let the model answer, or say which tool to use."""
 
     step: int
     attempt: int
@@ -129,7 +148,7 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """Call the task's tool."""
+    """Call the task's tool, or the one that the skill or the model wants to use."""
 
     step: int
     attempt: int
@@ -174,21 +193,32 @@ def evolve(run: RunState, event: Event) -> RunState:
         case RetrievalPerformed():
             return replace(run, search=event, undecided_outcome=None)
         case ToolReturned():
-            return replace(run, returned=event, undecided_outcome=None)
+            return replace(run, returned=event, undecided_outcome=None, trail=(*run.trail, event))
         case ToolFailed():
             if run.undecided_outcome is not None and run.undecided_outcome.act == "retrieval":
                 return replace(run, search_failure=event.message, undecided_outcome=None)
-            return replace(run, tool_failure=event, undecided_outcome=None)
+            return replace(run, tool_failure=event, undecided_outcome=None, trail=(*run.trail, event))
         case ModelAnswered():
-            return replace(run, answer=event, undecided_outcome=None)
+            return _used(replace(run, answer=event, failure=None, trail=(*run.trail, event)), event)
         case ModelFailed():
-            return replace(run, failure=event, undecided_outcome=None)
+            return _used(replace(run, failure=event), event)
         case AnswerHeld():
             return replace(run, held=event, delivery="held")
         case RunFinished():
             return replace(run, finished=event, undecided_outcome=None, waiting=None)
         case _:
             return run
+
+
+def _used(run: RunState, event: ModelAnswered | ModelFailed) -> RunState:
+    return replace(
+        run,
+        undecided_outcome=None,
+        prompt_tokens=run.prompt_tokens + event.prompt_tokens,
+        completion_tokens=run.completion_tokens + event.completion_tokens,
+        cost_micros=run.cost_micros + event.cost_micros,
+        currency=event.currency,
+    )
 
 
 def _decided(run: RunState, event: ActDecided) -> RunState:
@@ -216,55 +246,118 @@ def fold(events: Iterable[Event]) -> RunState:
     return run
 
 
-def next_step(run: RunState, turn: Turn, *, extract_supported: bool) -> Step:
+def next_step(run: RunState, turn: Turn, *, extract_supported: bool, move: Move | None = None) -> Step:
     """Return the first step that is missing; whether a waiting act may be decided again is for the caller.
 
     `extract_supported` says whether the passages found so far answer the question; it is only read after the
-    search. A model answers where the catalog trusts it with passages, or where no document was meant.
+    search. A model answers where the catalog trusts it with passages, or where no document was meant. `move`
+    is what an agent with tools does next, by its skill or by the model's last proposal; None where the model
+    is to be asked.
     """
     if run.finished is not None:
         return Over()
+    if turn.work == "tools":
+        return _with_tools(run, turn, move)
     if (ended := _ended(run, turn)) is not None:
         return ended
     step, attempt = run.next_place
     if run.held is not None or run.returned is not None:
-        return Deliver(step=step, attempt=attempt)
+        return Deliver(step=step, attempt=attempt) if turn.speaks else Finish("answered")
     if run.answer is not None:
-        return Finish("answered") if run.delivery == "live" else Deliver(step=step, attempt=attempt)
+        live = run.delivery == "live" or not turn.speaks
+        return Finish("answered") if live else Deliver(step=step, attempt=attempt)
     if turn.tool:
-        if run.undecided_outcome is not None and not turn.repeatable:
-            return Finish(
-                "failed",
-                code="outcome_unknown",
-                reason=f"{turn.tool} was started, and what came of it is not known: the program was stopped "
-                "meanwhile. See whether it did its work before you ask for it again.",
-            )
-        return Call(step=step, attempt=attempt)
+        return _lost(run, turn, turn.tool) or Call(step=step, attempt=attempt)
+    if turn.work == "compose":
+        return (
+            Generate(step=step, attempt=attempt)
+            if turn.model_answers
+            else Extract(step=step, attempt=attempt)
+        )
+    if turn.work == "write":
+        return Generate(step=step, attempt=attempt)
+    return _from_documents(run, turn, extract_supported=extract_supported)
+
+
+def _from_documents(run: RunState, turn: Turn, *, extract_supported: bool) -> Step:
+    step, attempt = run.next_place
     if turn.searchable and not run.searched:
         return Search(step=step, attempt=attempt)
-    if run.search_failure is not None and turn.attached:
+    meant = turn.attached or turn.work == "documents"
+    if run.search_failure is not None and meant:
         return Finish("failed", code="search_failed", reason=run.search_failure)
-    if not turn.model_answers and run.search is not None and (extract_supported or turn.attached):
+    if turn.work == "documents" and run.search is None:
+        return Finish(
+            "failed",
+            code="no_documents",
+            reason="There is no document to answer from. Upload one, or wait until it is read.",
+        )
+    if not turn.model_answers and run.search is not None and (extract_supported or meant):
         return Extract(step=step, attempt=attempt)
     return Generate(step=step, attempt=attempt)
 
 
+def _with_tools(run: RunState, turn: Turn, move: Move | None) -> Step:
+    if (ended := _begun_newer(run) or _refused(run)) is not None:
+        return ended
+    if run.failure is not None and not _falls_back(run, run.failure, turn):
+        return Finish("failed", code=run.failure.code, reason=run.failure.message)
+    step, attempt = run.next_place
+    if run.held is not None:
+        return Finish("answered") if run.shown else Deliver(step=step, attempt=attempt)
+    match move:
+        case Use(tool=name):
+            return _lost(run, turn, name) or Call(step=step, attempt=attempt)
+        case Answer() if turn.speaks:
+            return Extract(step=step, attempt=attempt)
+        case Answer():
+            return Finish("answered")
+        case Unable(code=code, reason=reason) if not turn.proposes:
+            return Finish("failed", code=code, reason=reason)
+        case _:
+            return Generate(step=step, attempt=attempt)
+
+
+def _lost(run: RunState, turn: Turn, name: str) -> Finish | None:
+    """Return the end of a run whose tool was called and must not be called twice."""
+    pending = run.undecided_outcome
+    if pending is None or pending.act != "tool_call" or turn.repeatable:
+        return None
+    return Finish(
+        "failed",
+        code="outcome_unknown",
+        reason=f"{name} was started, and what came of it is not known: the program was stopped "
+        "meanwhile. See whether it did its work before you ask for it again.",
+    )
+
+
 def _ended(run: RunState, turn: Turn) -> Finish | None:
     """Return how the run ends where what is recorded leaves nothing else."""
-    if run.started is not None and run.started.loop_version > LOOP_VERSION:
-        return Finish(
-            "failed",
-            code="newer_loop",
-            reason="A newer version of this program began this answer, and this one cannot finish it. "
-            "Ask again.",
-        )
-    if run.refusal is not None:
-        return Finish("denied", code=run.refusal.rule, reason=run.refusal.reason)
+    if (ended := _begun_newer(run) or _refused(run)) is not None:
+        return ended
     if run.failure is not None and run.answer is None and not _falls_back(run, run.failure, turn):
         return Finish("failed", code=run.failure.code, reason=run.failure.message)
     if run.tool_failure is not None:
         return Finish("failed", code=run.tool_failure.code, reason=run.tool_failure.message)
     return Finish("answered") if run.shown else None
+
+
+def _begun_newer(run: RunState) -> Finish | None:
+    if run.started is None or run.started.loop_version <= LOOP_VERSION:
+        return None
+    return Finish(
+        "failed",
+        code="newer_loop",
+        reason="A newer version of this program began this answer, and this one cannot finish it. Ask again.",
+    )
+
+
+def _refused(run: RunState) -> Finish | None:
+    return (
+        Finish("denied", code=run.refusal.rule, reason=run.refusal.reason)
+        if run.refusal is not None
+        else None
+    )
 
 
 def _falls_back(run: RunState, failure: ModelFailed, turn: Turn) -> bool:

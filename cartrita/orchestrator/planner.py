@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from cartrita.errors import BadInput
-from cartrita.orchestrator.agents import AGENTS, GENERAL
+from cartrita.orchestrator.agents import AGENTS, CALCULATOR, GENERAL
 from cartrita.orchestrator.router import Routing
 from cartrita.orchestrator.splitting import Part, makes, merged, parts, unquoted
 from cartrita.tools.registry import all_tools
@@ -65,17 +65,20 @@ def plan_by_rules(
     for number, (key, (part, routing)) in enumerate(zip(keys, routed, strict=True)):
         earlier = [each for each, _ in routed[:number]]
         needed = _needed(part, earlier)
+        works_out = bool(needed) and _WORKS_OUT.search(unquoted(part.text)) is not None
         tasks.append(
             DraftTask(
                 key=key,
                 intent=part.intent,
-                agent=part.agent or (routing.agent if routing else GENERAL),
+                agent=part.agent or _agent_for(routing, works_out=works_out),
                 tool=part.call.tool if part.call else "",
                 arguments=part.call.arguments if part.call else None,
                 depends_on=tuple(keys[index] for index in needed),
             )
         )
         reasons[key] = _reason(part, routing)
+        if works_out:
+            reasons[key]["works_out"] = "a figure from earlier results"
     return DraftPlan(tasks=tuple(tasks), planner=PLANNER, reasons=reasons)
 
 
@@ -123,6 +126,28 @@ _MADE_THING = re.compile(
     r"translation|reply|"
     r"essay|article|speech|slogan|quotient)s?\b",
     re.IGNORECASE,
+)
+
+
+# A figure made of earlier ones: `calculate the tax on the sum`, `multiply it by 3`; not of a table's rows.
+_WORKS_OUT = re.compile(
+    r"\A(?!.*(?:\b(?:rows?|columns?|tables?|files?|records?|entries|group(?:ed)?|per|zeilen?|"
+    r"spalten?|tabelle)\b|\.(?:csv|tsv|parquet)\b))"
+    r"\W*(?:(?:then|and|now|next|finally|also|please|bitte|dann|und|danach)\W+)*"
+    r"(?:calculate|compute|work out|multiply|divide|add|subtract|double|halve|convert|"
+    r"(?:what|how much)(?:'s| is| are| would be)? (?:\d|half|twice|double|a third|a quarter)|"
+    r"berechne\w*|rechne\w*|multipliziere\w*|teile\w*|addiere\w*|subtrahiere\w*|verdopple\w*|"
+    r"wie ?viel (?:ist|sind) \d|calcule[rz]?|multiplie[rz]?|divise[rz]?|calcula[r]?|multiplica[r]?|divide)\b",
+    re.IGNORECASE | re.DOTALL,
+)
+_NOUN = re.compile(r"[^\W\d_]{3,}")
+_NO_NOUNS = frozenset(
+    """
+    the and for with from what which who how many much this that these those are was were does did has have
+    according then calculate compute work out multiply divide add subtract give show tell find please result
+    per all its them their our your der die das und von mit aus wie viel viele welche welcher was ist sind
+    laut dann berechne
+    """.split()  # noqa: SIM905 - words are read as words
 )
 
 
@@ -232,6 +257,13 @@ def _at_most(
     return found
 
 
+def _agent_for(routing: Routing | None, *, works_out: bool) -> str:
+    """Return who takes a part; what only works on earlier figures needs nobody who reads tables or text."""
+    if works_out and CALCULATOR.name in AGENTS:
+        return CALCULATOR.name
+    return routing.agent if routing else GENERAL
+
+
 def _agent_of(routed: Routed) -> str:
     part, routing = routed
     return part.agent or (routing.agent if routing else GENERAL)
@@ -255,7 +287,9 @@ def _needed(part: Part, earlier: Sequence[Part]) -> list[int]:
         elif numbered:
             needed |= numbered
         elif _REFERS.search(said):
-            needed.add(len(earlier) - 1)
+            needed |= set(_sharing(said, earlier)) or {len(earlier) - 1}
+        elif follows:
+            needed |= set(_sharing(said, earlier))
         for thing in _MADE_THING.findall(said):
             makers = [
                 index
@@ -264,6 +298,16 @@ def _needed(part: Part, earlier: Sequence[Part]) -> list[int]:
             ]
             needed |= set(makers[-1:])
     return sorted(needed)
+
+
+def _sharing(said: str, earlier: Sequence[Part]) -> list[int]:
+    """Return the earlier parts that share a noun with this one: `the sum` is that which one asked for."""
+    nouns = _nouns(said)
+    return [index for index, each in enumerate(earlier) if nouns & _nouns(each.text)]
+
+
+def _nouns(text: str) -> frozenset[str]:
+    return frozenset(_NOUN.findall(text.lower())) - _NO_NOUNS
 
 
 def _reason(part: Part, routing: Routing | None) -> dict[str, Any]:

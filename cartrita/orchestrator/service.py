@@ -5,12 +5,12 @@ import logging
 from collections.abc import Awaitable, Callable, Collection
 from contextlib import suppress
 from datetime import UTC, datetime
+from functools import partial
 from typing import ClassVar
 from uuid import UUID
 
 import psycopg
 from django.conf import settings
-from django.db import DatabaseError, InterfaceError
 
 from cartrita import telemetry
 from cartrita.errors import BadInput, Conflict
@@ -26,9 +26,10 @@ from cartrita.eventstore import (
 )
 from cartrita.eventstore.aio import cancel_until_ended
 from cartrita.orchestrator.assignment import open_messages, read_assignment
-from cartrita.orchestrator.claims import Claims
-from cartrita.orchestrator.execution import Execution
+from cartrita.orchestrator.claims import ClaimLost, Claims
+from cartrita.orchestrator.ledger import Crew
 from cartrita.orchestrator.liveness import sessions_to_work_on
+from cartrita.orchestrator.turn import DATABASE_ERRORS, TRIES, Turn
 from cartrita.orchestrator.waiting import Awaits, Pauses
 from governance.approval import (
     ApprovalDenied,
@@ -47,11 +48,8 @@ HEARTBEAT_SECONDS = 2.0
 SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
 ALL_SERVICES = ("sequencer", "projector", "ingest", "orchestrator")
-# So often is a message tried by one process before its turn ends as failed.
-TRIES = 5
 # What ends the waiting of an act for people.
 _APPROVAL_ENDS = (ApprovalGranted, ApprovalDenied, ApprovalExpired, ApprovalReplaced, ApprovalVoided)
-_DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError, InterfaceError)
 
 
 class Orchestrator:
@@ -69,6 +67,10 @@ class Orchestrator:
         self._pauses: dict[UUID, asyncio.TimerHandle] = {}
         # By session and message: clients choose message ids, so one may stand in several sessions.
         self._stops: dict[tuple[UUID, UUID], asyncio.Event] = {}
+        # Sessions whose turn waits for people alone: what happens in them wakes it, no sweep.
+        self._awaiting: set[UUID] = set()
+        self._wakes: dict[UUID, asyncio.Event] = {}
+        self._crew = Crew()
         self._places = asyncio.Semaphore(SESSIONS_AT_ONCE)
 
     async def run(self) -> None:
@@ -115,9 +117,10 @@ class Orchestrator:
                 await in_database_thread(expire_due, datetime.now(UTC))
             except Conflict as error:
                 logger.info("An approval moved while it expired: %s", error)
-            for session_id in await in_database_thread(sessions_to_work_on):
+            halted = frozenset(self._awaiting)
+            for session_id in await in_database_thread(sessions_to_work_on, halted=halted):
                 if session_id not in self._workers and self._serves(session_id):
-                    self._offer_unless_paused(session_id)
+                    self._offer_unless_halted(session_id)
             await asyncio.sleep(SWEEP_SECONDS)
 
     async def _watch_claims(self) -> None:
@@ -130,8 +133,8 @@ class Orchestrator:
     def _serves(self, session_id: UUID | None) -> bool:
         return self._only_session in (None, session_id)
 
-    def _offer_unless_paused(self, session_id: UUID) -> None:
-        if session_id not in self._pauses:
+    def _offer_unless_halted(self, session_id: UUID) -> None:
+        if session_id not in self._pauses and session_id not in self._awaiting:
             self._offer(session_id)
 
     def _pause(self, session_id: UUID, until: datetime) -> None:
@@ -146,15 +149,19 @@ class Orchestrator:
 
     def _offer(self, session_id: UUID) -> None:
         self._wake(session_id)
+        self._awaiting.discard(session_id)
         if session_id in self._workers:
             self._again.add(session_id)
+            self._wakes[session_id].set()
             return
+        self._wakes[session_id] = asyncio.Event()
         worker = asyncio.create_task(self._work(session_id), name=f"session-{session_id}")
         self._workers[session_id] = worker
         worker.add_done_callback(lambda done: self._ended(session_id, done))
 
     def _ended(self, session_id: UUID, worker: asyncio.Task[None]) -> None:
         self._workers.pop(session_id, None)
+        self._wakes.pop(session_id, None)
         if not worker.cancelled() and (error := worker.exception()) is not None:
             logger.error("Work on session %s ended: %s", session_id, error, exc_info=error)
         if session_id in self._again:
@@ -175,7 +182,11 @@ class Orchestrator:
                     # Later messages queue behind this one.
                     if isinstance(halted, Pauses):
                         self._pause(session_id, halted.until)
+                    else:
+                        self._awaiting.add(session_id)
                     return
+            except ClaimLost as error:
+                logger.warning("%s", error)
             finally:
                 with suppress(psycopg.Error):
                     await self._claims.release(session_id)
@@ -191,23 +202,31 @@ class Orchestrator:
                     return None
                 if assignment.cancel_requested:
                     stop.set()
-                execution = Execution(assignment, stop=stop)
+                turn = Turn(
+                    assignment,
+                    stop=stop,
+                    wake=self._wakes[session_id],
+                    crew=self._crew,
+                    still_ours=partial(self._claims.still_held, session_id),
+                )
                 try:
                     with telemetry.tracer.start_as_current_span(
                         telemetry.SPAN_TURN,
                         context=telemetry.continued(assignment.trace_id),
                         attributes={telemetry.SESSION_ID: str(session_id)},
                     ):
-                        return await execution.run()
+                        return await turn.run()
                 except Erased:
                     # The session was erased under the turn; the next look at it says so.
                     logger.info("Turn %s ends: its session is erased.", message_id)
                     tries += 1
+                except ClaimLost:
+                    raise
                 except Conflict as error:
                     # Somebody else recorded first; what they recorded is where to go on.
                     logger.info("Turn %s is folded again: %s", message_id, error)
                     tries += 1
-                except _DATABASE_ERRORS as error:
+                except DATABASE_ERRORS as error:
                     logger.warning("Turn %s waits for the database: %s", message_id, error)
                     await asyncio.sleep(0.5)
                     continue
@@ -215,7 +234,7 @@ class Orchestrator:
                     logger.exception("Turn %s failed, trace %s", message_id, assignment.trace_id)
                     tries += 1
                 if tries >= TRIES:
-                    await execution.give_up()
+                    await turn.give_up()
                     return None
                 await asyncio.sleep(0.05 * 2**tries)
         finally:

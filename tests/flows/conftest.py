@@ -68,7 +68,9 @@ class Person:
         attachments: Sequence[UUID] = (),
         *,
         message_id: UUID | None = None,
+        agent: str | None = "assistant",
     ) -> UUID:
+        """Post a message for an agent; with None whoever fits answers, by a plan of one or several tasks."""
         message_id = message_id or new_id()
         await in_database_thread(
             commands.post_message,
@@ -76,12 +78,20 @@ class Person:
             message_id=message_id,
             content=text,
             attachments=attachments,
+            metadata={"agent": agent} if agent else {},
             actor=self.actor,
         )
         return message_id
 
-    async def asks(self, session_id: UUID, text: str, attachments: Sequence[UUID] = ()) -> ReplyPosted:
-        return await reply_to(session_id, await self.says(session_id, text, attachments))
+    async def asks(
+        self,
+        session_id: UUID,
+        text: str,
+        attachments: Sequence[UUID] = (),
+        *,
+        agent: str | None = "assistant",
+    ) -> ReplyPosted:
+        return await reply_to(session_id, await self.says(session_id, text, attachments, agent=agent))
 
 
 async def reply_to(session_id: UUID, message_id: UUID) -> ReplyPosted:

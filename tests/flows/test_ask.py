@@ -45,7 +45,7 @@ class TestAsk:
         assert FERRY[citation["start"] : citation["end"]] == citation["text"]
         assert citation["title"] == "ferry.md"
         (task,) = report["tasks"]
-        assert (task["parent"], task["agent"], task["status"]) == (None, "assistant", "complete")
+        assert (task["parent"], task["agent"], task["status"]) == (None, "document_answerer", "complete")
         assert {decision["outcome"] for decision in report["decisions"]} == {"allow"}
         assert report["first_position"] < report["last_position"]
 
@@ -85,7 +85,6 @@ class TestAsk:
         [
             ({"question": "  "}, "question is empty"),
             ({"agent": "nobody"}, "no agent 'nobody'; the agents are: assistant"),
-            ({"agent": "calculator"}, "messages are not given to it yet; at work: assistant"),
             ({"model": "gpt-99"}, "no model 'gpt-99'; choose one of"),
             ({"session": uuid4()}, "No session with this id exists"),
             ({"user": "x@example.com"}, "Nobody with the address x@example.com"),

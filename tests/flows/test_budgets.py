@@ -11,7 +11,7 @@ import pytest
 from cartrita.accounts.queries import caller_in_workspace
 from cartrita.eventstore import in_database_thread, new_id
 from cartrita.llm import catalog
-from cartrita.orchestrator import execution
+from cartrita.orchestrator import planning
 from governance.commands.budgets import raise_budget, set_budget
 from governance.decision import ActSettled
 from governance.queries.budgets import tree
@@ -66,7 +66,7 @@ async def asks_of(person: Person, session_id: UUID, text: str, model: str) -> Re
         session_id=session_id,
         message_id=message_id,
         content=text,
-        metadata={"model": model},
+        metadata={"model": model, "agent": "assistant"},
         actor=person.actor,
     )
     return await reply_to(session_id, message_id)
@@ -132,8 +132,8 @@ class TestExhaustedBudget:
     async def test_may_be_the_tasks_own(
         self, person: Person, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(execution, "DEFAULT_TASK_BUDGET", 100)
-        monkeypatch.setattr(execution, "BUDGET_TIMES", 0)
+        monkeypatch.setattr(planning, "DEFAULT_TASK_BUDGET", 100)
+        monkeypatch.setattr(planning, "BUDGET_TIMES", 0)
         async with running():
             session_id = await person.opens_session()
             reply = await person.asks(session_id, "What is the answer?")

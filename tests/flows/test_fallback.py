@@ -53,7 +53,7 @@ async def says(person: Person, session_id: UUID, text: str, **metadata: Any) -> 
         session_id=session_id,
         message_id=message_id,
         content=text,
-        metadata=metadata,
+        metadata={"agent": "assistant"} | metadata,
         actor=person.actor,
     )
     return message_id

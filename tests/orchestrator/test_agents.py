@@ -22,6 +22,7 @@ from cartrita.orchestrator.agents import (
     missing_capabilities,
     problems,
 )
+from cartrita.orchestrator.skills import SKILLS
 from cartrita.tools.registry import all_tools
 from tests.databases import Database
 from tests.orchestrator.routing_cases import read_cases
@@ -39,12 +40,12 @@ GREETER = Agent(
 
 
 def wrong(*these: Agent) -> list[str]:
-    return problems(these, tools={"calculate"}, tiers=TIERS)
+    return problems(these, tools={"calculate"}, tiers=TIERS, skills={"calculate"})
 
 
 class TestAgents:
     def test_are_in_order(self) -> None:
-        assert problems(all_agents(), tools=TOOLS, tiers=TIERS) == []
+        assert problems(all_agents(), tools=TOOLS, tiers=TIERS, skills=SKILLS) == []
 
     def test_are_the_six_and_the_general_one(self) -> None:
         assert {

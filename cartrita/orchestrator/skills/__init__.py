@@ -9,6 +9,8 @@ recorded like those that a model proposes; where it cannot, a model that can use
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
+from pkgutil import iter_modules
 from types import MappingProxyType
 from typing import Any
 
@@ -42,7 +44,7 @@ class Brief:
     outcomes: Sequence[Outcome] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Use:
     """Call this tool of the agent with these arguments."""
 
@@ -50,7 +52,7 @@ class Use:
     arguments: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Answer:
     """The task is done. `text` is Markdown for people; `result` is JSON for the tasks that come after.
 
@@ -62,7 +64,7 @@ class Answer:
     citations: Sequence[Mapping[str, Any]] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Unable:
     """Rules do not get further; `reason` tells people what is missing and what would help."""
 
@@ -87,3 +89,9 @@ def skill(name: str) -> Callable[[Skill], Skill]:
         return function
 
     return register
+
+
+def load() -> None:
+    """Import every module of this package, so that its skills are known."""
+    for module in iter_modules(__path__, f"{__name__}."):
+        import_module(module.name)

@@ -7,15 +7,16 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import CartritaError
 from cartrita.llm import catalog
-from cartrita.orchestrator.agents import AT_WORK, Agent, all_agents, missing_capabilities, problems
+from cartrita.orchestrator.agents import Agent, all_agents, missing_capabilities, problems
+from cartrita.orchestrator.skills import SKILLS
 from cartrita.tools.registry import all_tools
 
 
 class Command(BaseCommand):
     help = (
-        "List the agents: purpose, tools, what their model must be able to do, who is at work yet, and who "
-        "can work with the models that are configured. With --check look their declarations over "
-        "instead: exit code 1 where something is wrong."
+        "List the agents: purpose, skill, tools, what their model must be able to do, and who can work with "
+        "the models that are configured. With --check look their declarations over instead: exit code 1 "
+        "where something is wrong."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -34,11 +35,12 @@ class Command(BaseCommand):
             self.stdout.write(f"{each['name']} (version {each['version']}): {each['purpose']}")
             self.stdout.write(f"    tools:  {', '.join(each['tools']) or 'none'}")
             self.stdout.write(f"    needs:  {', '.join(each['needs']) or 'nothing of its model'}")
-            self.stdout.write("    work:   " + ("answers messages" if each["at_work"] else "none yet"))
+            self.stdout.write(f"    skill:  {each['skill'] or 'that of its model'}")
             self.stdout.write("    usable: " + ("yes" if each["usable"] else f"no: {each['why_not']}"))
 
     def _check(self) -> None:
-        wrong = problems(all_agents(), tools={each.name for each in all_tools()}, tiers=catalog.TIERS)
+        tools = {each.name for each in all_tools()}
+        wrong = problems(all_agents(), tools=tools, tiers=catalog.TIERS, skills=SKILLS)
         if wrong:
             raise CommandError("\n".join(wrong), returncode=1)
         self.stdout.write(f"{len(all_agents())} agents, nothing wrong.")
@@ -54,7 +56,7 @@ def _described(who: Agent) -> dict[str, Any]:
         "tier": who.tier,
         "needs": sorted(who.needs),
         "autonomy": who.autonomy,
-        "at_work": who.name in AT_WORK,
+        "skill": who.skill,
         "usable": not why_not,
         "why_not": why_not,
     }

@@ -1,0 +1,316 @@
+"""From a message to a plan: who plans it, and the events that lay the plan out."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from uuid import UUID
+
+from cartrita.errors import CartritaError
+from cartrita.eventstore import Event, derived_id, in_database_thread, unseal_or_empty
+from cartrita.llm import catalog, gateway
+from cartrita.llm.catalog import ModelEntry
+from cartrita.llm.events import ModelAnswered
+from cartrita.llm.gateway import ModelRequest
+from cartrita.orchestrator import loop, model_planner, router
+from cartrita.orchestrator.agents import AGENTS, GENERAL, Agent, agent, all_agents
+from cartrita.orchestrator.assignment import Assignment
+from cartrita.orchestrator.ledger import Ledger
+from cartrita.orchestrator.planner import plan_by_rules
+from cartrita.orchestrator.slash import slash_call
+from cartrita.orchestrator.steps import RunSteps, Stopped, Wanted
+from cartrita.orchestrator.waiting import Refused
+from cartrita.tools.registry import all_tools, tool
+from retrieval.embedding import encoder
+from retrieval.parsing.sniffing import TABLES
+from retrieval.queries import in_scope
+from tasks_app.draft import DraftPlan, DraftTask, DraftUnusable
+from tasks_app.plan import DEFAULT_TASK_BUDGET, EdgeAdded, PlanProposed, Relation, TaskAdded
+from tasks_app.run import RunFinished, RunStarted
+
+PLANNER_AGENT = "planner"
+NAMED = "named"
+CALL = "slash"
+# A plan is an object of a few hundred tokens for each task.
+MOST_PLAN_TOKENS = 4000
+# A task may use what it is expected to use so many times: an attempt that broke off counts as used.
+BUDGET_TIMES = 3
+# What the passages of a prompt amount to, roughly.
+PASSAGES_TOKENS = 1500
+
+_COMES_BEFORE: tuple[Relation, ...] = ("enables", "blocks")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Surroundings:
+    """What a planner knows beside the message: who could work, and which kinds of documents are at hand."""
+
+    agents: Sequence[Agent]
+    kinds: frozenset[str]
+    titles: Sequence[tuple[str, str]] = ()
+
+
+class ModelPlanning(RunSteps):
+    """A model lays out the plan: a run of its own, whose task is the plan as a whole."""
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        model: ModelEntry,
+        surroundings: Surroundings,
+        *,
+        roles: frozenset[str],
+        stop: asyncio.Event,
+    ) -> None:
+        super().__init__(
+            ledger,
+            run_id=derived_id(ledger.plan_id, "planning"),
+            agent=PLANNER_AGENT,
+            roles=roles,
+            stop=stop,
+        )
+        self._model = model
+        self._around = surroundings
+
+    async def draft(self) -> DraftPlan | None:
+        """Return the model's plan, None where it has none that can be used. Raises Halted and Stopped."""
+        await self._fold()
+        while self._run.finished is None:
+            if self._stop.is_set():
+                await self._withdraw()
+                raise Stopped
+            await self._take_step()
+        if self._run.finished.status != "answered" or self._run.answer is None:
+            return None
+        return self._read(await gateway.whole_text(self._run.answer))
+
+    async def _take_step(self) -> None:
+        run = self._run
+        if run.waiting is not None and self._leave is None:
+            look = await self._outlook(run.waiting)
+            if isinstance(look, Refused):
+                await self._finish("denied", look.code)
+                return
+        if run.refusal is not None:
+            await self._finish("denied", run.refusal.rule)
+            return
+        if run.failure is not None:
+            await self._finish("failed", run.failure.code)
+            return
+        asked = messages = model_planner.planning_messages(
+            self._work.question,
+            history=self._work.history,
+            agents=self._around.agents,
+            tools=all_tools(),
+            attachments=self._around.titles,
+        )
+        answers = [event for event in run.trail if isinstance(event, ModelAnswered)]
+        for answer in answers:
+            text = await gateway.whole_text(answer)
+            try:
+                self._read(text)
+            except DraftUnusable as error:
+                messages = model_planner.repair_messages(asked, text, error)
+            else:
+                await self._finish("answered", "")
+                return
+        if len(answers) > model_planner.MAX_REPAIRS:
+            await self._finish("failed", DraftUnusable.code)
+            return
+        await self._ask(messages)
+
+    async def _ask(self, messages: Sequence[Any]) -> None:
+        step, attempt = self._run.next_place
+        try:
+            prepared = await gateway.prepare(
+                ModelRequest(
+                    messages=tuple(messages),
+                    purpose="planning",
+                    model=self._model.name,
+                    max_output_tokens=min(MOST_PLAN_TOKENS, self._model.context_limit // 2),
+                    json_schema=model_planner.plan_schema(self._around.agents, all_tools()),
+                ),
+                facts=self._facts(),
+            )
+        except CartritaError as error:
+            await self._finish("failed", error.code)
+            return
+        wanted = Wanted(
+            act="model_call",
+            subject=self._model.name,
+            request=prepared.decision_request,
+            delivery="held",
+        )
+        place = loop.Generate(step=step, attempt=attempt)
+        permits = await self._decide(place, wanted, before=self._begin())
+        if permits is not None:
+            await self._ask_model(prepared, permits[0], attempt, on_delta=None)
+
+    def _read(self, text: str) -> DraftPlan:
+        return model_planner.read_plan(text, agents=self._around.agents, tools=all_tools())
+
+    def _begin(self) -> list[Event]:
+        if self._run.started is not None:
+            return []
+        return [
+            RunStarted(
+                plan_id=self._ledger.plan_id,
+                task_id=self._ledger.plan_id,
+                attempt=1,
+                agent=PLANNER_AGENT,
+                loop_version=loop.LOOP_VERSION,
+            )
+        ]
+
+    async def _finish(self, status: Any, code: str) -> None:
+        run = self._run
+        self._settle_the_rest("succeeded" if status == "answered" else "failed")
+        finished = RunFinished(
+            status=status,
+            answer="",
+            citations=[],
+            model=self._model.name,
+            supported=None,
+            code=code,
+            prompt_tokens=run.prompt_tokens,
+            completion_tokens=run.completion_tokens,
+            cost_micros=run.cost_micros,
+            currency=run.currency,
+        )
+        await self._record([*self._begin(), finished])
+
+
+async def draft_plan(ledger: Ledger, *, roles: frozenset[str], stop: asyncio.Event) -> DraftPlan:
+    """Return the plan for a message: of the agent it names, by rules, or by a model where that is worth it.
+
+    Raises CartritaError for a message that names what does not exist or whose calls are none, Halted and
+    Stopped.
+    """
+    work = ledger.work
+    named = str(work.metadata.get("agent") or "")
+    if named:
+        return _of_one(agent(named), work.question)
+    around = await in_database_thread(_surroundings, work)
+    by_rules = await in_database_thread(_plan_by_rules, work.question, around)
+    if not model_planner.worth_planning(work.question, by_rules):
+        return by_rules
+    model = await in_database_thread(_planning_model, work)
+    if model is None:
+        return by_rules
+    by_model = await ModelPlanning(ledger, model, around, roles=roles, stop=stop).draft()
+    return by_model or by_rules
+
+
+def _of_one(who: Agent, text: str) -> DraftPlan:
+    """Return the plan of a message that names its agent: its work, or a call that is written out."""
+    call = slash_call(text)
+    if call is None:
+        return DraftPlan(tasks=(DraftTask(key="t1", intent=text, agent=who.name),), planner=NAMED)
+    task = DraftTask(key="t1", intent=text, agent=who.name, tool=call.tool, arguments=call.arguments)
+    return DraftPlan(tasks=(task,), planner=CALL)
+
+
+def lay_out(work: Assignment, plan_id: UUID, draft: DraftPlan, estimates: Mapping[str, int]) -> list[Event]:
+    """Return the events that make a draft the plan `plan_id`. Pure.
+
+    One task is the root itself. Of several the root is the synthesis of their results, and they its parts.
+    `estimates` are tokens by key.
+    """
+    root_id = derived_id(plan_id, "task:1")
+    single = len(draft.tasks) == 1
+    ids = {task.key: root_id if single else derived_id(plan_id, f"task:1:{task.key}") for task in draft.tasks}
+    total = sum(estimates.values())
+    events: list[Event] = [
+        PlanProposed(
+            message_id=work.message_id,
+            root_task_id=root_id,
+            goal=work.question,
+            planner=draft.planner,
+            estimated_tokens=total,
+        )
+    ]
+    if not single:
+        events.append(
+            TaskAdded(
+                task_id=root_id,
+                parent_id=None,
+                intent=work.question,
+                spec={},
+                agent=GENERAL,
+                kind="synthesis",
+                cost_budget_tokens=max(DEFAULT_TASK_BUDGET, BUDGET_TIMES * total),
+            )
+        )
+    for task in draft.tasks:
+        estimate = task.estimated_tokens or estimates[task.key]
+        events.append(
+            TaskAdded(
+                task_id=ids[task.key],
+                parent_id=None if single else root_id,
+                intent=task.intent,
+                spec=_spec(work, draft, task),
+                agent=task.agent,
+                priority=task.priority,
+                cost_budget_tokens=max(DEFAULT_TASK_BUDGET, BUDGET_TIMES * estimate),
+                estimated_tokens=estimate,
+            )
+        )
+    for task in draft.tasks:
+        for relation, other in task.edges():
+            first, second = (task.key, other) if relation in _COMES_BEFORE else (other, task.key)
+            events.append(EdgeAdded(from_task=ids[first], to_task=ids[second], relation=relation))
+    return events
+
+
+def estimate(work: Assignment, task: DraftTask, model: ModelEntry | None) -> int:
+    """Return roughly how many tokens a task needs."""
+    if task.tool:
+        return tool(task.tool).cost_tokens
+    who = AGENTS.get(task.agent)
+    if who is None or model is None:
+        return 0
+    said = [who.instructions, task.intent, *(each.content for each in work.history)]
+    # Most texts have more than three bytes a token in every vocabulary.
+    prompt = sum(len(text.encode()) for text in said) // 3 + PASSAGES_TOKENS
+    return min(prompt + who.max_output_tokens, model.context_limit)
+
+
+def _spec(work: Assignment, draft: DraftPlan, task: DraftTask) -> dict[str, Any]:
+    spec: dict[str, Any] = {"key": task.key, "attachments": [str(each) for each in work.attachments]}
+    if task.tool:
+        spec |= {"tool": task.tool, "arguments": dict(task.arguments or {})}
+    if (reason := draft.reasons.get(task.key)) is not None:
+        spec["routing"] = dict(reason)
+    return spec
+
+
+def _surroundings(work: Assignment) -> Surroundings:
+    """Look at what is at hand; reads the database."""
+    scope = in_scope(workspace_id=work.workspace_id, session_id=work.session_id)
+    kinds = {
+        row: "table" if row.media_type in TABLES else "text"
+        for row in scope.filter(id__in=work.attachments).order_by("created_at", "id")
+    }
+    return Surroundings(
+        agents=all_agents(),
+        kinds=frozenset(kinds.values()),
+        titles=[(unseal_or_empty(row.key_id, row.title), kind) for row, kind in kinds.items()],
+    )
+
+
+def _plan_by_rules(text: str, around: Surroundings) -> DraftPlan:
+    chosen = partial(router.route, agents=around.agents, embed=encoder().encode)
+    return plan_by_rules(text, route=chosen, attachments=around.kinds)
+
+
+def _planning_model(work: Assignment) -> ModelEntry | None:
+    """Return the model that plans: the one that the message names where it can, else the default for it."""
+    named = work.metadata.get("model")
+    name = named if isinstance(named, str) and named else None
+    try:
+        model = catalog.choose(name=name, tier=None, purpose="planning")
+    except CartritaError:
+        # What is wrong with the model is told where the work is done.
+        return None
+    return model if model.can("planning") else None
