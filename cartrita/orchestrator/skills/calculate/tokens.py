@@ -117,8 +117,8 @@ _PHRASES: Sequence[tuple[re.Pattern[str], str]] = tuple(
         (r"^\s*rechne (.{1,200}) aus\b", r"\1"),
         (r"\*\*", "^"),
         (r"\bper ?cent\b|\bpercents\b|\bprozent\b|\bpour ?cent\b|\bpor ciento\b|\bpct\b", "%"),
-        (r"\b(?:multiplied|multipliziert|multiplié|multiplicado) (?:by|with|mit|par|por)\b", " * "),
-        (r"\b(?:divided by|geteilt durch|dividiert durch|divisé par|dividido (?:por|entre))\b", " / "),
+        (r"\b(?:multiplied|multipliziert|multiplié|multiplicado) (?:by|with|mit|par|por)\b", "times"),
+        (r"\b(?:divided by|geteilt durch|dividiert durch|divisé par|dividido (?:por|entre))\b", "over"),
         (r"\b(?:raised )?to the power (?:of )?|\braised to\b", " ^ "),
         (r"\bto the (?:third|3rd) power\b", " ^ 3 "),
         (r"\bmodulo\b", "mod"),
@@ -251,7 +251,8 @@ class _Style:
             if self.comma_decimal or not self.english:
                 raise _ambiguous(text, f"write {text.replace(',', '')} or {text.replace(',', '.')}0")
             return text.replace(",", ""), False
-        if grouped and (self.comma_decimal or not self.english):
+        # Nobody adds a third decimal that is 0, but many write thousands like that.
+        if grouped and (self.comma_decimal or not self.english or text.endswith("0")):
             if self.comma_decimal and not self.point_decimal:
                 return text.replace(".", ""), False
             raise _ambiguous(text, f"write {text.replace('.', '')} or {text}0")
@@ -501,6 +502,7 @@ def _with_units(found: Iterator[Token]) -> Iterator[Token]:
             and not (place and given[place - 1].quantity is not None)
         ):
             end, unit = _per(given, place + 2, units.WORDS[token.text])
+            _refuse_thousands(following.quantity)
             yield replace(following, quantity=replace(following.quantity, unit=unit))
             place = end
         elif token.quantity is not None and following is not None and following.text == "%":
@@ -513,11 +515,20 @@ def _with_units(found: Iterator[Token]) -> Iterator[Token]:
                 place += 2
         elif token.quantity is not None and following is not None and (read := unit_at(given, place + 1)):
             end, unit = read
+            if unit[0][0] in units.CURRENCIES:
+                _refuse_thousands(token.quantity)
             yield replace(token, quantity=replace(token.quantity, unit=unit))
             place = end
         else:
             yield token
             place += 1
+
+
+def _refuse_thousands(price: Quantity) -> None:
+    if _is_grouped(price.expression, "."):
+        raise _ambiguous(
+            price.expression, f"write {price.expression.replace('.', '')} or {price.expression}0"
+        )
 
 
 def unit_at(given: Sequence[Token], place: int) -> tuple[int, Unit] | None:
