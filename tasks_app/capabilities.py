@@ -9,9 +9,10 @@ use or what it takes of the machine. A search that the agent loop makes by itsel
 in `retrieval_metrics`.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Max, QuerySet, Sum
@@ -73,15 +74,15 @@ def capability_index(at: datetime, *, workspace_id: UUID | None = None) -> list[
 
 def index_of(rows: QuerySet[ToolDayRow], at: datetime) -> list[Capability]:
     """Return the index that these days make; see `capability_index`."""
-    today = at.date()
+    today = at.astimezone(UTC).date()
     past = rows.filter(day__lte=today).order_by().values("tool_name", "version")
-    lately = {
+    lately: dict[tuple[str, str], Mapping[str, Any]] = {
         (row["tool_name"], row["version"]): row
         for row in past.filter(day__gt=today - timedelta(days=DAYS)).annotate(
             **{f"{name}_30d": Coalesce(Sum(name), 0) for name in _SUMMED}
         )
     }
-    seen = {
+    seen: dict[tuple[str, str], Mapping[str, Any]] = {
         (row["tool_name"], row["version"]): row
         for row in past.annotate(**{f"newest_{name}": Max(name) for name in _NEWEST})
     }
@@ -130,8 +131,8 @@ def _in_order(
 def _capability(
     name: str,
     version: str,
-    sums: dict[str, int],
-    newest: dict[str, datetime],
+    sums: Mapping[str, Any],
+    newest: Mapping[str, Any],
     registered: dict[tuple[str, str], Tool],
 ) -> Capability:
     returned, failed = sums.get("returned_30d", 0), sums.get("failed_30d", 0)

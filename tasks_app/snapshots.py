@@ -125,8 +125,13 @@ def _node(before: Plan, after: Plan, event: Event) -> tuple[str, UUID | None] | 
             return "criticised", event.task_id
         case PlanCompleted():
             return "finished", None
-    task_id = getattr(event, "task_id", None)
-    if task_id not in before.tasks or before.tasks[task_id].ended or not after.tasks[task_id].ended:
+    task_id: UUID | None = getattr(event, "task_id", None)
+    if (
+        task_id is None
+        or task_id not in before.tasks
+        or before.tasks[task_id].ended
+        or not after.tasks[task_id].ended
+    ):
         return None
     return f"task_{after.tasks[task_id].status}", task_id
 
