@@ -294,6 +294,9 @@ DEFAULT_MODEL = env.str("CARTRITA_DEFAULT_MODEL", default="")
 STARTER_POLICY = BASE_DIR / "governance" / "policies" / "starter.yaml"
 POLICY_FILE = env.str("CARTRITA_POLICY_FILE", default=str(STARTER_POLICY))
 SCRIPTED_MODEL = env.str("CARTRITA_SCRIPTED_MODEL", default="")
+# How often one attempt at a task may ask a model and call tools before it is stopped.
+MAX_MODEL_CALLS = env.int("CARTRITA_MAX_MODEL_CALLS", default=20)
+MAX_TOOL_CALLS = env.int("CARTRITA_MAX_TOOL_CALLS", default=40)
 # What a web process runs beside its requests; "" for nothing, where `manage.py run_orchestrator` does it all.
 SERVICES = [
     name.strip()

@@ -22,8 +22,9 @@ from cartrita.orchestrator.agents import Agent, agent, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
+from cartrita.orchestrator.judging import Judging
 from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
-from cartrita.orchestrator.ledger import STOPPED, Ledger
+from cartrita.orchestrator.ledger import STOPPED, Better, Ledger
 from cartrita.orchestrator.limits import RunLimits, exceeded
 from cartrita.orchestrator.skills import Answer as SkillAnswer
 from cartrita.orchestrator.skills import Input, Move, Use
@@ -44,9 +45,11 @@ from retrieval.queries import candidates, in_scope
 from retrieval.questions import MAX_QUERY
 from retrieval.search import performed_event, search
 from tasks_app.plan import (
+    EdgeAdded,
     PlanCriticised,
     Task,
     TaskAborted,
+    TaskAdded,
     TaskCompleted,
     TaskFailed,
 )
@@ -666,11 +669,13 @@ class Attempt(RunSteps):
         await self._end_task(finished, first=True)
 
     async def _end_task(self, finished: RunFinished, *, first: bool = False) -> None:
-        task, left = self._task, self._unrecorded
+        task = self._task
         tokens = finished.prompt_tokens + finished.completion_tokens
         ended: TaskCompleted | TaskFailed | TaskAborted
+        judgement: critic.Judgement | None = None
         if finished.status == "answered":
             ended = TaskCompleted(task_id=task.task_id, run_id=self.run_id, tokens=tokens)
+            judgement = await self._judge(finished)
         elif finished.status == "stopped":
             ended = TaskAborted(task_id=task.task_id, reason=STOPPED, tokens=tokens)
         else:
@@ -681,39 +686,81 @@ class Attempt(RunSteps):
                 code=finished.code,
                 reason="denied by policy" if finished.status == "denied" else finished.code,
             )
+        left = self._unrecorded
         events = [*left.events, finished] if first else []
         await self._ledger.end(
             ended,
-            judged=self._judged(finished),
+            judged=[] if judgement is None else [self._criticised(judgement)],
+            better=self._better(judgement),
             retries=None if self._may_pass else _ONCE,
             settlements=left.settlements,
             appends=[*left.appends, *self._run_appends(events)],
         )
         self._recorded(events)
 
-    def _judged(self, finished: RunFinished) -> list[Event]:
-        """Return the critic's verdict on the result of a part, by rules."""
-        if self._speaks or finished.status != "answered":
-            return []
-        judgement = critic.judge(
-            critic.PartResult(
-                intent=self._task.intent,
-                agent=self._task.agent,
-                text=finished.answer,
-                citations=finished.citations,
-                supported=finished.supported,
-                result=self._ground_of(finished),
-                inputs=self._inputs,
-            )
+    # The critic
+
+    async def _judge(self, finished: RunFinished) -> critic.Judgement | None:
+        """Return the critic's verdict on the result of a part: by rules, and of a model's text by a model."""
+        if self._speaks:
+            return None
+        part = critic.PartResult(
+            intent=self._task.intent,
+            agent=self._task.agent,
+            text=finished.answer,
+            citations=finished.citations,
+            supported=finished.supported,
+            result=self._ground_of(finished),
+            inputs=self._inputs,
         )
-        return [
-            PlanCriticised(
-                task_id=self._task.task_id,
-                checks=judgement.checks,
-                details=judgement.details,
-                verdict=judgement.verdict,
-            )
-        ]
+        by_rules = critic.judge(part)
+        judge = self._model
+        if by_rules.verdict == "prune" or judge is None or finished.model != judge.name:
+            return by_rules
+        if not judge.can("planning"):
+            return by_rules
+        # What the work gave is on record before anything else is asked.
+        await self._record()
+        by_model = await Judging(
+            self._ledger,
+            judge,
+            part,
+            run_id=self.run_id,
+            task_path=self._task_path,
+            roles=self._roles,
+            stop=self._stop,
+        ).answer()
+        return by_rules if by_model is None else critic.combined(by_rules, by_model)
+
+    def _criticised(self, judgement: critic.Judgement) -> PlanCriticised:
+        return PlanCriticised(
+            task_id=self._task.task_id,
+            checks=judgement.checks,
+            details=dict(judgement.details),
+            verdict=judgement.verdict,
+        )
+
+    def _better(self, judgement: critic.Judgement | None) -> Better | None:
+        """Return the task that shall improve on this one's result, where the critic asks for it: once."""
+        task = self._task
+        if judgement is None or judgement.verdict != "revise" or "improves" in task.spec:
+            return None
+        wrong = "\n".join(judgement.details.values())
+        better_id = derived_id(task.task_id, "better")
+        return Better(
+            reason=wrong,
+            task=TaskAdded(
+                task_id=better_id,
+                parent_id=task.parent_id,
+                intent=f"{task.intent}\n\nImprove on the earlier result. A critic said of it:\n{wrong}",
+                spec={**task.spec, "improves": str(task.task_id)},
+                agent=task.agent,
+                priority=task.priority,
+                cost_budget_tokens=task.cost_budget_tokens,
+                estimated_tokens=task.estimated_tokens,
+            ),
+            edge=EdgeAdded(from_task=task.task_id, to_task=better_id, relation="refines"),
+        )
 
     def _ground_of(self, finished: RunFinished) -> dict[str, Any]:
         """Return what the figures of an answer may come from: its result, and what the tools gave."""

@@ -9,6 +9,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -20,12 +21,15 @@ from cartrita.orchestrator.assignment import Assignment
 from governance.decision import ActOutcome
 from governance.step import Act, Decided, Settlement, atake_step
 from tasks_app import plan as plans
+from tasks_app.growth import revise
 from tasks_app.plan import (
+    EdgeAdded,
     Plan,
     PlanAccepted,
     PlanCompleted,
     Task,
     TaskAborted,
+    TaskAdded,
     TaskCompleted,
     TaskFailed,
     TaskStarted,
@@ -108,6 +112,15 @@ class Crew:
             await asyncio.wait_for(self._left.wait(), seconds)
         except TimeoutError:
             return
+
+
+@dataclass(frozen=True, slots=True)
+class Better:
+    """A task that improves on the result of another, as a critic asked; `edge` says of which."""
+
+    reason: str
+    task: TaskAdded
+    edge: EdgeAdded
 
 
 class Ledger:
@@ -197,17 +210,23 @@ class Ledger:
         ended: TaskCompleted | TaskFailed | TaskAborted,
         *,
         judged: Sequence[Event] = (),
+        better: Better | None = None,
         retries: Retries | None = None,
         settlements: Sequence[Settlement] = (),
         appends: Sequence[Append] = (),
     ) -> None:
-        """Record the end of an attempt with what follows from it; `judged` are a critic's verdicts on it.
+        """Record the end of an attempt with what follows from it.
+
+        `judged` are a critic's verdicts on it, `better` the task that shall improve on its result.
 
         Raises AttemptOver where somebody else ended it, and what `record` raises.
         """
 
         def made(plan: Plan) -> list[Event]:
             events = list(judged)
+            if better is not None:
+                after = plans.extend(plan, events)
+                events += revise(after, reason=better.reason, tasks=[better.task], edges=[better.edge])
             root = plan.tasks[plan.root_task_id] if plan.root_task_id is not None else None
             if isinstance(ended, TaskAborted) and root is not None and root.status == "pending":
                 # The whole is stopped, not this task alone: what has not begun does not begin.

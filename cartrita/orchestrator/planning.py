@@ -1,33 +1,33 @@
 """From a message to a plan: who plans it, and the events that lay the plan out."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from uuid import UUID
 
-from cartrita.errors import CartritaError
+from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Event, derived_id, in_database_thread, unseal_or_empty
-from cartrita.llm import catalog, gateway
-from cartrita.llm.catalog import ModelEntry
-from cartrita.llm.events import ModelAnswered
-from cartrita.llm.gateway import ModelRequest
-from cartrita.orchestrator import loop, model_planner, router
+from cartrita.llm import catalog
+from cartrita.llm.catalog import ModelEntry, Purpose
+from cartrita.llm.providers import ChatMessage
+from cartrita.orchestrator import model_planner, router
 from cartrita.orchestrator.agents import AGENTS, GENERAL, Agent, agent, all_agents
 from cartrita.orchestrator.assignment import Assignment
+from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.planner import plan_by_rules
 from cartrita.orchestrator.slash import slash_call
-from cartrita.orchestrator.steps import RunSteps, Stopped, Wanted
-from cartrita.orchestrator.waiting import Refused
 from cartrita.tools.registry import all_tools, tool
-from retrieval.embedding import encoder
+from retrieval.embedding import EmbeddingUnavailable, encoder
 from retrieval.parsing.sniffing import TABLES
 from retrieval.queries import in_scope
 from tasks_app.draft import DraftPlan, DraftTask, DraftUnusable
 from tasks_app.plan import DEFAULT_TASK_BUDGET, EdgeAdded, PlanProposed, Relation, TaskAdded
-from tasks_app.run import RunFinished, RunStarted
+
+logger = logging.getLogger(__name__)
 
 PLANNER_AGENT = "planner"
 NAMED = "named"
@@ -51,8 +51,13 @@ class Surroundings:
     titles: Sequence[tuple[str, str]] = ()
 
 
-class ModelPlanning(RunSteps):
-    """A model lays out the plan: a run of its own, whose task is the plan as a whole."""
+class Planning(Consultation[DraftPlan]):
+    """A model lays out the plan. The run is of the plan as a whole: its task is the plan."""
+
+    agent: ClassVar[str] = PLANNER_AGENT
+    purpose: ClassVar[Purpose] = "planning"
+    most_tokens: ClassVar[int] = MOST_PLAN_TOKENS
+    most_repairs: ClassVar[int] = model_planner.MAX_REPAIRS
 
     def __init__(
         self,
@@ -63,122 +68,29 @@ class ModelPlanning(RunSteps):
         roles: frozenset[str],
         stop: asyncio.Event,
     ) -> None:
-        super().__init__(
-            ledger,
-            run_id=derived_id(ledger.plan_id, "planning"),
-            agent=PLANNER_AGENT,
-            roles=roles,
-            stop=stop,
-        )
-        self._model = model
+        run_id = derived_id(ledger.plan_id, "planning")
+        super().__init__(ledger, model, run_id=run_id, task_id=ledger.plan_id, roles=roles, stop=stop)
         self._around = surroundings
 
-    async def draft(self) -> DraftPlan | None:
-        """Return the model's plan, None where it has none that can be used. Raises Halted and Stopped."""
-        await self._fold()
-        while self._run.finished is None:
-            if self._stop.is_set():
-                await self._withdraw()
-                raise Stopped
-            await self._take_step()
-        if self._run.finished.status != "answered" or self._run.answer is None:
-            return None
-        return self._read(await gateway.whole_text(self._run.answer))
-
-    async def _take_step(self) -> None:
-        run = self._run
-        if run.waiting is not None and self._leave is None:
-            look = await self._outlook(run.waiting)
-            if isinstance(look, Refused):
-                await self._finish("denied", look.code)
-                return
-        if run.refusal is not None:
-            await self._finish("denied", run.refusal.rule)
-            return
-        if run.failure is not None:
-            await self._finish("failed", run.failure.code)
-            return
-        asked = messages = model_planner.planning_messages(
+    def _question(self) -> tuple[ChatMessage, ...]:
+        return model_planner.planning_messages(
             self._work.question,
             history=self._work.history,
             agents=self._around.agents,
             tools=all_tools(),
             attachments=self._around.titles,
         )
-        answers = [event for event in run.trail if isinstance(event, ModelAnswered)]
-        for answer in answers:
-            text = await gateway.whole_text(answer)
-            try:
-                self._read(text)
-            except DraftUnusable as error:
-                messages = model_planner.repair_messages(asked, text, error)
-            else:
-                await self._finish("answered", "")
-                return
-        if len(answers) > model_planner.MAX_REPAIRS:
-            await self._finish("failed", DraftUnusable.code)
-            return
-        await self._ask(messages)
 
-    async def _ask(self, messages: Sequence[Any]) -> None:
-        step, attempt = self._run.next_place
-        try:
-            prepared = await gateway.prepare(
-                ModelRequest(
-                    messages=tuple(messages),
-                    purpose="planning",
-                    model=self._model.name,
-                    max_output_tokens=min(MOST_PLAN_TOKENS, self._model.context_limit // 2),
-                    json_schema=model_planner.plan_schema(self._around.agents, all_tools()),
-                ),
-                facts=self._facts(),
-            )
-        except CartritaError as error:
-            await self._finish("failed", error.code)
-            return
-        wanted = Wanted(
-            act="model_call",
-            subject=self._model.name,
-            request=prepared.decision_request,
-            delivery="held",
-        )
-        place = loop.Generate(step=step, attempt=attempt)
-        permits = await self._decide(place, wanted, before=self._begin())
-        if permits is not None:
-            await self._ask_model(prepared, permits[0], attempt, on_delta=None)
+    def _schema(self) -> Mapping[str, Any]:
+        return model_planner.plan_schema(self._around.agents, all_tools())
 
     def _read(self, text: str) -> DraftPlan:
         return model_planner.read_plan(text, agents=self._around.agents, tools=all_tools())
 
-    def _begin(self) -> list[Event]:
-        if self._run.started is not None:
-            return []
-        return [
-            RunStarted(
-                plan_id=self._ledger.plan_id,
-                task_id=self._ledger.plan_id,
-                attempt=1,
-                agent=PLANNER_AGENT,
-                loop_version=loop.LOOP_VERSION,
-            )
-        ]
-
-    async def _finish(self, status: Any, code: str) -> None:
-        run = self._run
-        self._settle_the_rest("succeeded" if status == "answered" else "failed")
-        finished = RunFinished(
-            status=status,
-            answer="",
-            citations=[],
-            model=self._model.name,
-            supported=None,
-            code=code,
-            prompt_tokens=run.prompt_tokens,
-            completion_tokens=run.completion_tokens,
-            cost_micros=run.cost_micros,
-            currency=run.currency,
-        )
-        await self._record([*self._begin(), finished])
+    def _again(self, text: str, error: BadInput) -> tuple[ChatMessage, ...]:
+        if not isinstance(error, DraftUnusable):
+            raise error
+        return model_planner.repair_messages(self._question(), text, error)
 
 
 async def draft_plan(ledger: Ledger, *, roles: frozenset[str], stop: asyncio.Event) -> DraftPlan:
@@ -198,7 +110,7 @@ async def draft_plan(ledger: Ledger, *, roles: frozenset[str], stop: asyncio.Eve
     model = await in_database_thread(_planning_model, work)
     if model is None:
         return by_rules
-    by_model = await ModelPlanning(ledger, model, around, roles=roles, stop=stop).draft()
+    by_model = await Planning(ledger, model, around, roles=roles, stop=stop).answer()
     return by_model or by_rules
 
 
@@ -283,6 +195,15 @@ def _spec(work: Assignment, draft: DraftPlan, task: DraftTask) -> dict[str, Any]
     if (reason := draft.reasons.get(task.key)) is not None:
         spec["routing"] = dict(reason)
     return spec
+
+
+def warm_up() -> None:
+    """Make the vectors of the agents' examples, so that the first message does not wait for them."""
+    try:
+        router.prepare(all_agents(), encoder().encode)
+    except EmbeddingUnavailable as error:
+        # Whoever needs the vectors is told; here nobody does yet.
+        logger.warning("Messages cannot be routed: %s", error)
 
 
 def _surroundings(work: Assignment) -> Surroundings:

@@ -25,9 +25,11 @@ from cartrita.eventstore import (
     run_projector,
 )
 from cartrita.eventstore.aio import cancel_until_ended
+from cartrita.orchestrator import planning
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from cartrita.orchestrator.claims import ClaimLost, Claims
 from cartrita.orchestrator.ledger import Crew
+from cartrita.orchestrator.limits import RunLimits
 from cartrita.orchestrator.liveness import sessions_to_work_on
 from cartrita.orchestrator.turn import DATABASE_ERRORS, TRIES, Turn
 from cartrita.orchestrator.waiting import Awaits, Pauses
@@ -71,10 +73,12 @@ class Orchestrator:
         self._awaiting: set[UUID] = set()
         self._wakes: dict[UUID, asyncio.Event] = {}
         self._crew = Crew()
+        self._limits = RunLimits(model_calls=settings.MAX_MODEL_CALLS, tool_calls=settings.MAX_TOOL_CALLS)
         self._places = asyncio.Semaphore(SESSIONS_AT_ONCE)
 
     async def run(self) -> None:
         """Work until cancelled. What is unfinished then is gone on with by whoever claims it next."""
+        warming = asyncio.create_task(in_database_thread(planning.warm_up), name="orchestrator-warm-up")
         parts = {
             asyncio.create_task(self._follow(), name="orchestrator-follow"),
             asyncio.create_task(self._sweep(), name="orchestrator-sweep"),
@@ -88,7 +92,7 @@ class Orchestrator:
         finally:
             for pause in self._pauses.values():
                 pause.cancel()
-            await cancel_until_ended(parts | set(self._workers.values()))
+            await cancel_until_ended({warming, *parts, *self._workers.values()})
             with suppress(psycopg.Error):
                 await self._claims.close()
 
@@ -208,6 +212,7 @@ class Orchestrator:
                     wake=self._wakes[session_id],
                     crew=self._crew,
                     still_ours=partial(self._claims.still_held, session_id),
+                    limits=self._limits,
                 )
                 try:
                     with telemetry.tracer.start_as_current_span(

@@ -12,6 +12,7 @@ import pytest
 from cartrita.errors import Unavailable
 from cartrita.eventstore import Event, RecordedEvent, in_database_thread
 from cartrita.llm.events import ModelAnswered
+from cartrita.orchestrator.critic import CRITERIA
 from cartrita.tools import registry
 from cartrita.tools.registry import ToolCall, tool
 from sessions_app import commands as sessions
@@ -19,7 +20,9 @@ from sessions_app.session import ReplyPosted
 from tasks_app.plan import (
     EdgeAdded,
     PlanCompleted,
+    PlanCriticised,
     PlanProposed,
+    PlanRevised,
     TaskAborted,
     TaskAdded,
     TaskCompleted,
@@ -302,6 +305,33 @@ class TestModelThatPlans:
             reply, events = await asks(person, "@assistant say hello; then greet @writer and write a poem")
         assert reply.outcome in {"answered", "failed"}
         assert of_type(events, PlanProposed)[0].planner == "rules-1"
+
+
+class TestCritic:
+    async def test_has_a_result_improved_once(self, person: Person, model: ScriptedModel) -> None:
+        tasks = [task("a", "Write one line on ropes.", agent="writer"), task("b", "Write on anchors.")]
+        better = {name: {"passed": name != "whole", "reason": "See."} for name in CRITERIA}
+        model.answers(
+            {"when": PLANNING, "text": json.dumps({"tasks": tasks})},
+            {
+                "when": "<result>\nRopes are long.",
+                "text": json.dumps(better | {"verdict": "revise", "improve": "Say what they are made of."}),
+            },
+            {"when": "You judge", "text": json.dumps(better | {"verdict": "accept", "improve": ""})},
+            {"when": "Say what they are made of.", "text": "Ropes are made of hemp."},
+            {"when": "Write one line on ropes.", "text": "Ropes are long.", "times": 1},
+            {"when": "Ropes are made of hemp.", "text": "Ropes are made of hemp; anchors hold."},
+            {"text": "Anchors hold."},
+        )
+        async with running():
+            reply, events = await asks(person)
+        assert (reply.outcome, reply.content) == ("answered", "Ropes are made of hemp; anchors hold.")
+        verdicts = [one.verdict for one in of_type(events, PlanCriticised)]
+        assert sorted(verdicts) == ["accept", "accept", "revise"]
+        (revised,) = of_type(events, PlanRevised)
+        assert len(revised.added) == 1
+        refining = [edge for edge in of_type(events, EdgeAdded) if edge.relation == "refines"]
+        assert [edge.to_task for edge in refining] == list(revised.added)
 
 
 class TestAgentWithTools:
