@@ -107,11 +107,14 @@ class PlanHeldBack(Event):
 
 
 class PlanRefused(Event):
-    """Governance did not let the plan begin; `rule` says which rule, `reason` what people are told."""
+    """The plan may not begin; `rule` says which rule, `reason` what people are told.
+
+    `decision_id` is the decision of governance; nothing was decided where a budget is below the bill.
+    """
 
     type_name: ClassVar[str] = "tasks_app.PlanRefused"
 
-    decision_id: UUID
+    decision_id: UUID | None
     rule: str
     reason: str
 

@@ -41,7 +41,7 @@ WaitsFor = Literal["", "tasks", "approval", "time"]
 class Verdict:
     """A decision as people see it; `reason` is what they are told where it did not permit the act."""
 
-    decision_id: UUID
+    decision_id: UUID | None
     outcome: str
     rule: str
     permitted: bool

@@ -13,19 +13,20 @@ from cartrita.eventstore import Event, derived_id, in_database_thread, unseal_or
 from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.providers import ChatMessage
-from cartrita.orchestrator import model_planner, router
+from cartrita.orchestrator import model_planner, pricing, router
 from cartrita.orchestrator.agents import AGENTS, GENERAL, Agent, agent, all_agents
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.planner import plan_by_rules
+from cartrita.orchestrator.skills import SKILLS
 from cartrita.orchestrator.slash import slash_call
 from cartrita.tools.registry import all_tools, tool
 from retrieval.embedding import EmbeddingUnavailable, encoder
 from retrieval.parsing.sniffing import TABLES
 from retrieval.queries import in_scope
 from tasks_app.draft import DraftPlan, DraftTask, DraftUnusable
-from tasks_app.plan import DEFAULT_TASK_BUDGET, EdgeAdded, PlanProposed, Relation, TaskAdded
+from tasks_app.plan import DEFAULT_TASK_BUDGET, EdgeAdded, PlanBilled, PlanProposed, Relation, TaskAdded
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +50,20 @@ class Surroundings:
     agents: Sequence[Agent]
     kinds: frozenset[str]
     titles: Sequence[tuple[str, str]] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expected:
+    """What a task is expected to use: tokens of its prompt and answer, and the model; None where none is."""
+
+    prompt: int = 0
+    output: int = 0
+    model: ModelEntry | None = None
+
+    @property
+    def tokens(self) -> int:
+        """Both together."""
+        return self.prompt + self.output
 
 
 class Planning(Consultation[DraftPlan]):
@@ -123,15 +138,18 @@ def _of_one(who: Agent, text: str) -> DraftPlan:
     return DraftPlan(tasks=(task,), planner=CALL)
 
 
-def lay_out(work: Assignment, plan_id: UUID, draft: DraftPlan, estimates: Mapping[str, int]) -> list[Event]:
+def lay_out(
+    work: Assignment, plan_id: UUID, draft: DraftPlan, expectations: Mapping[str, Expected]
+) -> list[Event]:
     """Return the events that make a draft the plan `plan_id`. Pure.
 
     One task is the root itself. Of several the root is the synthesis of their results, and they its parts.
-    `estimates` are tokens by key.
+    `expectations` are those of the tasks, by key.
     """
     root_id = derived_id(plan_id, "task:1")
     single = len(draft.tasks) == 1
     ids = {task.key: root_id if single else derived_id(plan_id, f"task:1:{task.key}") for task in draft.tasks}
+    estimates = {task.key: task.estimated_tokens or expectations[task.key].tokens for task in draft.tasks}
     total = sum(estimates.values())
     events: list[Event] = [
         PlanProposed(
@@ -155,7 +173,7 @@ def lay_out(work: Assignment, plan_id: UUID, draft: DraftPlan, estimates: Mappin
             )
         )
     for task in draft.tasks:
-        estimate = task.estimated_tokens or estimates[task.key]
+        estimate = estimates[task.key]
         events.append(
             TaskAdded(
                 task_id=ids[task.key],
@@ -175,17 +193,55 @@ def lay_out(work: Assignment, plan_id: UUID, draft: DraftPlan, estimates: Mappin
     return events
 
 
-def estimate(work: Assignment, task: DraftTask, model: ModelEntry | None) -> int:
-    """Return roughly how many tokens a task needs."""
+def expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Expected:
+    """Return roughly how many tokens a task needs; `model` answers where one is needed."""
     if task.tool:
-        return tool(task.tool).cost_tokens
+        return Expected(prompt=tool(task.tool).cost_tokens)
     who = AGENTS.get(task.agent)
-    if who is None or model is None:
-        return 0
+    if who is None or model is None or _works_alone(who, model):
+        return Expected()
     said = [who.instructions, task.intent, *(each.content for each in work.history)]
     # Most texts have more than three bytes a token in every vocabulary.
     prompt = sum(len(text.encode()) for text in said) // 3 + PASSAGES_TOKENS
-    return min(prompt + who.max_output_tokens, model.context_limit)
+    output = min(who.max_output_tokens, model.context_limit)
+    return Expected(prompt=min(prompt, model.context_limit - output), output=output, model=model)
+
+
+def bill(
+    work: Assignment, roles: frozenset[str], laid_out: Sequence[Event], expectations: Mapping[str, Expected]
+) -> PlanBilled:
+    """Return what a plan that is laid out is expected to use; reads the database."""
+    nothing = Expected()
+    tasks = []
+    for event in laid_out:
+        if not isinstance(event, TaskAdded):
+            continue
+        known = expectations.get(str(event.spec.get("key", "")), nothing)
+        tasks.append(
+            pricing.Planned(
+                task_id=event.task_id,
+                agent=event.agent,
+                tool=str(event.spec.get("tool", "")),
+                model=known.model,
+                arguments=event.spec.get("arguments", {}),
+                estimated_prompt_tokens=known.prompt,
+                max_output_tokens=known.output,
+            )
+        )
+    return pricing.bill(
+        workspace_id=work.workspace_id,
+        session_id=work.session_id,
+        user_id=work.user_id,
+        roles=roles,
+        tasks=tasks,
+    )
+
+
+def _works_alone(who: Agent, model: ModelEntry) -> bool:
+    """Tell whether an agent does its work here without a model: by rules, where the model could not help."""
+    if who.skill == "documents":
+        return not model.can("answers")
+    return who.skill in SKILLS and not model.can("tools")
 
 
 def _spec(work: Assignment, draft: DraftPlan, task: DraftTask) -> dict[str, Any]:

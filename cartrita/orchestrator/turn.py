@@ -6,7 +6,7 @@ Nothing of it is only in memory: another process folds the plan and its runs, an
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +19,8 @@ from cartrita.accounts.queries import roles_of
 from cartrita.errors import CartritaError, Conflict
 from cartrita.eventstore import Append, Erased, Event, derived_id, in_database_thread
 from cartrita.llm import catalog
-from cartrita.orchestrator import planning, unread, waiting
+from cartrita.llm.catalog import ModelEntry
+from cartrita.orchestrator import planning, pricing, unread, waiting
 from cartrita.orchestrator.agents import GENERAL
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.attempt import Attempt, parts_of
@@ -49,6 +50,8 @@ DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseErr
 TRIES = 5
 # A place for a task is waited for in place: others end, or nothing does and the limits are looked at again.
 PLACE_SECONDS = 1.0
+# Stands in the place of a rule's name where a plan does not begin because no budget would hold it.
+BUDGET_SHORT = "budget-below-bill"
 
 
 class Turn:
@@ -125,25 +128,38 @@ class Turn:
     # Planning
 
     async def _propose(self) -> None:
-        """Lay out the plan, and let governance decide on it as a whole."""
-        work = self._work
+        """Lay out the plan and its bill, and let governance decide on it as a whole."""
         draft = await draft_plan(self._ledger, roles=self._roles, stop=self._stop)
-        estimates = await in_database_thread(self._estimates, draft)
-        first = planning.lay_out(work, self._ledger.plan_id, draft, estimates)
-        await self._decide_plan(attempt=1, first=first)
+        first, short = await in_database_thread(self._lay_out, draft)
+        if short:
+            await self._ledger.note([*first, PlanRefused(decision_id=None, rule=BUDGET_SHORT, reason=short)])
+        else:
+            await self._decide_plan(attempt=1, first=first)
 
-    def _estimates(self, draft: DraftPlan) -> Mapping[str, int]:
+    def _lay_out(self, draft: DraftPlan) -> tuple[list[Event], str]:
+        """Return the events of the plan, and why its budget does not suffice where that is so."""
+        work = self._work
+        model = self._model_for(draft)
+        expectations = {task.key: planning.expected(work, task, model) for task in draft.tasks}
+        laid_out = planning.lay_out(work, self._ledger.plan_id, draft, expectations)
+        billed = planning.bill(work, self._roles, laid_out, expectations)
+        short = None
+        # What a single act costs is decided with the act; of several the first would be paid for nothing.
+        if len(draft.tasks) > 1:
+            short = pricing.shortfall(
+                billed, workspace_id=work.workspace_id, session_id=work.session_id, user_id=work.user_id
+            )
+        return [*laid_out, billed], short or ""
+
+    def _model_for(self, draft: DraftPlan) -> ModelEntry | None:
+        if all(task.tool for task in draft.tasks):
+            return None
         named = self._work.metadata.get("model")
         name = named if isinstance(named, str) and named else None
-        model = None
-        if not all(task.tool for task in draft.tasks):
-            try:
-                model = catalog.choose(name=name, tier=None, purpose="execution")
-            except CartritaError as error:
-                raise type(error)(
-                    f"This message cannot be answered: {error.message}", **error.details
-                ) from None
-        return {task.key: planning.estimate(self._work, task, model) for task in draft.tasks}
+        try:
+            return catalog.choose(name=name, tier=None, purpose="execution")
+        except CartritaError as error:
+            raise type(error)(f"This message cannot be answered: {error.message}", **error.details) from None
 
     async def _resume_plan(self) -> None:
         held = self._ledger.plan.held_back
@@ -441,12 +457,16 @@ def _plan_arguments(plan: Plan) -> dict[str, Any]:
     """Return what is decided of a plan: the same for every decision on it."""
     tasks: list[dict[str, Any]] = []
     for task in plan.tasks.values():
-        shown: dict[str, Any] = {"intent": task.intent, "agent": task.agent, "priority": task.priority}
+        each: dict[str, Any] = {"intent": task.intent, "agent": task.agent, "priority": task.priority}
         if "tool" in task.spec:
-            shown |= {"tool": task.spec["tool"], "arguments": task.spec["arguments"]}
-        tasks.append(shown)
+            each |= {"tool": task.spec["tool"], "arguments": task.spec["arguments"]}
+        tasks.append(each)
     estimated = sum(task.estimated_tokens for task in plan.tasks.values())
-    return {"planner": plan.planner, "tasks": tasks, "estimated_tokens": estimated}
+    shown: dict[str, Any] = {"planner": plan.planner, "tasks": tasks, "estimated_tokens": estimated}
+    if plan.bill is not None:
+        bill = plan.bill
+        shown["bill"] = bill.model_dump(mode="json", include={"tokens", "costs", "approvals", "denials"})
+    return shown
 
 
 def _plan_outcome(decided: Decided, attempt: int, at: datetime) -> Event:

@@ -18,6 +18,7 @@ from governance.queries.budgets import tree
 from retrieval.document import RetrievalPerformed
 from sessions_app import commands
 from sessions_app.session import ReplyPosted
+from tasks_app.plan import PlanRefused
 from tasks_app.run import ActDecided
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running
 from tests.flows.governed import effects, events_of, of_type, registered
@@ -99,6 +100,21 @@ class TestExhaustedBudget:
             replies = [await person.asks(session_id, f'/send_text {{"text": "{n}"}}') for n in range(3)]
         assert [each.outcome for each in replies] == ["answered", "answered", "denied"]
         assert effects(sent) == ["0", "1"]
+
+    async def test_does_not_let_a_plan_begin_that_it_would_not_hold(
+        self, person: Person, budget: SetBudget, sent: Path, model: ScriptedModel
+    ) -> None:
+        await in_database_thread(budget, limit_tokens=500)
+        async with running():
+            session_id = await person.opens_session()
+            reply = await person.asks(
+                session_id, '/send_text {"text": "1"}\n/send_text {"text": "2"}', agent=None
+            )
+            events = await events_of(session_id)
+        assert (reply.outcome, effects(sent)) == ("denied", [])
+        assert "leaves 500 tokens, and this plan needs about 800" in reply.content
+        (refused,) = of_type(events, PlanRefused)
+        assert refused.rule == "budget-below-bill"
 
     async def test_goes_on_after_a_raise(self, person: Person, budget: SetBudget, sent: Path) -> None:
         budget_id = await in_database_thread(budget, limit_tokens=500)
