@@ -5,3 +5,7 @@ class TasksApp(AppConfig):
     name = "tasks_app"
     label = "tasks_app"
     verbose_name = "Tasks"
+
+    def ready(self) -> None:
+        # Registers pages; the admin itself looks into `admin` modules alone.
+        from tasks_app import console  # noqa: F401
