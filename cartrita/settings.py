@@ -54,6 +54,8 @@ INSTALLED_APPS = [
     "cartrita.orchestrator",
     "cartrita.web",
     "cartrita.embedded",
+    # Packages of your own with agents, skills and tools.
+    *env.list("CARTRITA_APPS", default=[]),
 ]
 
 # Modules that define event types, so that every process can read every stored event.
