@@ -13,7 +13,7 @@ from uuid import UUID
 
 from cartrita.accounts.queries import Caller, caller_of_email
 from cartrita.errors import BadInput, Conflict, TooLarge, Unavailable
-from cartrita.eventstore import RecordedEvent, ahead, follow, in_database_thread, new_id
+from cartrita.eventstore import Event, RecordedEvent, ahead, follow, in_database_thread, new_id
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import agent
 from cartrita.orchestrator.service import Services
@@ -27,7 +27,17 @@ from sessions_app import commands as sessions
 from sessions_app import queries
 from sessions_app.session import ReplyPosted, Session, SessionCreated, evolve, post_message
 from tasks_app import plan as plans
-from tasks_app.plan import PlanAccepted, PlanHeldBack, PlanProposed
+from tasks_app.plan import (
+    PlanAccepted,
+    PlanBilled,
+    PlanHeldBack,
+    PlanProposed,
+    TaskAdded,
+    TaskCompleted,
+    TaskFailed,
+    TaskPruned,
+    TaskStarted,
+)
 from tasks_app.run import ActDecided, RunFinished
 
 POLL_SECONDS = 0.05
@@ -249,10 +259,13 @@ class _Progress:
         self._on_phase = on_phase
         self._on_wait = on_wait
         self._wait = wait
+        # By task: its place in the plan and what it is about; only where the plan has several.
+        self._tasks: dict[UUID, str] = {}
         self.approval: ActDecided | PlanHeldBack | None = None
 
     def take(self, session_id: UUID, recorded: RecordedEvent) -> None:
         self._on_phase(recorded.type_name)
+        self._tell_of_plan(recorded.event)
         match recorded.event:
             case ActDecided() | PlanHeldBack() as event if event.approval_id is not None:
                 self.approval = event
@@ -264,6 +277,28 @@ class _Progress:
                 self._on_wait(f"waiting until {event.retry_after:%H:%M:%S} UTC: {event.reason}")
             case ActDecided() | PlanAccepted() | ReplyPosted():
                 self.approval = None
+
+    def _tell_of_plan(self, event: Event) -> None:
+        match event:
+            case TaskAdded(parent_id=parent_id) if parent_id is not None:
+                number = len(self._tasks) + 1
+                self._tasks[event.task_id] = f"{number}. {' '.join(event.intent.split())[:100]}"
+            case PlanBilled() if self._tasks:
+                self._on_phase(f"plan of {len(self._tasks)} tasks, {_bill(event)}")
+            case TaskStarted(task_id=task_id) if task_id in self._tasks:
+                self._on_phase(f"begun: {self._tasks[task_id]}")
+            case TaskCompleted(task_id=task_id) if task_id in self._tasks:
+                self._on_phase(f"done: {self._tasks[task_id]}")
+            case TaskFailed(task_id=task_id) | TaskPruned(task_id=task_id) if task_id in self._tasks:
+                self._on_phase(f"without a result: {self._tasks[task_id]}")
+
+
+def _bill(bill: PlanBilled) -> str:
+    """Return in a line what a plan is expected to use."""
+    tokens = f"about {bill.tokens.p50:,} tokens (at most {bill.tokens.p90:,} in nine of ten cases)"
+    costs = ", ".join(f"{cost.p50 / 1_000_000:.4f} {cost.currency}" for cost in bill.costs if cost.p50)
+    waits = f", {bill.approvals} acts to be approved" if bill.approvals else ""
+    return tokens + (f", {costs}" if costs else "") + waits
 
 
 def _waits(session_id: UUID, event: ActDecided | PlanHeldBack) -> WaitsForApproval:

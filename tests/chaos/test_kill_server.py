@@ -146,7 +146,7 @@ class TestKillOfTheServer:
         visitor = await visit(server)
         page, session_id = await visitor.opens_session()
         async with following(visitor, session_id) as program:
-            await asks(page, "Count for me")
+            await asks(page, "Hello, please talk slowly")
             await expect(page.locator(".message.assistant .text")).to_contain_text("wörd9")
             await kill_and_restart(server)
             reply = await ends_the_same(page, program, session_id)
@@ -164,7 +164,7 @@ class TestKillOfTheServer:
         visitor = await visit(server)
         page, session_id = await visitor.opens_session()
         async with following(visitor, session_id) as program:
-            await asks(page, "Count for me")
+            await asks(page, "Hello, please talk slowly")
             await expect(page.locator(".message.assistant .text")).to_contain_text("wörd3")
             message_id = UUID(await page.locator(".message.user").get_attribute("data-mid"))
             async with no_message_can_be_added(server):

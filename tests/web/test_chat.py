@@ -55,7 +55,7 @@ class TestAMessage:
         assert server.script is not None
         server.script.answers(SLOW)
         page, _ = await (await visit(server)).opens_session()
-        await asks(page, "Count slowly")
+        await asks(page, "Hello, please talk slowly")
         await expect(page.locator("#phase")).to_be_visible()
         text = page.locator(".message.assistant .text")
         await expect(text).to_contain_text("word5")
@@ -71,7 +71,7 @@ class TestAMessage:
         assert server.script is not None
         server.script.answers(SLOW)
         page, session_id = await (await visit(server)).opens_session()
-        await asks(page, "Count slowly")
+        await asks(page, "Hello, please talk slowly")
         await expect(page.locator(".message.assistant .text")).to_contain_text("word3")
         await page.get_by_role("button", name="Stop").click()
         await answered(page)
@@ -86,7 +86,7 @@ class TestAMessage:
         assert server.script is not None
         server.script.answers(SLOW)
         page, _ = await (await visit(server)).opens_session()
-        await asks(page, "Count slowly")
+        await asks(page, "Hello, please talk slowly")
         text = page.locator(".message.assistant .text")
         await expect(text).to_contain_text("word5")
         await page.reload()

@@ -31,6 +31,10 @@ PHASES = {
 }
 
 
+# Before the point in an event's type name; other phases are told in words.
+EVENT_OWNERS = frozenset({"tasks_app", "sessions_app", "governance", "retrieval", "llm", "tools"})
+
+
 class Command(BaseCommand):
     help = (
         "Ask a question and print the answer. Exit code 0: answered, 2: bad input, 3: denied by policy, "
@@ -112,7 +116,7 @@ class Command(BaseCommand):
         return show
 
     def _show_phase(self, name: str) -> None:
-        phase = PHASES.get(name, "" if "." in name else name)
+        phase = PHASES.get(name, "" if name.partition(".")[0] in EVENT_OWNERS else name)
         if phase and sys.stderr.isatty():
             self.stderr.write(f"… {phase}", self.style.NOTICE)
 
