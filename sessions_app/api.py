@@ -20,7 +20,14 @@ from cartrita.eventstore import new_id
 from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
 from cartrita.http.views import ApiView
 from sessions_app import commands, queries
-from sessions_app.session import ATTACHMENT_LIMIT, CONTENT_LIMIT, ReplyOutcome, Role, SessionStatus
+from sessions_app.session import (
+    ATTACHMENT_LIMIT,
+    CONTENT_LIMIT,
+    ReplyOutcome,
+    Role,
+    SessionStatus,
+    TurnPolicy,
+)
 
 PAGE_PARAMETERS = [
     OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
@@ -30,6 +37,12 @@ PAGE_PARAMETERS = [
         description="Entries on a page.",
     ),
 ]
+
+
+TURN_POLICY = (
+    "What becomes of a message while another one is being answered: it waits (queue), is refused with 409 "
+    "turn_under_way (reject), or stops the other one (interrupt)."
+)
 
 
 class NotThisUser(NotAllowed):
@@ -45,6 +58,15 @@ class NewSession(serializers.Serializer[Any]):
         required=False, help_text="The caller; somebody else only for a token with the scope act_as."
     )
     metadata = serializers.DictField(required=False, help_text="At most 8 KiB of JSON.")
+    turnPolicy = serializers.ChoiceField(  # noqa: N815
+        choices=get_args(TurnPolicy), default="queue", help_text=TURN_POLICY
+    )
+
+
+class ChangedSession(serializers.Serializer[Any]):
+    """What of a session its owner may change."""
+
+    turnPolicy = serializers.ChoiceField(choices=get_args(TurnPolicy), help_text=TURN_POLICY)  # noqa: N815
 
 
 class OpenedSession(serializers.Serializer[Any]):
@@ -100,6 +122,7 @@ class SessionEntry(serializers.Serializer[Any]):
     user_id = serializers.UUIDField()
     kind = serializers.CharField()
     status = serializers.ChoiceField(choices=[one for one in get_args(SessionStatus) if one != "new"])
+    turn_policy = serializers.ChoiceField(choices=get_args(TurnPolicy))
     title = serializers.CharField(help_text="The beginning of its first message.")
     metadata = serializers.DictField()
     message_count = serializers.IntegerField()
@@ -177,6 +200,7 @@ class Sessions(ApiView):
             workspace_id=asked.workspace_id,
             kind="api" if asked.token_id else "chat",
             metadata=wanted.get("metadata"),
+            turn_policy=wanted["turnPolicy"],
             actor=asked.actor,
         )
         opened = queries.session(session_id)
@@ -195,6 +219,15 @@ class SessionDetail(ApiView):
     def get(self, request: Request, session_id: UUID) -> Response:
         """Return a session, also an expired one."""
         return Response(queries.visible_session(session_id, caller(request)))
+
+    @extend_schema(operation_id="sessions_change", request=ChangedSession, responses=SessionEntry)
+    def patch(self, request: Request, session_id: UUID) -> Response:
+        """Change a session's turn policy; turns that are open go on as they are."""
+        asked = caller(request)
+        queries.open_session(session_id, asked, own=True, now=timezone.now())
+        wanted = _validated(ChangedSession, request)
+        commands.set_turn_policy(session_id=session_id, turn_policy=wanted["turnPolicy"], actor=asked.actor)
+        return Response(queries.visible_session(session_id, asked, own=True))
 
     @extend_schema(operation_id="sessions_erase", responses={204: None})
     def delete(self, request: Request, session_id: UUID) -> Response:

@@ -85,6 +85,7 @@ def create_session(
     kind: str = "chat",
     metadata: Mapping[str, Any] | None = None,
     session_id: UUID | None = None,
+    turn_policy: str = "queue",
 ) -> UUID:
     """Open a session with a data key of its own; nothing when this person opened it before.
 
@@ -93,7 +94,9 @@ def create_session(
     session_id = session_id or new_id()
     with transaction.atomic():
         loaded = _load(session_id)
-        events = sessions.create(loaded.session, user_id=user_id, kind=kind, metadata=metadata or {})
+        events = sessions.create(
+            loaded.session, user_id=user_id, kind=kind, metadata=metadata or {}, turn_policy=turn_policy
+        )
         if events:
             context = Context(
                 workspace_id=workspace_id,
@@ -122,8 +125,8 @@ def post_message(
     """Add a message and return what was recorded: nothing when it was added before under its id.
 
     `reopen` is for the owner in the web, whose message opens an expired session again. Raises
-    SessionNotFound, SessionIsErased, SessionHasExpired, MessageIdReused, MessageTooLarge, BadInput, and
-    StreamMoved when the session is not at `expected_version`.
+    SessionNotFound, SessionIsErased, SessionHasExpired, TurnUnderWay, MessageIdReused, MessageTooLarge,
+    BadInput, and StreamMoved when the session is not at `expected_version`.
     """
     moment = now or timezone.now()
     active_at = last_sign(session_id, now=moment)
@@ -192,6 +195,21 @@ def cancel_turn(
 
     def decide(session: Session) -> list[Event]:
         return sessions.cancel_turn(session, message_id=message_id)
+
+    return _change(session_id, decide, actor=actor, expected_version=expected_version)
+
+
+def set_turn_policy(
+    *, session_id: UUID, turn_policy: str, actor: str, expected_version: int | None = None
+) -> list[RecordedEvent]:
+    """Choose what becomes of a message while another is being answered: queue, reject or interrupt.
+
+    Returns what was recorded: nothing when it is so already. Raises SessionNotFound, SessionIsErased,
+    BadInput, StreamMoved.
+    """
+
+    def decide(session: Session) -> list[Event]:
+        return sessions.set_turn_policy(session, turn_policy=turn_policy)
 
     return _change(session_id, decide, actor=actor, expected_version=expected_version)
 

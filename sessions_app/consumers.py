@@ -44,6 +44,14 @@ class CancelTurn(BaseModel):
     message_id: UUID | None = None
 
 
+class SetTurnPolicy(BaseModel):
+    """The arguments of `set_turn_policy`: queue, reject or interrupt."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    turn_policy: str
+
+
 async def authorise(user: SocketUser, channel_id: str) -> bool:
     """Tell whether this user may read the session now, and note that a socket shows it."""
     session_id = _session_id(channel_id)
@@ -97,6 +105,20 @@ async def cancel_turn(call: CommandCall) -> dict[str, Any]:
         expected_version=call.expected_version,
     )
     return {"cancel_requested": bool(recorded)}
+
+
+async def set_turn_policy(call: CommandCall) -> dict[str, Any]:
+    """Choose what becomes of a message while another one is being answered."""
+    wanted = _arguments(SetTurnPolicy, call)
+    session_id, caller = await in_database_thread(_writer, call)
+    await in_database_thread(
+        commands.set_turn_policy,
+        session_id=session_id,
+        turn_policy=wanted.turn_policy,
+        actor=caller.actor,
+        expected_version=call.expected_version,
+    )
+    return {"turn_policy": wanted.turn_policy}
 
 
 def ends_channel(recorded: RecordedEvent) -> UUID | None:
@@ -164,4 +186,5 @@ def _arguments(model: type[Arguments], call: CommandCall) -> Arguments:
 register_channel("session", authorise=authorise, feed=feed, snapshot=snapshot, describe=describe, deltas=True)
 register_command("post_message", handler=post_message, kind="session")
 register_command("cancel_turn", handler=cancel_turn, kind="session")
+register_command("set_turn_policy", handler=set_turn_policy, kind="session")
 register_recheck(ends_channel)

@@ -17,6 +17,7 @@ class ChatSession(models.Model):
     key_id = models.UUIDField(_("data key"))
     kind = models.CharField(_("kind"), max_length=20)
     status = models.CharField(_("status"), max_length=10)
+    turn_policy = models.CharField(_("turn policy"), max_length=10, default="queue", db_default="queue")
     metadata = SealedTextField(_("metadata"), blank=True)
     opening = SealedTextField(_("first message"), blank=True)
     message_count = models.PositiveIntegerField(_("messages"), default=0)

@@ -15,6 +15,7 @@ from sessions_app.session import (
     SessionExpired,
     SessionReopened,
     TurnCancelRequested,
+    TurnPolicySet,
 )
 
 
@@ -23,6 +24,7 @@ from sessions_app.session import (
     MessagePosted,
     ReplyPosted,
     TurnCancelRequested,
+    TurnPolicySet,
     SessionExpired,
     SessionReopened,
     SessionErased,
@@ -41,6 +43,7 @@ def project_chat_sessions(recorded: RecordedEvent) -> None:
                 key_id=_key_of(recorded),
                 kind=event.kind,
                 status="active",
+                turn_policy=event.turn_policy,
                 metadata=recorded.sealed["metadata"],
                 version=recorded.version,
                 created_at=at,
@@ -54,6 +57,8 @@ def project_chat_sessions(recorded: RecordedEvent) -> None:
             row.update(message_count=F("message_count") + 1, last_activity_at=at, version=recorded.version)
         case TurnCancelRequested():
             row.update(last_activity_at=at, version=recorded.version)
+        case TurnPolicySet() as event:
+            row.update(turn_policy=event.turn_policy, version=recorded.version)
         case SessionExpired():
             row.update(status="expired", version=recorded.version)
         case SessionReopened():

@@ -149,6 +149,7 @@ def _session(row: ChatSession, active_at: datetime) -> dict[str, Any]:
         "user_id": row.user_id,
         "kind": row.kind,
         "status": row.status,
+        "turn_policy": row.turn_policy,
         "title": _title(unseal_or_empty(row.key_id, row.opening)),
         "metadata": _opened(row.key_id, row.metadata) or {},
         "message_count": row.message_count,

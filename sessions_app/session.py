@@ -17,6 +17,8 @@ from cartrita.eventstore.types import Event, Sealed
 SessionStatus = Literal["new", "active", "expired", "erased"]
 Role = Literal["user", "assistant", "system", "tool"]
 ReplyOutcome = Literal["answered", "stopped", "denied", "failed"]
+# What becomes of a message while another turn is open: it waits, is refused, or stops the other one.
+TurnPolicy = Literal["queue", "reject", "interrupt"]
 
 IDLE_LIFETIME = timedelta(hours=1)
 CONTENT_LIMIT = 32 * 1024
@@ -25,13 +27,17 @@ ATTACHMENT_LIMIT = 20
 
 
 class SessionCreated(Event):
-    """A person opened a session. `kind` says by which way: chat, api, ask, import."""
+    """A person opened a session. `kind` says by which way: chat, api, ask, import.
+
+    `turn_policy` says what becomes of a message while another one is being answered (TurnPolicySet).
+    """
 
     type_name: ClassVar[str] = "sessions_app.SessionCreated"
 
     user_id: UUID
     kind: str
     metadata: Sealed[dict[str, Any]]
+    turn_policy: TurnPolicy = "queue"
 
 
 class MessagePosted(Event):
@@ -79,6 +85,17 @@ class TurnCancelRequested(Event):
     type_name: ClassVar[str] = "sessions_app.TurnCancelRequested"
 
     message_id: UUID
+
+
+class TurnPolicySet(Event):
+    """The owner chose what becomes of a message while another one of the session is being answered.
+
+    `queue`: it waits for its turn. `reject`: it is refused. `interrupt`: the open turns are asked to stop.
+    """
+
+    type_name: ClassVar[str] = "sessions_app.TurnPolicySet"
+
+    turn_policy: TurnPolicy
 
 
 class SessionExpired(Event):
@@ -136,6 +153,12 @@ class MessageIdReused(Conflict):
     code = "message_id_reused"
 
 
+class TurnUnderWay(Conflict):
+    """Another message of the session is being answered, and the session takes one at a time."""
+
+    code = "turn_under_way"
+
+
 class MessageTooLarge(TooLarge):
     """The message is above its limit; a longer text goes in as a document."""
 
@@ -163,6 +186,7 @@ class Session:
     messages: Mapping[UUID, Message] = field(default_factory=lambda: MappingProxyType({}))
     newest: UUID | None = None
     last_activity_at: datetime | None = None
+    turn_policy: TurnPolicy = "queue"
 
 
 def evolve(session: Session, event: Event, at: datetime) -> Session:
@@ -181,18 +205,34 @@ def fold(history: Iterable[tuple[Event, datetime]]) -> Session:
     return replace(session, messages=MappingProxyType(messages))
 
 
-def create(session: Session, *, user_id: UUID, kind: str, metadata: Mapping[str, Any]) -> list[Event]:
+def create(
+    session: Session, *, user_id: UUID, kind: str, metadata: Mapping[str, Any], turn_policy: str = "queue"
+) -> list[Event]:
     """Open a session; nothing when the same person opened it before.
 
-    Raises SessionNotFound where the id is somebody else's, BadInput for metadata above its limit.
+    Raises SessionNotFound where the id is somebody else's, BadInput for metadata above its limit and for an
+    unknown turn policy.
     """
+    policy = _checked_policy(turn_policy)
     if session.status == "erased":
         raise SessionIsErased("This session was erased; open a new one.", field="session_id")
     if session.status != "new":
         if session.user_id != user_id:
             raise SessionNotFound("No session with this id exists.", field="session_id")
         return []
-    return [SessionCreated(user_id=user_id, kind=kind, metadata=_checked_metadata(metadata))]
+    return [
+        SessionCreated(user_id=user_id, kind=kind, metadata=_checked_metadata(metadata), turn_policy=policy)
+    ]
+
+
+def set_turn_policy(session: Session, *, turn_policy: str) -> list[Event]:
+    """Choose what becomes of a message while another one is being answered; nothing when it is so already.
+
+    Open turns go on as they are. Raises SessionNotFound, SessionIsErased, BadInput.
+    """
+    _require_exists(session)
+    policy = _checked_policy(turn_policy)
+    return [] if policy == session.turn_policy else [TurnPolicySet(turn_policy=policy)]
 
 
 def post_message(
@@ -212,8 +252,9 @@ def post_message(
     """Add a message; nothing when the same message was added before under its id.
 
     `parent` None means the newest message. `active_at` is the last sign of life outside the session's own
-    events. With `reopen` an expired session opens again. Raises SessionNotFound, SessionIsErased,
-    SessionHasExpired, MessageIdReused, MessageTooLarge, and BadInput naming the field.
+    events. With `reopen` an expired session opens again. While turns are open, a person's message waits, is
+    refused, or stops them, as the session's turn policy says. Raises SessionNotFound, SessionIsErased,
+    SessionHasExpired, TurnUnderWay, MessageIdReused, MessageTooLarge, and BadInput naming the field.
     """
     _require_exists(session)
     checked_role = _checked_role(role)
@@ -236,14 +277,14 @@ def post_message(
     )
     if known is not None:
         return _nothing_if_same(known, event, message_id)
-    if not is_expired(session, now=now, active_at=active_at):
-        return [event]
-    if not reopen:
+    expired = is_expired(session, now=now, active_at=active_at)
+    if expired and not reopen:
         raise SessionHasExpired(
             "This session expired after an hour without activity; open a new one, or go on in the web.",
             field="session_id",
         )
-    return [SessionReopened(), event] if session.status == "expired" else [event]
+    reopened = [SessionReopened()] if session.status == "expired" else []
+    return [*reopened, *_before_turn(session, checked_role), event]
 
 
 def post_reply(
@@ -349,6 +390,34 @@ def waiting_message(session: Session) -> UUID | None:
     )
 
 
+def open_turns(session: Session) -> list[UUID]:
+    """Return the messages of people that have no reply yet, oldest first, those being stopped included."""
+    return [
+        message_id
+        for message_id, message in session.messages.items()
+        if message.role == "user" and message.answered_by is None
+    ]
+
+
+def _before_turn(session: Session, role: Role) -> list[Event]:
+    """Return what comes before a new message, by the turn policy. Raises TurnUnderWay."""
+    turns = open_turns(session) if role == "user" and session.turn_policy != "queue" else []
+    if not turns:
+        return []
+    if session.turn_policy == "reject":
+        raise TurnUnderWay(
+            "Another message of this session is being answered: wait for its reply, cancel it, or set the "
+            "session's turn policy to queue.",
+            field="session_id",
+            message_id=str(turns[-1]),
+        )
+    return [
+        TurnCancelRequested(message_id=message_id)
+        for message_id in turns
+        if not session.messages[message_id].cancel_requested
+    ]
+
+
 def _require_exists(session: Session) -> None:
     if session.status == "new":
         raise SessionNotFound("No session with this id exists.", field="session_id")
@@ -361,8 +430,16 @@ def _step(session: Session, messages: dict[UUID, Message], event: Event, at: dat
     match event:
         case SessionCreated():
             return replace(
-                session, status="active", user_id=event.user_id, kind=event.kind, last_activity_at=at
+                session,
+                status="active",
+                user_id=event.user_id,
+                kind=event.kind,
+                last_activity_at=at,
+                turn_policy=event.turn_policy,
             )
+        case TurnPolicySet():
+            # A setting is no sign of life.
+            return replace(session, turn_policy=event.turn_policy)
         case MessagePosted():
             messages[event.message_id] = Message(role=event.role, parent=event.parent, said=_said(event))
             return replace(session, newest=event.message_id, last_activity_at=at)
@@ -396,6 +473,13 @@ def _said(event: MessagePosted | ReplyPosted) -> tuple[object, ...]:
     if isinstance(event, ReplyPosted):
         return ("reply", event.parent, event.run_id, event.content)
     return (event.role, event.parent, event.content, event.attachments)
+
+
+def _checked_policy(turn_policy: str) -> TurnPolicy:
+    for known in get_args(TurnPolicy):
+        if turn_policy == known:
+            return known  # type: ignore[no-any-return]  # as below
+    raise BadInput(f"A turn policy is one of {', '.join(get_args(TurnPolicy))}.", field="turn_policy")
 
 
 def _checked_role(role: str) -> Role:
