@@ -51,6 +51,7 @@ class Server:
     log: Path
     script: Script | None = None
     process: subprocess.Popen[bytes] | None = field(default=None)
+    settings: str = "cartrita.settings"
 
     @property
     def url(self) -> str:
@@ -74,7 +75,7 @@ class Server:
             "DATABASE_URL": self.database.url,
             "DATABASE_OWNER_URL": self.database.owner_url,
             "CARTRITA_URL": self.url,
-            "DJANGO_SETTINGS_MODULE": "cartrita.settings",
+            "DJANGO_SETTINGS_MODULE": self.settings,
             REPORT: str(report_write),
         }
         if self.script is not None:

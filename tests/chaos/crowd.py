@@ -1,0 +1,605 @@
+"""Several processes on one PostgreSQL of their own, which are killed and restarted, and what they left.
+
+Messages are written for a model that plans by script: each asks for a plan of letters, see `Batch`.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from statistics import median
+from typing import Any, TypeVar
+from uuid import UUID
+
+import psycopg
+from django.db import InterfaceError, OperationalError, close_old_connections
+
+from cartrita.embedded.postgres import SUPERUSER, Postgres
+from cartrita.eventstore import RecordedEvent, load, new_id
+from sessions_app import commands
+from sessions_app.session import ReplyPosted
+from tasks_app.plan import (
+    PlanCompleted,
+    TaskAborted,
+    TaskAdded,
+    TaskCompleted,
+    TaskFailed,
+    TaskPruned,
+    TaskStarted,
+)
+from tasks_app.run import RunFinished
+from tests.chaos.letters.tools import LETTERS
+from tests.databases import CHECKOUT, Database
+from tests.flows.conftest import Person
+from tests.servers import Server
+
+T = TypeVar("T")
+
+SETTINGS = "tests.chaos.letters_settings"
+PATIENCE_SECONDS = 90.0
+TRIES = 5
+LATE_SECONDS = 3.0
+ENDS = (TaskCompleted, TaskFailed, TaskPruned, TaskAborted)
+
+_CLAIMS = """
+    select session_id, owner, exists (
+        select from pg_locks where locktype = 'advisory' and mode = 'ExclusiveLock' and granted
+        and ((classid::bigint << 32) | objid::bigint) = hashtextextended(owner::text, 0))
+    from orchestrator_claim
+"""
+
+
+def patiently(do: Callable[[], T]) -> T:
+    """Do something, again while the database cannot be reached."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        close_old_connections()
+        try:
+            return do()
+        except (OperationalError, InterfaceError, psycopg.OperationalError):
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.1)
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task of a batch: one call of a tool, after others of the same batch."""
+
+    key: str
+    tool: str
+    seconds: float
+    after: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """A message, and the plan that the model makes of it."""
+
+    number: int
+    tasks: tuple[Task, ...]
+    session_id: UUID
+    message_id: UUID
+
+    @property
+    def text(self) -> str:
+        return f"Send the first letter of batch {self.number:04}. Then send the second letter?"
+
+    def text_of(self, task: Task) -> str:
+        """Return what tells a task's letter from all others."""
+        return f"{self.number:04}-{task.key}"
+
+    def planned(self) -> dict[str, Any]:
+        """Return the answer of the scripted model to the request for the plan."""
+        tasks = [
+            {
+                "key": task.key,
+                "intent": f"Send {self.text_of(task)}.",
+                "agent": "assistant",
+                "tool": task.tool,
+                "arguments": json.dumps({"text": self.text_of(task), "seconds": task.seconds}),
+                "depends_on": list(task.after),
+                "refines": [],
+                "enables": [],
+                "blocks": [],
+                "priority": 5,
+            }
+            for task in self.tasks
+        ]
+        return {"when": f'"request":"{self.text}"', "text": json.dumps({"tasks": tasks})}
+
+
+def a_tree(chance: random.Random, *, longest: float = 0.5) -> tuple[Task, ...]:
+    """Return five calls: two that may run at once, one after each, and one after these."""
+
+    def seconds() -> float:
+        return round(chance.uniform(0.0, longest), 3)
+
+    return (
+        Task("a", "post_letter", seconds()),
+        Task("b", "drop_letter", seconds()),
+        Task("c", "drop_parcel", seconds(), ("a",)),
+        Task("d", "post_parcel", seconds(), ("b",)),
+        Task("e", "post_letter", seconds(), ("c", "d")),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A line that a tool left."""
+
+    what: str
+    tool: str
+    text: str
+    key: str
+    pid: int
+    at: float
+
+
+@dataclass(slots=True)
+class Member:
+    """A process that works on the log, started as often as it was killed."""
+
+    name: str
+    begin: Callable[[], "subprocess.Popen[Any]"]
+    process: "subprocess.Popen[Any] | None" = None
+    starting: "Future[subprocess.Popen[Any]] | None" = None
+    start_seconds: list[float] = field(default_factory=list)
+
+    def start(self, threads: ThreadPoolExecutor) -> None:
+        self.process = None
+        self.starting = threads.submit(self._begin)
+
+    def _begin(self) -> "subprocess.Popen[Any]":
+        """Start it as a supervisor would: what starts while the database does is refused, and tries again."""
+        for _ in range(TRIES):
+            began = time.monotonic()
+            try:
+                process = self.begin()
+                self.start_seconds.append(time.monotonic() - began)
+                return process
+            except AssertionError as error:
+                failed = error
+                time.sleep(0.2)
+        raise failed
+
+    @property
+    def ready(self) -> bool:
+        if self.starting is not None and self.starting.done():
+            self.process, self.starting = self.starting.result(), None
+        return self.process is not None
+
+    def wait(self) -> None:
+        if self.starting is not None:
+            self.process, self.starting = self.starting.result(), None
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+
+@dataclass(frozen=True, slots=True)
+class Blow:
+    """Something that was killed or restarted; `sessions` are those it was at work on."""
+
+    what: str
+    at: float
+    sessions: frozenset[UUID]
+    pid: int = 0
+    others: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Crowd:
+    """The processes, what they are given to do, and what happened to them."""
+
+    postgres: Postgres
+    database: Database
+    person: Person
+    folder: Path
+    members: list[Member] = field(default_factory=list)
+    batches: list[Batch] = field(default_factory=list)
+    blows: list[Blow] = field(default_factory=list)
+    seconds_per_token: float = 0.02
+    _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8))
+    _everyone: "list[subprocess.Popen[Any]]" = field(default_factory=list)
+
+    # Processes
+
+    @property
+    def letters(self) -> Path:
+        return self.folder / "letters.jsonl"
+
+    @property
+    def script(self) -> Path:
+        return self.folder / "script.json"
+
+    def add_orchestrator(self, name: str, *services: str) -> Member:
+        """Add a `manage.py run_orchestrator` with these services, or all."""
+        log = self.folder / f"{name}.log"
+
+        def begin() -> "subprocess.Popen[Any]":
+            with log.open("ab") as errors:
+                process = subprocess.Popen(
+                    [
+                        sys.executable, "manage.py", "run_orchestrator",
+                        *(["--services", ",".join(services)] if services else []),
+                    ],
+                    cwd=CHECKOUT,
+                    env={
+                        **os.environ,
+                        "DJANGO_SETTINGS_MODULE": SETTINGS,
+                        "CARTRITA_SCRIPTED_MODEL": str(self.script),
+                        LETTERS: str(self.letters),
+                    },
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                )  # fmt: skip
+            self._everyone.append(process)
+            assert process.stdout is not None
+            said = process.stdout.readline()
+            process.stdout.close()
+            if not said:
+                process.wait()
+            assert said.startswith(b"Running:"), log.read_text()[-4000:]
+            return process
+
+        return self._add(Member(name, begin))
+
+    def add_server(self, server: Server) -> Member:
+        """Add the web process with all its services."""
+
+        def begin() -> "subprocess.Popen[Any]":
+            try:
+                server.start()
+            except AssertionError:
+                server.kill()
+                raise
+            assert server.process is not None
+            self._everyone.append(server.process)
+            return server.process
+
+        return self._add(Member("server", begin))
+
+    def _add(self, member: Member) -> Member:
+        self.members.append(member)
+        member.start(self._threads)
+        return member
+
+    def all_ready(self) -> None:
+        for member in self.members:
+            member.wait()
+
+    def kill(self, member: Member) -> None:
+        """End a process as by kill -9, note what it was at work on, and start it again beside the others."""
+        before = self._claims()
+        process, at = member.process, time.time()
+        assert process is not None
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        member.start(self._threads)
+        others = tuple(each.name for each in self.members if each.ready)
+        self.blows.append(Blow(member.name, at, self._without_owner(before), process.pid, others))
+
+    def restart_postgres(self, number: signal.Signals) -> None:
+        """Have PostgreSQL stop, SIGINT: in order, SIGQUIT: at once; its keeper starts it again."""
+        open_sessions = frozenset(each.session_id for each in self.open_batches())
+        with self._superuser() as connection:
+            row = connection.execute("select pg_read_file('postmaster.pid')").fetchone()
+        assert row is not None
+        at = time.time()
+        os.kill(int(row[0].split()[0]), number)
+        what = "postgres stops" if number is signal.SIGINT else "postgres crashes"
+        self.blows.append(Blow(what, at, open_sessions))
+
+    def stop(self) -> list[int]:
+        """End all processes in order; return their exit codes."""
+        self.all_ready()
+        processes = [member.process for member in self.members if member.process is not None]
+        for process in processes:
+            process.terminate()
+        codes = [process.wait(timeout=60) for process in processes]
+        self.members.clear()
+        return codes
+
+    def close(self) -> None:
+        self._threads.shutdown(cancel_futures=True)
+        for process in self._everyone:
+            if process.poll() is None:
+                process.kill()
+                process.wait()
+
+    def _claims(self) -> dict[UUID, UUID]:
+        with self._superuser() as connection:
+            return {row[0]: row[1] for row in connection.execute(_CLAIMS).fetchall() if row[2]}
+
+    def _without_owner(self, before: dict[UUID, UUID]) -> frozenset[UUID]:
+        """Return the sessions whose owner's lock has fallen since."""
+        until = time.monotonic() + 1.0
+        owners = set(before.values())
+        while owners and time.monotonic() < until:
+            with self._superuser() as connection:
+                held = connection.execute(
+                    "select (classid::bigint << 32) | objid::bigint from pg_locks where locktype = 'advisory'"
+                ).fetchall()
+                hashes = {
+                    row[0]: row[1]
+                    for row in connection.execute(
+                        "select owner, hashtextextended(owner::text, 0) from unnest(%s::uuid[]) as owner",
+                        [list(owners)],
+                    ).fetchall()
+                }
+            fallen = {owner for owner in owners if (hashes[owner],) not in set(held)}
+            if fallen:
+                return frozenset(session for session, owner in before.items() if owner in fallen)
+            time.sleep(0.01)
+        return frozenset()
+
+    def _superuser(self) -> "psycopg.Connection[tuple[Any, ...]]":
+        return patiently(
+            lambda: psycopg.connect(self.postgres.url(SUPERUSER, self.database.name), autocommit=True)
+        )
+
+    # Messages
+
+    def prepare(self, count: int, chance: random.Random, *, longest: float = 0.5) -> list[Batch]:
+        """Write the plans of so many messages; every fifth of them comes into the session of another."""
+        sessions: list[UUID] = []
+        for number in range(count):
+            if number % 5 or not sessions:
+                sessions.append(
+                    commands.create_session(
+                        user_id=self.person.user_id,
+                        workspace_id=self.person.workspace_id,
+                        actor=self.person.actor,
+                    )
+                )
+            self.batches.append(Batch(number, a_tree(chance, longest=longest), sessions[-1], new_id()))
+        self.write_script()
+        return self.batches
+
+    def write_script(self) -> None:
+        answers = [each.planned() for each in self.batches]
+        said = {
+            "answers": [*answers, {"text": "All of it is done, as far as it could be."}],
+            "seconds_per_token": self.seconds_per_token,
+        }
+        new = self.script.with_suffix(".new")
+        new.write_text(json.dumps(said))
+        new.replace(self.script)
+
+    def post(self, batch: Batch) -> None:
+        patiently(
+            lambda: commands.post_message(
+                session_id=batch.session_id,
+                message_id=batch.message_id,
+                content=batch.text,
+                actor=self.person.actor,
+            )
+        )
+
+    def replies(self) -> int:
+        with self._superuser() as connection:
+            row = connection.execute(
+                "select count(*) from event where type = %s", [ReplyPosted.type_name]
+            ).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def open_batches(self) -> list[Batch]:
+        """Return what is not answered, of all that was prepared."""
+        with self._superuser() as connection:
+            rows = connection.execute(
+                "select convert_from(data, 'UTF8')::json ->> 'parent' from event where type = %s",
+                [ReplyPosted.type_name],
+            ).fetchall()
+        answered = {UUID(row[0]) for row in rows}
+        return [each for each in self.batches if each.message_id not in answered]
+
+    def start_seconds(self) -> list[float]:
+        """Return how long each start of a process took."""
+        return sorted(seconds for member in self.members for seconds in member.start_seconds)
+
+    def all_answered(self, count: int) -> None:
+        """Wait until there are so many replies."""
+        until = time.monotonic() + PATIENCE_SECONDS
+        while (there := self.replies()) < count:
+            assert time.monotonic() < until, f"{there} of {count} messages are answered\n{self.words()}"
+            time.sleep(0.1)
+
+    def words(self) -> str:
+        """Return the end of what the processes logged."""
+        logs = sorted(self.folder.glob("*.log"))
+        return "\n".join(f"{log.name}:\n" + "\n".join(_last_lines(log, 25)) for log in logs)
+
+    # What they left
+
+    def notes(self) -> list[Note]:
+        if not self.letters.exists():
+            return []
+        return [Note(**json.loads(line)) for line in self.letters.read_text().splitlines()]
+
+    @property
+    def last_at_work(self) -> int:
+        """The process whose tool began or ended last."""
+        notes = self.notes()
+        return notes[-1].pid if notes else 0
+
+    def events(self) -> list[RecordedEvent]:
+        """Return all events of plans, runs and sessions, stream by stream."""
+        with self._superuser() as connection:
+            streams = connection.execute(
+                "select distinct stream_id from event where session_id is not null order by 1"
+            ).fetchall()
+        return [recorded for (stream_id,) in streams for recorded in load(stream_id)]
+
+
+def _last_lines(file: Path, count: int) -> list[str]:
+    return file.read_text(errors="replace").splitlines()[-count:]
+
+
+@dataclass(frozen=True, slots=True)
+class Left:
+    """What is in the log and beside it when everything has ended."""
+
+    crowd: Crowd
+    events: Sequence[RecordedEvent]
+    notes: Sequence[Note]
+
+    @classmethod
+    def by(cls, crowd: Crowd) -> "Left":
+        return cls(crowd, crowd.events(), crowd.notes())
+
+    def check(self, posted: Iterable[Batch]) -> None:
+        """Check that everything ended once, and that nothing was done twice or lost."""
+        self._every_message_has_one_reply(posted)
+        self._every_task_has_one_end()
+        self._ends_are_final()
+        self._nothing_was_done_twice()
+        self._what_is_unknown_is_said()
+
+    def _every_message_has_one_reply(self, posted: Iterable[Batch]) -> None:
+        replies = Counter(each.event.parent for each in self.events if isinstance(each.event, ReplyPosted))
+        assert replies == dict.fromkeys((each.message_id for each in posted), 1)
+
+    def _every_task_has_one_end(self) -> None:
+        added = [each.event.task_id for each in self.events if isinstance(each.event, TaskAdded)]
+        ends = Counter(each.event.task_id for each in self.events if isinstance(each.event, ENDS))
+        assert len(added) == len(set(added))
+        assert ends == dict.fromkeys(added, 1)
+
+    def _ends_are_final(self) -> None:
+        """Nothing comes after the end of a run, and after the end of a plan only what is said of it."""
+        last: dict[UUID, RecordedEvent] = {}
+        for each in self.events:
+            before = last.get(each.stream_id)
+            if before is not None:
+                assert not isinstance(before.event, RunFinished | PlanCompleted), (before, each)
+            last[each.stream_id] = each
+        started = {each.event.run_id for each in self.events if isinstance(each.event, TaskStarted)}
+        assert all(isinstance(last[run_id].event, RunFinished) for run_id in started)
+
+    def _nothing_was_done_twice(self) -> None:
+        begun = [note for note in self.notes if note.what == "begin"]
+        dropped = Counter(note.text for note in begun if note.tool.startswith("drop"))
+        assert not {text: count for text, count in dropped.items() if count > 1}
+        keys = {(note.text, note.key) for note in begun}
+        assert len(keys) == len({text for text, _ in keys})
+
+    def _what_is_unknown_is_said(self) -> None:
+        """A task is complete only when its tool came to its end; one that must not be repeated says so."""
+        ended = {note.text for note in self.notes if note.what == "end"}
+        begun = {note.text for note in self.notes if note.what == "begin"}
+        for text, end in self.ends().items():
+            if isinstance(end, TaskCompleted):
+                assert text in ended, text
+            elif isinstance(end, TaskFailed):
+                assert end.code == "outcome_unknown", (text, end)
+            elif isinstance(end, TaskPruned):
+                assert text not in begun, (text, end)
+            else:
+                raise AssertionError(f"{text}: {end}")
+
+    def ends(self) -> dict[str, TaskCompleted | TaskFailed | TaskPruned | TaskAborted]:
+        """Return how each letter's task ended."""
+        texts = {
+            each.event.task_id: str(each.event.spec["arguments"]["text"])
+            for each in self.events
+            if isinstance(each.event, TaskAdded) and "arguments" in each.event.spec
+        }
+        return {
+            texts[each.event.task_id]: each.event
+            for each in self.events
+            if isinstance(each.event, ENDS) and each.event.task_id in texts
+        }
+
+    def overlaps(self) -> list[tuple[Note, Note]]:
+        """Return begins of a task while an earlier begin of it had not ended; a killed process has ended."""
+        died = {blow.pid: blow.at for blow in self.crowd.blows if blow.pid}
+        found: list[tuple[Note, Note]] = []
+        under_way: dict[str, Note] = {}
+        for note in sorted(self.notes, key=lambda each: each.at):
+            former = under_way.get(note.text)
+            if note.what == "begin":
+                if former is not None and died.get(former.pid, float("inf")) > note.at:
+                    found.append((former, note))
+                under_way[note.text] = note
+            elif former is not None and former.pid == note.pid:
+                del under_way[note.text]
+        return found
+
+    def resumptions(self) -> list[tuple[Blow, float, float]]:
+        """Return for each blow and session it hit the seconds to the next event there.
+
+        First from the blow, then from the last event before it. Sessions that had nothing left to do are
+        left out.
+        """
+        by_session: dict[UUID, list[float]] = {}
+        for each in self.events:
+            if each.session_id is not None and not _from_outside(each):
+                by_session.setdefault(each.session_id, []).append(each.recorded_at.timestamp())
+        for times in by_session.values():
+            times.sort()
+        found = []
+        for blow in self.crowd.blows:
+            for session_id in blow.sessions:
+                times = by_session.get(session_id, [])
+                after = next((at for at in times if at > blow.at), None)
+                before = max((at for at in times if at <= blow.at), default=None)
+                if after is not None and before is not None:
+                    found.append((blow, after - blow.at, after - before))
+        return found
+
+    def told(self) -> str:
+        """Return the figures."""
+        lines = [f"blows: {dict(Counter(blow.what for blow in self.crowd.blows))}"]
+        for what in sorted({blow.what for blow in self.crowd.blows}):
+            own = [each for each in self.resumptions() if each[0].what == what]
+            lines.append(f"  {what}: next event after the blow {spread([each[1] for each in own])}")
+            lines.append(f"  {what}: after the last event before it {spread([each[2] for each in own])}")
+        for blow, after, _ in self.resumptions():
+            if after > LATE_SECONDS:
+                lines.append(f"  late: {blow.what} at {utc(blow.at)} beside {blow.others}, {after:.1f} s")
+        ends = Counter(
+            f"{type(end).__name__}{' ' + end.code if isinstance(end, TaskFailed) else ''}"
+            for end in self.ends().values()
+        )
+        begun = [note for note in self.notes if note.what == "begin"]
+        lines.append(f"ends of letters: {dict(ends)}")
+        lines.append(
+            f"begins: {len(begun)} of {len({note.text for note in begun})} letters, "
+            f"by {len({note.pid for note in begun})} processes; "
+            f"{sum(note.what == 'cancelled' for note in self.notes)} cancelled; "
+            f"overlaps: {len(self.overlaps())}"
+        )
+        outcomes = Counter(each.event.outcome for each in self.events if isinstance(each.event, ReplyPosted))
+        lines.append(f"replies: {dict(outcomes)}; events: {len(self.events)}")
+        return "\n".join(lines)
+
+
+def _from_outside(recorded: RecordedEvent) -> bool:
+    return recorded.actor.startswith("user:")
+
+
+def spread(seconds: Sequence[float]) -> str:
+    """Return how seconds are distributed."""
+    if not seconds:
+        return "(none)"
+    ordered = sorted(seconds)
+    p95 = ordered[min(len(ordered) - 1, int(len(ordered) * 0.95))]
+    return f"n={len(ordered)} median {median(ordered):.2f} s, p95 {p95:.2f} s, max {ordered[-1]:.2f} s"
+
+
+def utc(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat()
