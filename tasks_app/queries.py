@@ -10,7 +10,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, ClassVar
 from uuid import UUID
 
-from django.db.models import Count, QuerySet, Sum
+from django.db.models import Count, Q, QuerySet, Sum
 
 from cartrita.accounts.queries import Caller
 from cartrita.errors import NotFound
@@ -61,6 +61,18 @@ def plan_of_message(session_id: UUID, message_id: UUID, caller: Caller) -> PlanV
         return plan(plan_id, caller)
     except PlanNotFound:
         return None
+
+
+def plan_by_any_id(any_id: UUID, caller: Caller) -> PlanView:
+    """Return a plan by its id, or the newest one of a session or a message. Raises PlanNotFound."""
+    wanted = Q(id=any_id) | Q(session_id=any_id) | Q(message_id=any_id)
+    rows = PlanRow.objects.filter(wanted, workspace_id=caller.workspace_id).order_by("-created_at", "-id")
+    found = rows.values_list("id", flat=True).first()
+    try:
+        return plan(found or any_id, caller)
+    except PlanNotFound:
+        message = f"There is no plan, session or message {any_id} with a plan that you may read."
+        raise PlanNotFound(message, field="id") from None
 
 
 def plans_of(

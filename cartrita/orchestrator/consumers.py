@@ -28,9 +28,42 @@ from retrieval.document import (
     RetrievalPerformed,
 )
 from sessions_app.channel import register_shown
-from tasks_app.plan import PlanHeldBack
+from tasks_app.plan import (
+    EdgeAdded,
+    PlanAccepted,
+    PlanCompleted,
+    PlanCriticised,
+    PlanHeldBack,
+    PlanProposed,
+    PlanRefused,
+    PlanRevised,
+    TaskAborted,
+    TaskAdded,
+    TaskCompleted,
+    TaskFailed,
+    TaskPruned,
+    TaskRetried,
+    TaskStarted,
+)
+from tasks_app.queries import headline
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld
 
+PLAN_EVENTS: tuple[type[Event], ...] = (
+    PlanProposed,
+    PlanAccepted,
+    PlanRefused,
+    PlanCriticised,
+    PlanRevised,
+    PlanCompleted,
+    TaskAdded,
+    EdgeAdded,
+    TaskStarted,
+    TaskRetried,
+    TaskCompleted,
+    TaskFailed,
+    TaskAborted,
+    TaskPruned,
+)
 DOCUMENT_EVENTS: tuple[type[Event], ...] = (
     DocumentReceived,
     DocumentHeld,
@@ -108,6 +141,27 @@ def held_back_event(recorded: RecordedEvent) -> dict[str, Any]:
     return {**event.model_dump(mode="json"), "phase": _phase(event, for_review=False)}
 
 
+def plan_event(recorded: RecordedEvent) -> dict[str, Any]:
+    """Describe what happened in a plan: its tasks and what became of them, never what they came to.
+
+    An intent is shown as one short line; it is empty once the session is erased.
+    """
+    event = recorded.event
+    shown: dict[str, Any] = {"plan_id": str(recorded.stream_id)}
+    clear = event.model_dump(
+        mode="json", exclude=set(recorded.sealed) | {"details", "spec", "goal", "reason"}
+    )
+    match event:
+        case TaskAdded(intent=intent):
+            return {**shown, **clear, "intent": headline(intent)}
+        case TaskFailed(reason=reason) | TaskAborted(reason=reason) | TaskPruned(reason=reason):
+            return {**shown, **clear, "reason": headline(reason)}
+        case PlanRefused(reason=reason):
+            return {**shown, **clear, "reason": headline(reason)}
+        case _:
+            return {**shown, **clear}
+
+
 def approval_event(recorded: RecordedEvent) -> dict[str, Any]:
     """Describe what happened to an approval, without anything that was sealed.
 
@@ -179,6 +233,8 @@ def _phase(event: ActDecided | PlanHeldBack, *, for_review: bool) -> str:
 
 for event_class in DOCUMENT_EVENTS:
     register_shown(event_class.type_name, document_event)
+for event_class in PLAN_EVENTS:
+    register_shown(event_class.type_name, plan_event)
 for event_class in INTERNAL_EVENTS:
     register_shown(event_class.type_name, lambda _: None)
 for event_class in APPROVAL_STATUS:
