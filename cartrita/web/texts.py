@@ -61,3 +61,13 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
     "over": _("now"),
     "why_not": _("Say why not, so that the person who asked knows."),
 }
+
+PLAN_WORDS: "dict[str, Promise]" = {
+    "proposed": _("Proposed"),
+    "waiting": _("Waiting"),
+    "accepted": _("Running"),
+    "refused": _("Refused"),
+    "complete": _("Complete"),
+    "failed": _("Failed"),
+    "stopped": _("Stopped"),
+}

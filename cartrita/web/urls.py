@@ -11,5 +11,6 @@ urlpatterns = [
     path("chat/<uuid:session_id>/messages/<uuid:message_id>/", views.message, name="chat-message"),
     path("chat/<uuid:session_id>/approvals/<uuid:approval_id>/", views.approval, name="chat-approval"),
     path("documents/<uuid:document_id>/", views.document, name="document-page"),
+    path("plans/<uuid:plan_id>/", views.plan, name="plan-page"),
     path("theme/", views.set_theme, name="theme"),
 ]

@@ -24,12 +24,14 @@ from cartrita.orchestrator.answering import EXTRACTIVE
 from cartrita.web.approvals import Card, card, cards, waits_for
 from cartrita.web.markdown import cited_numbers, to_html
 from cartrita.web.passages import marked_pages, visible_part
-from cartrita.web.texts import CHAT
+from cartrita.web.plans import items, money, visible
+from cartrita.web.texts import CHAT, PLAN_WORDS
 from cartrita.web.themes import THEME_COOKIE, THEMES
 from governance.models import Approval
 from retrieval import queries as documents
 from retrieval.searching import read_as
 from sessions_app import commands, queries
+from tasks_app import queries as plans
 
 SESSIONS_SHOWN = 50
 THEME_COOKIE_SECONDS = 365 * 24 * 3600
@@ -79,6 +81,7 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
     ]
     titles = {each.id: each.title for each in attached}
     messages = [_shown(message, titles) for message in queries.messages(session_id)]
+    _tell_plans(session_id, messages)
     now = timezone.now()
     requests = cards(session_id, _user(request), caller, now=now)
     return render(
@@ -110,7 +113,9 @@ def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpRes
     found = queries.message(session_id, message_id)
     if found is None:
         raise Http404("The session holds no message with this id.")
-    return render(request, "web/message.html", {"session": session, "message": _shown(found, {})})
+    shown = _shown(found, {})
+    _tell_plans(session_id, [shown])
+    return render(request, "web/message.html", {"session": session, "message": shown})
 
 
 @require_GET
@@ -164,6 +169,28 @@ def document(request: HttpRequest, document_id: UUID) -> HttpResponse:
     return render(request, "web/document.html", shown)
 
 
+@require_GET
+@never_cache
+@login_required
+def plan(request: HttpRequest, plan_id: UUID) -> HttpResponse:
+    """Show a plan with its tasks as they are now; the page then follows what happens to it."""
+    # Read before the plan: what is recorded in between makes the page look once more.
+    position = head()
+    try:
+        view = plans.plan(plan_id, _caller(request))
+    except NotFound as error:
+        raise Http404(error.message) from None
+    shown = {
+        "plan": view,
+        "position": position,
+        "words": PLAN_WORDS[view.status],
+        "goal": visible(view.goal),
+        "cost": money(view.costs),
+        "items": items(view),
+    }
+    return render(request, "web/plan.html", shown)
+
+
 @require_POST
 def set_theme(request: HttpRequest) -> HttpResponse:
     """Remember the theme and go back."""
@@ -202,6 +229,13 @@ def _shown(message: dict[str, Any], titles: Mapping[UUID, str]) -> dict[str, Any
     ]
     html = to_html(message["content"], {source["number"]: source["address"] for source in sources})
     return {**message, "html": html, "sources": sources}
+
+
+def _tell_plans(session_id: UUID, messages: Sequence[dict[str, Any]]) -> None:
+    """Add to each reply how large its plan was, where that had several tasks."""
+    sizes = plans.shapes(session_id, [each["plan_id"] for each in messages if each["plan_id"]])
+    for each in messages:
+        each["plan"] = sizes.get(each["plan_id"])
 
 
 def _address(citation: dict[str, Any], session_id: UUID) -> str:
