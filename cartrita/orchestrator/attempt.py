@@ -36,6 +36,7 @@ from cartrita.streaming.deltas import open_message
 from cartrita.tools import runner
 from cartrita.tools.events import ToolFailed
 from cartrita.tools.registry import all_tools
+from governance.candidates import Candidates
 from governance.decide import DecisionRequest
 from governance.decision import ActOutcome
 from governance.doors import Permit
@@ -451,12 +452,13 @@ class Attempt(RunSteps):
             self._settle_abandoned()
             self._keep(runner.refused(error, name=name, key=key))
             return
+        searches = prepared.decision_request.subject_kind == "retrieval"
         wanted = Wanted(
             act="tool_call",
             subject=name,
             request=prepared.decision_request,
             may_add=labels_of_call(name),
-            candidates=await in_database_thread(candidates_of_call, prepared),
+            candidates=await in_database_thread(candidates_of_call, prepared) if searches else Candidates(),
             edited_by=edit.by if edit is not None else "",
         )
         permits = await self._decide(step, wanted)
@@ -632,7 +634,7 @@ class Attempt(RunSteps):
                 raise AssertionError("an agent answers with what its skill or its model said")
             return _held(self._answer, self._maker)
         if run.returned is not None:
-            result = await in_database_thread(results.result_of, run.returned, key_id=self._work.key_id)
+            result = await results.whole_result(run.returned, key_id=self._work.key_id)
             self._result = result
             return _held(Answer(results.readable(result), [], None), "")
         if run.answer is None:

@@ -7,7 +7,7 @@ from uuid import UUID
 
 import orjson
 
-from cartrita.eventstore import get_blob
+from cartrita.eventstore import get_blob, in_database_thread
 from cartrita.tools.events import ToolReturned
 
 # Rows of a table that a reply shows.
@@ -25,6 +25,13 @@ def result_of(returned: ToolReturned, *, key_id: UUID | None) -> Mapping[str, An
         return returned.result or {}
     found: Mapping[str, Any] = orjson.loads(get_blob(returned.large_result.sha256, key_id=key_id))
     return found
+
+
+async def whole_result(returned: ToolReturned, *, key_id: UUID | None) -> Mapping[str, Any]:
+    """Return the whole result of a call; only a large one is read from the database. Raises Erased."""
+    if returned.large_result is None:
+        return result_of(returned, key_id=key_id)
+    return await in_database_thread(result_of, returned, key_id=key_id)
 
 
 def readable(result: Mapping[str, Any]) -> str:
