@@ -59,6 +59,16 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
     "slowed_down": _("Slowed down until {time}"),
     "going_on": _("Going on"),
     "over": _("now"),
+    "tasks": {
+        "waiting": _("waiting"),
+        "running": _("running: {agent}"),
+        "held": _("{reason}"),
+        "retried": _("trying again"),
+        "done": _("done"),
+        "failed": _("failed: {reason}"),
+        "skipped": _("skipped"),
+        "stopped": _("stopped"),
+    },
     "why_not": _("Say why not, so that the person who asked knows."),
 }
 

@@ -89,3 +89,30 @@ class TestInTheBrowser:
         assert await page.evaluate("window.broken") is None
         found = await Axe().run(page)
         assert [each["id"] for each in found.response["violations"]] == []
+
+
+class TestInTheChat:
+    async def test_shows_tasks_while_they_run(self, server: Server, visit: Visit) -> None:
+        visitor = await visit(server)
+        page, session_id = await visitor.opens_session()
+
+        def write() -> Written:
+            return Written(visitor.person, session_id=session_id).propose(
+                [HOSTILE, "Count", "Write"], (2, "depends_on", 3), agents=["reader", "counter", "writer"]
+            )
+
+        written = await asyncio.to_thread(write)
+        lines = page.locator(f'[data-plan="{written.plan_id}"] li')
+        await expect(lines).to_have_count(4)
+        await expect(lines.nth(1)).to_contain_text("<b id=broken>x</b> ⟦U+202E⟧")
+        run_id = await asyncio.to_thread(written.start, 1)
+        await expect(lines.nth(1)).to_contain_text("running: reader")
+        await asyncio.to_thread(written.complete, 1, run_id)
+        await expect(lines.nth(1)).to_contain_text("done")
+        await asyncio.to_thread(written.fail, 2)
+        await expect(lines.nth(2)).to_contain_text("failed: The table has no rows.")
+        await expect(lines.nth(3)).to_contain_text("skipped")
+        await expect(page.locator("#broken")).to_have_count(0)
+        link = page.locator(f'[data-plan="{written.plan_id}"]').get_by_role("link", name="Plan")
+        await expect(link).to_have_attribute("href", f"/plans/{written.plan_id}/")
+        assert [each["id"] for each in (await Axe().run(page)).response["violations"]] == []

@@ -27,6 +27,16 @@ const attached = new Map(); // documents that go with the next message: id to ti
 const unfinished = new Set(); // replies whose final rendering could not be fetched
 const cards = new Map(); // requests for approval whose card is being fetched: id to whether to fetch again
 const stale = new Set(); // requests for approval whose card could not be fetched
+const plans = new Map(); // plans under way: id to their tasks and the list that shows them
+const runs = new Map(); // attempts under way: id to plan and task
+const TASK_STATUS = {
+  TaskStarted: "running",
+  TaskRetried: "retried",
+  TaskCompleted: "done",
+  TaskFailed: "failed",
+  TaskPruned: "skipped",
+  TaskAborted: "stopped",
+};
 let held = ""; // what the turn waits for, which a further message does not change
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const shown = (mid) => messages.querySelector(`[data-mid="${CSS.escape(mid)}"]`);
@@ -362,8 +372,71 @@ function takeDocument(name, d) {
   }
 }
 
-function take({ type, d }) {
+// Plans of several tasks are shown as a list while they run; the reply's own line takes its place.
+function planOf(id) {
+  if (!plans.has(id)) plans.set(id, { tasks: new Map(), list: null });
+  return plans.get(id);
+}
+
+function planList(id, known) {
+  const item = element("plan-template").content.firstElementChild.cloneNode(true);
+  item.dataset.plan = id;
+  item.querySelector("a").href = `/plans/${encodeURIComponent(id)}/`;
+  keepingEnd(() => messages.append(item));
+  known.list = item.querySelector("ul");
+  for (const task of known.tasks.values()) showTask(known, task);
+}
+
+function showTask(known, task) {
+  if (known.list === null || task.kind === "goal") return;
+  let line = known.list.querySelector(`[data-task="${CSS.escape(task.id)}"]`);
+  if (line === null) {
+    line = document.createElement("li");
+    line.dataset.task = task.id;
+    const intent = document.createElement("bdi");
+    intent.textContent = task.intent;
+    line.append(intent, " ", document.createElement("span"));
+    keepingEnd(() => known.list.append(line));
+  }
+  line.dataset.status = task.status;
+  line.querySelector("span").textContent = fill(say.tasks[task.status], { agent: task.agent, reason: task.reason });
+}
+
+function takePlan(name, d) {
+  const known = planOf(d.plan_id);
+  if (name === "TaskAdded") {
+    const { task_id: id, kind, intent, agent } = d;
+    if (!known.tasks.has(id)) known.tasks.set(id, { id, kind, intent, agent, status: "waiting", reason: "" });
+    if (known.list === null && known.tasks.size > 1) planList(d.plan_id, known);
+    showTask(known, known.tasks.get(id));
+    return;
+  }
+  const task = known.tasks.get(d.task_id);
+  if (!task || !TASK_STATUS[name]) return;
+  task.status = TASK_STATUS[name];
+  task.reason = d.reason ?? "";
+  if (d.run_id) runs.set(d.run_id, { known, task });
+  showTask(known, task);
+}
+
+// An act of a task that has to wait, or may go on.
+function takeAct(run, d) {
+  const found = runs.get(run);
+  if (!found || !["running", "held"].includes(found.task.status)) return;
+  found.task.status = waitOf(d) ? "held" : "running";
+  found.task.reason = waitOf(d);
+  showTask(found.known, found.task);
+}
+
+function endPlan(id) {
+  messages.querySelector(`[data-plan="${CSS.escape(id ?? "")}"]`)?.remove();
+  plans.delete(id);
+}
+
+function take({ type, d, stream: origin }) {
   const name = type.split(".").pop();
+  if (d.plan_id && (name.startsWith("Task") || name.startsWith("Plan"))) takePlan(name, d);
+  if (name === "ActDecided") takeAct(origin, d);
   if (name.startsWith("Document")) {
     takeDocument(name, d);
     return;
@@ -393,6 +466,7 @@ function take({ type, d }) {
       item.dataset.parent = d.parent;
       item.dataset.outcome = d.outcome;
       finish(d.message_id);
+      endPlan(d.plan_id);
       held = "";
       tell("", { aloud: say[d.outcome] });
       break;
