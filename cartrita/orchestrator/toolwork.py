@@ -7,7 +7,6 @@ more than one of a short run.
 from collections.abc import Sequence
 from uuid import UUID
 
-from cartrita.eventstore import in_database_thread
 from cartrita.llm import gateway
 from cartrita.llm.events import ModelAnswered
 from cartrita.llm.providers import ChatMessage
@@ -101,5 +100,5 @@ class ToolWork:
     async def _outcome_of(self, event: ToolReturned | ToolFailed) -> Outcome:
         if isinstance(event, ToolFailed):
             return Outcome(tool=event.tool, result=None, code=event.code, message=event.message)
-        result = await in_database_thread(results.result_of, event, key_id=self._key_id)
+        result = await results.whole_result(event, key_id=self._key_id)
         return Outcome(tool=event.tool, result=result)
