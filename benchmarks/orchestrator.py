@@ -1,16 +1,17 @@
 """How fast messages become replies, beside LangGraph with its PostgreSQL saver and DBOS, in one run.
 
 Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
-what the peer is. Every figure is the median of its runs, in which the kinds take turns. One PostgreSQL with fsync
-and synchronous commit serves all of them, each in a database of its own; nothing waits for a model, tools
-give 150 characters at once. Each kind runs in a process of its own.
+what the peer is. Every figure is the median of its runs, in which the kinds take turns. One PostgreSQL with
+fsync and synchronous commit serves all of them, each in a database of its own; nothing waits for a model,
+tools give 150 characters at once. Each kind runs in a process of its own.
 
 - `first_event`: from before a message is posted to the first event or text that the session's channel
-  shows; `first_delta`: to the first text. Services in the process, a scripted model. LangGraph: a node that streams a chunk, checkpoints stored.
-- `step`: `insert` one row and commit; `bare` what came of an act and the next one, two events of a run, by the
-  recorder; `governed` the same as a step of governance; `driver` a call of a tool in a run of 30, from the
-  post to the reply, with the sequencer, the projector and the orchestrator in the process. DBOS, LangGraph:
-  a step of a workflow, of a graph, of 30. `cpu` is the whole process without PostgreSQL.
+  shows; `first_delta`: to the first text. Services in the process, a scripted model. LangGraph: a node that
+  streams a chunk, checkpoints stored.
+- `step`: `insert` one row and commit; `bare` what came of an act and the next one, two events of a run, by
+  the recorder; `governed` the same as a step of governance; `driver` a call of a tool in a run of 30, from
+  the post to the reply, with the sequencer, the projector and the orchestrator in the process. DBOS,
+  LangGraph: a step of a workflow, of a graph, of 30. `cpu` is the whole process without PostgreSQL.
 - `three_steps`: messages whose run calls three tools (`run`) or whose plan, made and summed up by the model,
   has three tasks of one call (`plan`), from the post to the reply.
 - `long`: a run of 200 steps: time of a step, bytes stored (all tables and indexes) and bytes of write-ahead
@@ -737,6 +738,7 @@ async def long(how: str) -> Figures:
     import psycopg
 
     from cartrita.eventstore import aload, in_database_thread
+    from cartrita.orchestrator import planning
     from cartrita.orchestrator.assignment import read_assignment
     from cartrita.orchestrator.ledger import Crew
     from cartrita.orchestrator.limits import RunLimits
@@ -744,6 +746,8 @@ async def long(how: str) -> Figures:
     from sessions_app.session import ReplyPosted
 
     declare_work()
+    # A task is held to a few times what one call of the model is expected to use.
+    planning.BUDGET_TIMES = 10**6
     steps = MARKS[-1] + 1
     content, agent = (
         (str(steps), "bench_rules") if how == "skill" else ("Go through the letters.", "bench_model")
