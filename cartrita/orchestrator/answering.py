@@ -10,6 +10,7 @@ from cartrita.llm import gateway
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.agents import Agent
+from cartrita.orchestrator.critic import without_marks
 from retrieval import answers
 from retrieval.answers import Citation
 from retrieval.document import RetrievalPerformed
@@ -63,7 +64,7 @@ async def check(text: str, search: RetrievalPerformed | None) -> Answer:
     cited = [hits[number - 1] for number in numbers if 1 <= number <= len(hits)]
     if not cited:
         return Answer(text, [], None)
-    unsupported = answers.check_support(text, [hit.text for hit in cited])
+    unsupported = answers.check_support(without_marks(text), [hit.text for hit in cited])
     return Answer(text, [_passage(hit) for hit in cited], supported=not unsupported)
 
 

@@ -22,10 +22,11 @@ from cartrita.orchestrator.agents import Agent, agent, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
-from cartrita.orchestrator.judging import Judging
+from cartrita.orchestrator.judging import Judging, criticised, improvement
 from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
-from cartrita.orchestrator.ledger import STOPPED, Better, Ledger
+from cartrita.orchestrator.ledger import STOPPED, Ledger
 from cartrita.orchestrator.limits import RunLimits, exceeded
+from cartrita.orchestrator.parts import parts_of
 from cartrita.orchestrator.skills import Answer as SkillAnswer
 from cartrita.orchestrator.skills import Input, Move, Use
 from cartrita.orchestrator.speech import delivery_of, speech_arguments
@@ -46,11 +47,7 @@ from retrieval.queries import candidates, in_scope
 from retrieval.questions import MAX_QUERY
 from retrieval.search import performed_event, search
 from tasks_app.plan import (
-    EdgeAdded,
-    PlanCriticised,
-    Task,
     TaskAborted,
-    TaskAdded,
     TaskCompleted,
     TaskFailed,
 )
@@ -322,7 +319,7 @@ class Attempt(RunSteps):
         if self._answer is not None or turn.model_answers:
             return
         if turn.work == "compose":
-            composed = compose.compose(self._task.intent, self._parts)
+            composed = compose.compose(self._parts)
             self._answer = Answer(composed.text, list(composed.citations), composed.supported)
         elif self._run.search is not None:
             found = answering.extract(self._task.intent, self._run.search)
@@ -563,7 +560,7 @@ class Attempt(RunSteps):
 
     async def _prompt(self, model: ModelEntry) -> tuple[ChatMessage, ...]:
         if self._task.kind == "synthesis":
-            messages = compose.synthesis_messages(self._agent.instructions, self._task.intent, self._parts)
+            messages = compose.synthesis_messages(self._task.intent, self._parts)
             return await self._clipped(messages)
         asked = proposals.task_text(self._task.intent, self._inputs)
         return await answering.prompt(self._agent, model, self._work.history, asked, self._run.search)
@@ -692,15 +689,13 @@ class Attempt(RunSteps):
         events = [*left.events, finished] if first else []
         await self._ledger.end(
             ended,
-            judged=[] if judgement is None else [self._criticised(judgement)],
-            better=self._better(judgement),
+            judged=[] if judgement is None else [criticised(task, judgement)],
+            better=None if judgement is None else improvement(task, judgement),
             retries=None if self._may_pass else _ONCE,
             settlements=left.settlements,
             appends=[*left.appends, *self._run_appends(events)],
         )
         self._recorded(events)
-
-    # The critic
 
     async def _judge(self, finished: RunFinished) -> critic.Judgement | None:
         """Return the critic's verdict on the result of a part: by rules, and of a model's text by a model."""
@@ -734,36 +729,6 @@ class Attempt(RunSteps):
         ).answer()
         return by_rules if by_model is None else critic.combined(by_rules, by_model)
 
-    def _criticised(self, judgement: critic.Judgement) -> PlanCriticised:
-        return PlanCriticised(
-            task_id=self._task.task_id,
-            checks=judgement.checks,
-            details=dict(judgement.details),
-            verdict=judgement.verdict,
-        )
-
-    def _better(self, judgement: critic.Judgement | None) -> Better | None:
-        """Return the task that shall improve on this one's result, where the critic asks for it: once."""
-        task = self._task
-        if judgement is None or judgement.verdict != "revise" or "improves" in task.spec:
-            return None
-        wrong = "\n".join(judgement.details.values())
-        better_id = derived_id(task.task_id, "better")
-        return Better(
-            reason=wrong,
-            task=TaskAdded(
-                task_id=better_id,
-                parent_id=task.parent_id,
-                intent=f"{task.intent}\n\nImprove on the earlier result. A critic said of it:\n{wrong}",
-                spec={**task.spec, "improves": str(task.task_id)},
-                agent=task.agent,
-                priority=task.priority,
-                cost_budget_tokens=task.cost_budget_tokens,
-                estimated_tokens=task.estimated_tokens,
-            ),
-            edge=EdgeAdded(from_task=task.task_id, to_task=better_id, relation="refines"),
-        )
-
     def _ground_of(self, finished: RunFinished) -> dict[str, Any]:
         """Return what the figures of an answer may come from: its result, and what the tools gave."""
         gave = [] if self._toolwork is None else [each.result for each in self._toolwork.outcomes]
@@ -794,34 +759,6 @@ class Attempt(RunSteps):
         if self._model is None:
             raise AssertionError("a task of an agent has a model")
         return self._model
-
-
-async def parts_of(ledger: Ledger, task: Task) -> tuple[compose.Part, ...]:
-    """Return the parts of a task with what they came to, in the order in which they were added."""
-    found = []
-    plan = ledger.plan
-    refined = {
-        edge.from_task
-        for edge in plan.edges
-        if edge.relation == "refines" and plan.tasks[edge.to_task].usable
-    }
-    for one in plan.tasks.values():
-        if one.parent_id != task.task_id or one.task_id in refined:
-            continue
-        finished = await ledger.result_of(one)
-        answered = finished is not None and finished.status == "answered"
-        found.append(
-            compose.Part(
-                intent=one.intent,
-                agent=one.agent,
-                status=one.status,
-                text=finished.answer if answered and finished is not None else "",
-                citations=finished.citations if answered and finished is not None else [],
-                reason=finished.answer if finished is not None and not answered else one.error or "",
-                usable=one.usable,
-            )
-        )
-    return tuple(found)
 
 
 def _may_repeat(name: str) -> bool:

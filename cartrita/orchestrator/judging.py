@@ -1,4 +1,4 @@
-"""A model's judgement of what a model wrote for a part of a plan: by the criteria of the critic's rubric."""
+"""What becomes of a critic's verdict on a part of a plan, and how a model judges what a model wrote."""
 
 import asyncio
 from collections.abc import Mapping
@@ -10,7 +10,8 @@ from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import critic
 from cartrita.orchestrator.consultation import Consultation
-from cartrita.orchestrator.ledger import Ledger
+from cartrita.orchestrator.ledger import Better, Ledger
+from tasks_app.plan import EdgeAdded, PlanCriticised, Task, TaskAdded
 
 CRITIC_AGENT = "critic"
 
@@ -53,3 +54,35 @@ class Judging(Consultation[critic.Judgement]):
 
     def _read(self, text: str) -> critic.Judgement:
         return critic.read_rubric(text)
+
+
+def criticised(task: Task, judgement: critic.Judgement) -> PlanCriticised:
+    """Return the event that records a verdict on the result of a task."""
+    return PlanCriticised(
+        task_id=task.task_id,
+        checks=judgement.checks,
+        details=dict(judgement.details),
+        verdict=judgement.verdict,
+    )
+
+
+def improvement(task: Task, judgement: critic.Judgement) -> Better | None:
+    """Return the task that shall improve on a result, where the critic asks for it; once for a task."""
+    if judgement.verdict != "revise" or "improves" in task.spec:
+        return None
+    wrong = "\n".join(judgement.details.values())
+    better_id = derived_id(task.task_id, "better")
+    return Better(
+        reason=wrong,
+        task=TaskAdded(
+            task_id=better_id,
+            parent_id=task.parent_id,
+            intent=f"{task.intent}\n\nImprove on the earlier result. A critic said of it:\n{wrong}",
+            spec={**task.spec, "improves": str(task.task_id)},
+            agent=task.agent,
+            priority=task.priority,
+            cost_budget_tokens=task.cost_budget_tokens,
+            estimated_tokens=task.estimated_tokens,
+        ),
+        edge=EdgeAdded(from_task=task.task_id, to_task=better_id, relation="refines"),
+    )

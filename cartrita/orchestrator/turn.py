@@ -23,10 +23,11 @@ from cartrita.llm.catalog import ModelEntry
 from cartrita.orchestrator import planning, pricing, unread, waiting
 from cartrita.orchestrator.agents import GENERAL
 from cartrita.orchestrator.assignment import Assignment
-from cartrita.orchestrator.attempt import Attempt, parts_of
+from cartrita.orchestrator.attempt import Attempt
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.ledger import STOPPED, Crew, Ledger
 from cartrita.orchestrator.limits import RunLimits
+from cartrita.orchestrator.parts import parts_of
 from cartrita.orchestrator.planning import draft_plan
 from cartrita.orchestrator.steps import SHORT_PAUSE, Halted, Stopped, later
 from cartrita.orchestrator.waiting import Awaits, Leave, Pauses, Refused

@@ -45,7 +45,7 @@ EXPECTED = [
 
 
 class TestCompoundQuestion:
-    def test_is_answered_without_a_model(self, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
+    def test_is_answered_without_a_model(self, capsys: pytest.CaptureFixture[str]) -> None:
         report = asks(capsys)
         assert agents_of(report) == EXPECTED
         # 120.50 + 310.00 + 45.25 + 98.75 + 77.30, and 19 % of it.
