@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID
 
 from django.utils.translation import gettext as _
 
 from governance.visible_text import shown
 from tasks_app.plan_view import PlanView, TaskView
+from tasks_app.queries import headline
 
 TEXT_LENGTH = 2000
 
@@ -25,6 +27,35 @@ class Item:
     blocked_by: list[int]
     cost: str
     parts: "list[Item]"
+
+
+# What the chat calls the statuses; it keeps the words of them beside its other texts.
+CHAT_STATUSES = {
+    "pending": "waiting",
+    "blocked": "waiting",
+    "running": "running",
+    "complete": "done",
+    "failed": "failed",
+    "pruned": "skipped",
+    "aborted": "stopped",
+}
+
+
+def in_chat(view: PlanView) -> dict[str, Any]:
+    """Return what the chat's script keeps of a plan under way."""
+    tasks = [
+        {
+            "id": str(task.id),
+            "kind": task.kind,
+            "intent": headline(task.intent),
+            "agent": task.agent,
+            "status": "held" if task.waits_for == "approval" and task.run_id else CHAT_STATUSES[task.status],
+            "reason": _words(task) if task.waits_for else headline(task.error or ""),
+            "run_id": str(task.run_id) if task.run_id else None,
+        }
+        for task in view.all_tasks()
+    ]
+    return {"id": str(view.id), "tasks": tasks}
 
 
 def items(view: PlanView) -> list[Item]:

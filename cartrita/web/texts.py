@@ -62,7 +62,6 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
     "tasks": {
         "waiting": _("waiting"),
         "running": _("running: {agent}"),
-        "held": _("{reason}"),
         "retried": _("trying again"),
         "done": _("done"),
         "failed": _("failed: {reason}"),

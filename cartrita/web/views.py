@@ -24,7 +24,7 @@ from cartrita.orchestrator.answering import EXTRACTIVE
 from cartrita.web.approvals import Card, card, cards, waits_for
 from cartrita.web.markdown import cited_numbers, to_html
 from cartrita.web.passages import marked_pages, visible_part
-from cartrita.web.plans import items, money, visible
+from cartrita.web.plans import in_chat, items, money, visible
 from cartrita.web.texts import CHAT, PLAN_WORDS
 from cartrita.web.themes import THEME_COOKIE, THEMES
 from governance.models import Approval
@@ -96,6 +96,7 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
             "position": position,
             "own": session["user_id"] == caller.user_id,
             "texts": CHAT,
+            "open_plans": _open_plans(session_id, messages, caller),
         },
     )
 
@@ -236,6 +237,14 @@ def _tell_plans(session_id: UUID, messages: Sequence[dict[str, Any]]) -> None:
     sizes = plans.shapes(session_id, [each["plan_id"] for each in messages if each["plan_id"]])
     for each in messages:
         each["plan"] = sizes.get(each["plan_id"])
+
+
+def _open_plans(session_id: UUID, messages: Sequence[dict[str, Any]], caller: Caller) -> list[dict[str, Any]]:
+    """Return the tasks of the plans of several tasks that work on messages without a reply."""
+    answered = {each["parent"] for each in messages if each["role"] == "assistant"}
+    asked = [each["message_id"] for each in messages if each["role"] == "user"]
+    found = [plans.plan_of_message(session_id, each, caller) for each in asked if each not in answered]
+    return [in_chat(view) for view in found if view is not None and view.task_count > 1]
 
 
 def _address(citation: dict[str, Any], session_id: UUID) -> str:

@@ -1,6 +1,8 @@
 """The page of a plan: who sees it, what it says, that it follows what happens."""
 
 import asyncio
+import json
+import re
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
@@ -69,6 +71,23 @@ class TestPage:
         page = client.get(f"/chat/{written.session_id}/").content.decode()
         assert f'<a href="/plans/{written.plan_id}/">Plan: 3 tasks, 3 agents</a>' in page
         assert str(single.plan_id) not in page
+
+
+class TestTheChatLoadedAgain:
+    def test_knows_the_tasks_of_a_plan_under_way(self, ann: Person, client: Client) -> None:
+        written = Written(ann).propose(["Read", "</script><b>"], (1, "depends_on", 2))
+        written.fail(1)
+        ordered()
+        page = client.get(f"/chat/{written.session_id}/").content.decode()
+        found = re.search(r'id="open-plans" type="application/json">(.*?)</script>', page)
+        assert found is not None
+        (plan,) = json.loads(found[1])
+        assert plan["id"] == str(written.plan_id)
+        assert [task["status"] for task in plan["tasks"]] == ["skipped", "failed", "skipped"]
+        assert (plan["tasks"][1]["reason"], plan["tasks"][2]["intent"]) == (
+            "The table has no rows.",
+            "</script><b>",
+        )
 
 
 class TestInTheBrowser:

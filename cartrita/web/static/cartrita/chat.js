@@ -399,7 +399,7 @@ function showTask(known, task) {
     keepingEnd(() => known.list.append(line));
   }
   line.dataset.status = task.status;
-  line.querySelector("span").textContent = fill(say.tasks[task.status], { agent: task.agent, reason: task.reason });
+  line.querySelector("span").textContent = fill(say.tasks[task.status] ?? task.reason, task);
 }
 
 function takePlan(name, d) {
@@ -417,6 +417,18 @@ function takePlan(name, d) {
   task.reason = d.reason ?? "";
   if (d.run_id) runs.set(d.run_id, { known, task });
   showTask(known, task);
+}
+
+// What the server knows of plans under way; events that come again after it change nothing more.
+function seedPlans(found) {
+  for (const { id, tasks } of found) {
+    const known = planOf(id);
+    for (const task of tasks) {
+      known.tasks.set(task.id, task);
+      if (task.run_id) runs.set(task.run_id, { known, task });
+    }
+    planList(id, known);
+  }
 }
 
 // An act of a task that has to wait, or may go on.
@@ -627,6 +639,7 @@ function follow() {
   const waitsFor = page.dataset.waitsFor;
   if (waitsFor) held = say.waits_for[waitsFor] ?? fill(say.slowed_down, { time: clock(waitsFor) });
   if (answering.size) tell(held || say.phases["tasks_app.TaskStarted"]);
+  seedPlans(JSON.parse(element("open-plans").textContent));
   countDown();
   setInterval(countDown, 1000);
   messages.addEventListener("submit", (event) => {
