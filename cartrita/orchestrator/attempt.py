@@ -73,6 +73,7 @@ _LONGEST_HINT = 200
 _SPEECHES_AN_ATTEMPT = 1000
 
 _ONCE = Retries(attempts=1)
+_ABILITIES = {"answers": "write texts of its own", "tools": "use tools", "planning": "plan"}
 
 
 class Attempt(RunSteps):
@@ -748,10 +749,11 @@ class Attempt(RunSteps):
 
     def _lacking(self, *capabilities: str) -> str:
         model = self._called_model.name
+        wanted = " and ".join(_ABILITIES.get(each, each) for each in capabilities)
         return (
-            f"The agent {self._agent.name} needs a model with: {', '.join(capabilities)}; {model} is not "
-            "one. Set OPENAI_API_KEY (with OPENAI_BASE_URL for another provider) and start again, or name a "
-            "model that is."
+            f"The agent {self._agent.name} needs a model that can {wanted}, and {model} cannot. Set "
+            "OPENAI_API_KEY (with OPENAI_BASE_URL for another provider) and start again, or name a model that "
+            "can."
         )
 
     @property
