@@ -1,30 +1,25 @@
-"""What the words of a question are to a table: its columns, values and name, what is asked, or nothing known."""
+"""What the words of a question are to a table: its columns, values, name, what is asked, or unknown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cartrita.orchestrator.skills.tables.schema import Column, Table, is_plain
-from cartrita.orchestrator.skills.tables.words import (
-    LONGEST_PHRASE,
-    MONTHS,
-    NEUTRAL,
-    PHRASES,
-    Token,
-    alike,
-    forms,
-    number,
-)
+from cartrita.orchestrator.skills.tables.vocabulary import LONGEST_PHRASE, MONTHS, NEUTRAL, PHRASES
+from cartrita.orchestrator.skills.tables.words import Token, alike, forms, listed, number
 
 _LONGEST_NAME = 8  # words of a column's name or a value
-_PLACES = frozenset("in of for during on within at im am an bei fur aus from from_ von".split())
+_PLACES = listed("in of for during on within at im am an bei fur aus from from_ von")
 _FILLED = frozenset({"column", "spalte", "columns", "field", "feld"})
 _ADVANCE = 4
+_FILES = listed("table tables file files csv data dataset spreadsheet sheet tabelle tabellen datei dateien")
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Words with a role. `columns` are those that they may name, best when `quality` is 3 (in full; 2 in part,
-    1 by another word); `values` the columns of which they are a value.
+    """Words with a role.
+
+    `columns` are those that they may name: by quotation where `quality` is 4, in full where it is 3, in part
+    where 2, by another word where 1. `values` are the columns of which they are a value.
     """
 
     role: str
@@ -40,7 +35,8 @@ def marked(tokens: Sequence[Token], table: Table) -> list[Item]:
     place = 0
     while place < len(tokens):
         length, item = _next(tokens, place, table, items)
-        if item is not None:
+        following = tokens[place + length].plain if place + length < len(tokens) else ""
+        if item is not None and not (item.role == "that" and following in _FILES):
             items.append(item)
         place += length
     return items
@@ -82,7 +78,7 @@ def _next(
 
 
 def _quoted(token: Token, table: Table) -> Item:
-    said = token.plain.split() if token.plain.split() else [token.plain]
+    said = token.plain.split() or [token.plain]
     for column in table.columns:
         if column.name.casefold() == token.text.casefold():
             return Item("col", token.text, (column,), 4)
@@ -122,7 +118,7 @@ def _window(
         return None if not _beside(values, before) else Item("val", text, values=tuple(values))
     if full:
         if not values or not _as_value(window, values, place):
-            if phrase is None or _is_column(tokens, place, length, table, phrase, full):
+            if phrase is None or _is_column(tokens, place, length, table, phrase=phrase, full=full):
                 return Item("col", text, tuple(full), 3)
         else:
             return Item("val", text, values=tuple(values))
@@ -190,7 +186,7 @@ def _phrase(window: Sequence[Token]) -> Item | None:
 
 
 def _is_column(
-    tokens: Sequence[Token], place: int, length: int, table: Table, phrase: Item, full: Sequence[Column]
+    tokens: Sequence[Token], place: int, length: int, table: Table, *, phrase: Item, full: Sequence[Column]
 ) -> bool:
     """Tell whether words that are a phrase and a column's name are the name."""
     around = {tokens[place - 1].plain if place else ""}

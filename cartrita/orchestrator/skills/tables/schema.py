@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cartrita.orchestrator.skills.tables.words import CONCEPTS, PHRASES, UNSAID, alike, folded, forms, words
+from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, PHRASES, UNSAID
+from cartrita.orchestrator.skills.tables.words import alike, folded, forms, listed, words
 
-_IDS = frozenset("id ids no nr number nummer code key uuid guid zip plz phone telefon num iban".split())
+_IDS = listed("id ids no nr number nummer code key uuid guid zip plz phone telefon num iban")
 _YES = frozenset({"yes", "y", "true", "ja", "t"})
 _NO = frozenset({"no", "n", "false", "nein", "f"})
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
@@ -31,7 +32,8 @@ class Column:
 
     @property
     def is_number(self) -> bool:
-        return self.type.startswith("DECIMAL") and "[" not in self.type or self.is_whole or self.is_float
+        is_decimal = self.type.startswith("DECIMAL") and "[" not in self.type
+        return is_decimal or self.is_whole or self.is_float
 
     @property
     def is_whole(self) -> bool:

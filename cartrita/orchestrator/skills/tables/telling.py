@@ -5,10 +5,10 @@ from typing import Any
 
 from cartrita.orchestrator.results import readable
 from cartrita.orchestrator.skills import Answer, Move, Unable
-from cartrita.orchestrator.skills.tables.asking import Asked
+from cartrita.orchestrator.skills.tables.reading import Asked
 from cartrita.orchestrator.skills.tables.schema import Column, Table
 from cartrita.orchestrator.skills.tables.sql import Condition, code
-from cartrita.orchestrator.skills.tables.words import is_additive
+from cartrita.orchestrator.skills.tables.vocabulary import is_additive
 
 _DECIMALS = 6
 LONGEST_REASON = 1500
@@ -37,7 +37,7 @@ def told(asked: Asked, sql: str, result: Mapping[str, Any]) -> Move:
             text = (
                 f"The correlation (Pearson) of {names}{_of(asked)} is {_shown(value)} ({_rows(rows[0][1])})."
             )
-            return _answer(asked, sql, text, [result["columns"][0]["name"]], [[value]], value)
+            return _answer(asked, sql, text, [result["columns"][0]["name"]], [[value]], value=value)
     return _table(asked, sql, result)
 
 
@@ -83,7 +83,8 @@ def _figures(asked: Asked, sql: str, row: Sequence[Any]) -> Move:
         return Unable(
             "question_ambiguous",
             f"{_title(asked.table)} has {_rows(counted)}{_of_conditions(asked.conditions)}, but"
-            f" {row[-1]:,} different values of {code(asked.key.name)}: say whether rows or these are to be counted.",
+            f" {row[-1]:,} different values of {code(asked.key.name)}: say whether rows or these are to be"
+            " counted.",
         )
     if all(one.function == "missing" for one in measures):
         return _missing(asked, sql, row)
@@ -91,17 +92,17 @@ def _figures(asked: Asked, sql: str, row: Sequence[Any]) -> Move:
     where = f"{_of(asked)}"
     if measures[0].column is None:
         text = f"{_title(asked.table)} has {_rows(counted)}{_of_conditions(asked.conditions)}."
-        return _answer(asked, sql, text, names, [list(row[:1])], row[0])
+        return _answer(asked, sql, text, names, [list(row[:1])], value=row[0])
     if not counted:
         text = f"No row of {_title(asked.table)} fits{_of_conditions(asked.conditions)}."
         zero = len(measures) == 1 and measures[0].function == "distinct"
-        return _answer(asked, sql, text, names, [list(row[: len(measures)])], 0 if zero else None)
+        return _answer(asked, sql, text, names, [list(row[: len(measures)])], value=0 if zero else None)
     if len(measures) == 1:
         text = f"The {measures[0].said}{where} is {_shown(row[0])} ({_rows(counted)})."
-        return _answer(asked, sql, text, names, [list(row[:1])], row[0])
+        return _answer(asked, sql, text, names, [list(row[:1])], value=row[0])
     listed = "\n".join(f"- {one.said}: {_shown(cell)}" for one, cell in zip(measures, row, strict=False))
     text = f"Of {_rows(counted)}{where}:\n\n{listed}"
-    return _answer(asked, sql, text, names, [list(row[: len(measures)])], None)
+    return _answer(asked, sql, text, names, [list(row[: len(measures)])])
 
 
 def _missing(asked: Asked, sql: str, row: Sequence[Any]) -> Answer:
@@ -113,7 +114,7 @@ def _missing(asked: Asked, sql: str, row: Sequence[Any]) -> Answer:
     else:
         listed = "\n".join(f"- {code(name)}: {cell:,}" for name, cell in cells)
         text = f"Empty cells of {_title(asked.table)} ({_rows(row[-1])}):\n\n{listed}"
-    return _answer(asked, sql, text, ["column", "missing"], cells, None)
+    return _answer(asked, sql, text, ["column", "missing"], cells)
 
 
 def _leaders(asked: Asked, sql: str, result: Mapping[str, Any]) -> Move:
@@ -128,7 +129,8 @@ def _leaders(asked: Asked, sql: str, result: Mapping[str, Any]) -> Move:
         names = [", ".join(_shown(row[0]) for row in found[:5]) for found in (one, other)]
         return Unable(
             "question_ambiguous",
-            f"By the {best.said} it is {names[0]}, by the {whole.said} {names[1]}: say which of both is meant.",
+            f"By the {best.said} it is {names[0]}, by the {whole.said} {names[1]}: say which of both is"
+            " meant.",
         )
     single = all(row[3] == 1 for row in one)
     shown = {
@@ -147,7 +149,7 @@ def _leaders(asked: Asked, sql: str, result: Mapping[str, Any]) -> Move:
     else:
         text = f"From {_title(asked.table)}{_of_conditions(asked.conditions)}:\n\n{readable(shown)}"
     names_shown = [column["name"] for column in shown["columns"]]
-    return _answer(asked, sql, text, names_shown, shown["rows"], None)
+    return _answer(asked, sql, text, names_shown, shown["rows"])
 
 
 def _lookup(asked: Asked, sql: str, row: Sequence[Any]) -> Move:
@@ -160,21 +162,20 @@ def _lookup(asked: Asked, sql: str, row: Sequence[Any]) -> Move:
             f"No row of {_title(asked.table)} fits{_of_conditions(asked.conditions)}.",
             [column.name],
             [],
-            None,
         )
     if counted == 1:
         text = f"{code(column.name)}{_of(asked)} is {_shown(least)}."
-        return _answer(asked, sql, text, [column.name], [[least]], least)
+        return _answer(asked, sql, text, [column.name], [[least]], value=least)
     if is_additive(column.words):
         text = f"The sum of {code(column.name)}{_of(asked)} is {_shown(total)} ({_rows(counted)})."
-        return _answer(asked, sql, text, [f"sum of {column.name}"], [[total]], total)
+        return _answer(asked, sql, text, [f"sum of {column.name}"], [[total]], value=total)
     if least == greatest:
         text = f"{code(column.name)}{_of(asked)} is {_shown(least)} in all {_rows(counted)}."
-        return _answer(asked, sql, text, [column.name], [[least]], least)
+        return _answer(asked, sql, text, [column.name], [[least]], value=least)
     return Unable(
         "question_ambiguous",
-        f"{_rows(counted)} fit, with {code(column.name)} from {_shown(least)} to {_shown(greatest)}: ask for the sum,"
-        " the average, the smallest or the largest, or list the rows.",
+        f"{_rows(counted)} fit, with {code(column.name)} from {_shown(least)} to {_shown(greatest)}: ask for"
+        " the sum, the average, the smallest or the largest, or list the rows.",
     )
 
 
@@ -184,9 +185,10 @@ def _share(asked: Asked, sql: str, row: Sequence[Any]) -> Move:
     said = asked.share[0].said
     if percent is None:
         text = f"{_title(asked.table)} has nothing to take a share of."
-        return _answer(asked, sql, text, ["percent", "part", "whole"], [list(row)], None)
-    text = f"{percent} % of the {of} of {_title(asked.table)}, where {said} ({_shown(part or 0)} of {_shown(whole)})."
-    return _answer(asked, sql, text, ["percent", "part", "whole"], [list(row)], percent)
+        return _answer(asked, sql, text, ["percent", "part", "whole"], [list(row)])
+    parts = f"{_shown(part or 0)} of {_shown(whole)}"
+    text = f"{percent} % of the {of} of {_title(asked.table)}, where {said} ({parts})."
+    return _answer(asked, sql, text, ["percent", "part", "whole"], [list(row)], value=percent)
 
 
 def _table(asked: Asked, sql: str, result: Mapping[str, Any]) -> Answer:
@@ -194,21 +196,23 @@ def _table(asked: Asked, sql: str, result: Mapping[str, Any]) -> Answer:
     names = [one["name"] for one in result["columns"]]
     if not rows:
         return _answer(
-            asked,
-            sql,
-            f"No row of {_title(asked.table)} fits{_of_conditions(asked.conditions)}.",
-            names,
-            [],
-            None,
+            asked, sql, f"No row of {_title(asked.table)} fits{_of_conditions(asked.conditions)}.", names, []
         )
     head = f"From {_title(asked.table)}{_of_conditions(asked.conditions)}"
     if asked.measures:
-        head += f": {', '.join(one.said for one in asked.measures)} by {', '.join(one.said for one in asked.groups)}"
-    return _answer(asked, sql, f"{head}:\n\n{readable(result)}", names, rows, None)
+        measures = ", ".join(one.said for one in asked.measures)
+        head += f": {measures} by {', '.join(one.said for one in asked.groups)}"
+    return _answer(asked, sql, f"{head}:\n\n{readable(result)}", names, rows)
 
 
 def _answer(
-    asked: Asked, sql: str, text: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], value: Any
+    asked: Asked,
+    sql: str,
+    text: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    value: Any = None,
 ) -> Answer:
     found: dict[str, Any] = {"columns": list(columns), "rows": rows, "sql": sql, "table": asked.table.title}
     if value is not None and _is_figure(value):
@@ -236,11 +240,7 @@ def _rows(count: Any) -> str:
 
 
 def _is_figure(value: Any) -> bool:
-    return (
-        isinstance(value, int | float)
-        and not isinstance(value, bool)
-        or (isinstance(value, str) and value != "")
-    )
+    return isinstance(value, int | float | str) and not isinstance(value, bool) and value != ""
 
 
 def _exact(value: Any) -> str:
