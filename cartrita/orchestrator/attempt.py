@@ -752,8 +752,8 @@ class Attempt(RunSteps):
         wanted = " and ".join(_ABILITIES.get(each, each) for each in capabilities)
         return (
             f"The agent {self._agent.name} needs a model that can {wanted}, and {model} cannot. Set "
-            "OPENAI_API_KEY (with OPENAI_BASE_URL for another provider) and start again, or name a model that "
-            "can."
+            "OPENAI_API_KEY (with OPENAI_BASE_URL for another provider) and start again, or name a model that"
+            " can."
         )
 
     @property
