@@ -1,9 +1,12 @@
 """Comparisons with numbers in a question, and the conditions that they are."""
 
+from dataclasses import replace
+
 from cartrita.orchestrator.skills.tables.marking import Item, says, value_of
 from cartrita.orchestrator.skills.tables.reading import NotUnderstood, Reading, unplaced
 from cartrita.orchestrator.skills.tables.schema import Column
 from cartrita.orchestrator.skills.tables.sql import Condition, code, literal, quoted
+from cartrita.orchestrator.skills.tables.times import is_year
 from cartrita.orchestrator.skills.tables.vocabulary import UNSAID
 from cartrita.orchestrator.skills.tables.words import folded
 
@@ -30,8 +33,10 @@ def find_comparisons(reading: Reading) -> None:
             reading.add(Condition(f"{name} BETWEEN {bounds[0]} AND {bounds[1]}", said), column)
             del reading.items[first:last]
             place = first
-        elif role == "col" and reading.role(place + 1) == "number" and _is_key(reading, place):
+        elif role in ("col", "noun") and reading.role(place + 1) == "number" and _is_key(reading, place):
             item, value = reading.items[place], reading.items[place + 1].text
+            if role == "noun":
+                item = replace(item, columns=reading.keys(item), quality=2)
             column = reading.pick(item, lambda each: each.is_number or each.type == "VARCHAR", "numbers")
             right = _digits(reading.items[place + 1]) if column.is_number else literal(value)
             said = f"{code(column.name)} is {value}"
@@ -47,6 +52,11 @@ def _is_key(reading: Reading, place: int) -> bool:
     item = reading.items[place]
     if before in ("by", "sort", "top", "bottom") or before.startswith(("agg:", "sup:")):
         return False
+    if item.role == "noun":
+        # `order 1003`; but `orders 2024` may be those of that year.
+        keys = reading.keys(item)
+        said = folded(item.text).split()[-1]
+        return any(said in column.words for column in keys) and not is_year(reading.items[place + 1].text)
     return item.quality >= 2 and any(column.is_id for column in item.columns)
 
 

@@ -1,5 +1,7 @@
 """What a question groups and sorts by."""
 
+from dataclasses import replace
+
 from cartrita.orchestrator.skills.tables.marking import Item
 from cartrita.orchestrator.skills.tables.reading import NotUnderstood, Reading, unplaced
 from cartrita.orchestrator.skills.tables.schema import Column
@@ -7,10 +9,14 @@ from cartrita.orchestrator.skills.tables.sql import Group, quoted
 
 
 def find_groups(reading: Reading) -> None:
+    """Take out what to group and sort by."""
     items = reading.items
     place = 0
     while place < len(items):
         role = items[place].role
+        if items[place].text.casefold() == "nach":
+            role = "by"  # it also says `after`, but times have been found already
+            items[place] = replace(items[place], role=role)
         if role == "sort":
             place = _sorted(reading, place)
         elif role == "by":

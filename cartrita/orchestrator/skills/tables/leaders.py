@@ -6,8 +6,8 @@ from cartrita.orchestrator.skills.tables.marking import Item, says
 from cartrita.orchestrator.skills.tables.reading import Asked, NotUnderstood, Reading
 from cartrita.orchestrator.skills.tables.schema import Column
 from cartrita.orchestrator.skills.tables.sql import Group, Measure, code, quoted
-from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, NUMBERS, is_additive
-from cartrita.orchestrator.skills.tables.words import folded
+from cartrita.orchestrator.skills.tables.vocabulary import NUMBERS, PERSONAL, is_additive
+from cartrita.orchestrator.skills.tables.words import folded, forms
 
 
 def most_frequent(reading: Reading) -> Asked:
@@ -191,7 +191,7 @@ def leader(reading: Reading) -> Asked:
         found = {
             each.name: each
             for name in (("quantity", "revenue") if concept == "quantity" else (concept,))
-            for each in reading.table.about(CONCEPTS[name])
+            for each in reading.table.about(name)
             if each.is_measure and not {"price", "preis"} & set(each.words)
         }
         if len(found) != 1:
@@ -279,8 +279,8 @@ def leader(reading: Reading) -> Asked:
 def _people(reading: Reading, function: str, column: Column | None) -> Group | None:
     people = [
         each
-        for each in reading.table.about(CONCEPTS["person"])
-        if not each.is_measure and not {"product", "company", "file"} & set(each.words)
+        for each in reading.table.about("person")
+        if not each.is_measure and all(not forms(word).isdisjoint(PERSONAL) for word in each.words)
     ]
     if len(people) == 1:
         return Group(people[0])

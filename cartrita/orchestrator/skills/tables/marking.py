@@ -167,7 +167,9 @@ def _single(tokens: Sequence[Token], place: int, table: Table) -> tuple[int, Ite
     if len(said) > 4 and said.endswith("ed") and said[-3] == said[-4]:
         stems.append(said[:-3])
     for stem in stems:
-        if part := [column for column in table.columns if stem in column.words and column.is_date]:
+        if part := [
+            column for column in table.columns if stem in column.words and (column.is_date or column.is_year)
+        ]:
             return 1, Item("col", token.text, tuple(part), 2)
     if meant := table.meant(said):
         return 1, Item("col", token.text, tuple(meant), 1)

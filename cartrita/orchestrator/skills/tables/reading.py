@@ -7,7 +7,6 @@ from typing import Any
 from cartrita.orchestrator.skills.tables.marking import Item, narrowed
 from cartrita.orchestrator.skills.tables.schema import Column, Table
 from cartrita.orchestrator.skills.tables.sql import Condition, Group, Measure, code
-from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS
 from cartrita.orchestrator.skills.tables.words import folded
 
 
@@ -100,7 +99,7 @@ class Reading:
         return self.pick(item, lambda each: each.is_date, "dates")
 
     def about(self, concept: str, fits: Callable[[Column], bool]) -> Column:
-        found = [column for column in self.table.about(CONCEPTS[concept]) if fits(column)]
+        found = [column for column in self.table.about(concept) if fits(column)]
         if len(found) == 1:
             self.qualities.append(1)
             return found[0]

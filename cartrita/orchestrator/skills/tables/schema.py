@@ -1,11 +1,11 @@
 """Tables as `describe_tables` told of them, and which of their columns and values words may mean."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, PHRASES, UNSAID
+from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, MEASURED, PARTICIPLES, PHRASES, UNSAID
 from cartrita.orchestrator.skills.tables.words import alike, folded, forms, listed, words
 
 _IDS = listed("id ids no nr number nummer code key uuid guid zip plz phone telefon num iban")
@@ -29,6 +29,16 @@ class Column:
         """The words of its name that people say."""
         all_of_them = words(self.name)
         return tuple(word for word in all_of_them if word not in UNSAID) or all_of_them
+
+    @cached_property
+    def heads(self) -> tuple[str, ...]:
+        """The words that say what it is: the last one, or the one that a name, number or participle is of."""
+        found = [self.words[-1]]
+        for word, last in zip(reversed(self.words[:-1]), reversed(self.words), strict=False):
+            if last not in _IDS and last != "name" and last not in PARTICIPLES:
+                break
+            found.append(word)
+        return tuple(found)
 
     @property
     def is_number(self) -> bool:
@@ -124,15 +134,22 @@ class Table:
     def meant(self, word: str) -> list[Column]:
         """Return the columns that have another word for the same thing in their names."""
         found: dict[int, Column] = {}
-        for concept in CONCEPTS.values():
+        for name, concept in CONCEPTS.items():
             if not forms(word).isdisjoint(concept):
-                found |= {id(column): column for column in self.about(concept)}
+                found |= {id(column): column for column in self.about(name)}
         return list(found.values())
 
-    def about(self, concept: Iterable[str]) -> list[Column]:
-        """Return the columns with one of these words in their names."""
-        found = {id(column): column for word in concept for column in self.by_word.get(word, ())}
-        return [column for column in self.columns if id(column) in found]
+    def about(self, concept: str) -> list[Column]:
+        """Return the columns that are of such a thing, not those of something that belongs to it.
+
+        `Net Amount` is a revenue; `Sales Region` is none, nor is `Unit Price` a quantity.
+        """
+        return [
+            column
+            for column in self.columns
+            if (column.is_measure or concept not in MEASURED)
+            and any(not forms(head).isdisjoint(CONCEPTS[concept]) for head in column.heads)
+        ]
 
     def value(self, said: Sequence[str]) -> list[tuple[Column, tuple[str, ...]]]:
         """Return the columns that have a value of these words, each with such values."""

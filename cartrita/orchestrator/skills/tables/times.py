@@ -24,6 +24,11 @@ def find_times(reading: Reading) -> None:
         place = _timed(reading, place)
 
 
+def is_year(text: str) -> bool:
+    """Tell whether a number may be a year that people speak of."""
+    return re.fullmatch(r"(?:19|20)[0-9]{2}", text) is not None
+
+
 def _timed(reading: Reading, place: int) -> int:
     items = reading.items
     begin, end = place, place + 1
@@ -125,7 +130,10 @@ def _name_times(reading: Reading) -> None:
             continue
         length, start, stop, said = found
         items[place : place + length] = [Item("time", f"{start.isoformat()}|{stop.isoformat()}|{said}")]
-        place += 1
+        if reading.role(place - 1) == "unit:year" and reading.role(place - 2) != "by":
+            del items[place - 1]  # `in the year 2024`
+        else:
+            place += 1
 
 
 def _time_at(reading: Reading, place: int) -> tuple[int, date, date, str] | None:
@@ -231,7 +239,7 @@ def _years(reading: Reading) -> set[int]:
 def _year(items: Sequence[Item], place: int) -> int | None:
     if not 0 <= place < len(items) or items[place].role != "number":
         return None
-    return int(items[place].text) if re.fullmatch(r"(?:19|20)[0-9]{2}", items[place].text) else None
+    return int(items[place].text) if is_year(items[place].text) else None
 
 
 def _single_year(reading: Reading, item: Item) -> int:

@@ -36,8 +36,8 @@ PHRASES: Mapping[tuple[str, ...], str] = _phrases(
             "lowest,smallest,niedrigste,niedrigsten,niedrigster,kleinste,kleinsten,kleinster,geringste,"
             "geringsten,minimale"
         ),
-        "most:max": "most,the most,meisten,am meisten,die meisten",
-        "most:min": "fewest,least,the least,the fewest,wenigsten,am wenigsten,die wenigsten",
+        "most:max": "most,meisten,am meisten",
+        "most:min": "fewest,least,wenigsten,am wenigsten",
         "adj:price:max": "most expensive,dearest,priciest,teuerste,teuersten,teuerstes",
         "adj:price:min": "cheapest,least expensive,billigste,billigsten,gunstigste,gunstigsten",
         "adj:age:max": "oldest,alteste,altesten",
@@ -113,7 +113,7 @@ PHRASES: Mapping[tuple[str, ...], str] = _phrases(
         "than:weight:<": "lighter than,leichter als",
         "between": "between,zwischen",
         "before": "before,vor,prior to,earlier than",
-        "after": "after,later than",
+        "after": "after,later than,nach",
         "since": "since,seit,from,ab,as of",
         "until": "until,bis,through,to",
         "not": (
@@ -145,7 +145,7 @@ LONGEST_PHRASE = max(map(len, PHRASES))
 
 # They change nothing that is asked. What is not among these, nor recognised, is not understood.
 NEUTRAL = listed(
-    "what's is are was were be been being the a an of in for me please can could would will you i want "
+    "still what's is are was were be been being the a an of in for me please can could would will you i want "
     "wants like to know tell give find calculate compute get determine work out from on with at our my "
     "we us there have has had do does did all any data table tables file csv parquet column columns "
     "field value values dataset set spreadsheet sheet your as about overall "
@@ -199,6 +199,20 @@ CONCEPTS: Mapping[str, frozenset[str]] = {
     }.items()
 }
 
+# They are figures: a column of texts is none of them.
+MEASURED = listed(
+    "revenue price amount spending quantity salary age rating weight height duration temperature profit "
+    "discount"
+)
+PARTICIPLES = listed(
+    "sold paid ordered shipped spent earned bought received charged verkauft bezahlt bestellt"
+)
+# Words of columns that tell who somebody is.
+PERSONAL = listed(
+    "name full first last customer client employee person member student patient kunde mitarbeiter player "
+    "worker"
+)
+
 MONTHS: Mapping[str, int] = {
     name: number
     for number, said in enumerate(
@@ -232,7 +246,7 @@ UNSAID = listed(
 # Totals of these make sense: a group's total is what people mean by its revenue.
 ADDITIVE = listed(
     "revenue sale turnover umsatz erlos income amount betrag quantity menge qty unit cost kosten expense "
-    "ausgabe profit gewinn vote point hour order sold total spending"
+    "ausgabe profit gewinn vote point hour order sold total spending rain rainfall precipitation niederschlag"
 )
 
 

@@ -18,6 +18,7 @@ _TOKEN = re.compile(
 )
 _CAMEL = re.compile(r"(?<=[a-zß-ÿ])(?=[A-Z][a-z])")
 _EMAIL = re.compile(r"\be-?mails?\b", re.IGNORECASE)
+_PREFIX = re.compile(r"\b([A-Za-z])['’](?=\w\w)")  # O'Neil, d'Arc
 _SHORT = re.compile(r"['’](?:s|re|d|ll)\b")
 _ENDING = re.compile(r"\.(?:csv|tsv|tab|txt|parquet|pq)\b", re.IGNORECASE)
 
@@ -33,7 +34,8 @@ class Token:
 
 def tokens(text: str) -> tuple[Token, ...]:
     """Return the words and signs of a text in order; underscores and capitals within words divide."""
-    text = _CAMEL.sub(" ", _SHORT.sub("", _EMAIL.sub("email", _ENDING.sub(" csv ", text))))
+    text = _SHORT.sub("", _EMAIL.sub("email", _ENDING.sub(" csv ", text)))
+    text = _CAMEL.sub(" ", _PREFIX.sub(r"\1 ", text))
     found = []
     for match in _TOKEN.finditer(text):
         kind: Kind = match.lastgroup  # type: ignore[assignment] # the pattern's groups are the kinds
