@@ -204,7 +204,7 @@ async def describe_tables(
         header = {"describe": tables, "room": ROOM, "seconds": DESCRIBE_SECONDS}
         answered = await process.ask(header, b"".join(contents), seconds=QUERY_SECONDS)
     told = {one.pop("name"): one for one in answered["tables"]}
-    untold = {"rows": None, "columns": [], "truncated": True, "error": ""}
+    untold: dict[str, Any] = {"rows": None, "columns": [], "truncated": True, "error": ""}
     return [Described(table=table, **told.get(table.name, untold)) for table, _row in found[-MOST_DESCRIBED:]]
 
 

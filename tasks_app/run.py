@@ -103,4 +103,4 @@ class RunFinished(Event):
     completion_tokens: int = Field(default=0, ge=0)
     cost_micros: int = Field(default=0, ge=0)
     currency: str = "USD"
-    result: Sealed[dict[str, Any]] = {}
+    result: Sealed[dict[str, Any]] = Field(default_factory=dict)

@@ -101,7 +101,8 @@ class TestDescription:
 
     async def test_is_bounded_and_says_so(self) -> None:
         wide = (",".join(f"column number {i}" for i in range(500)) + "\n" + "value," * 499 + "v\n").encode()
-        found = await described(**{f"t{number}": wide for number in range(8)})
+        wides: dict[str, Any] = {f"t{number}": wide for number in range(8)}
+        found = await described(**wides)
         assert len(json.dumps(found)) < tables.ROOM * 1.1
         assert len(found[0]["columns"]) == 500
         assert not found[0]["truncated"]
@@ -137,7 +138,7 @@ async def shelf(database: Database) -> AsyncIterator[Library]:
     await close_async()
 
 
-def call_of(library: Library, **limits: frozenset[str]) -> ToolCall:
+def call_of(library: Library, **limits: Any) -> ToolCall:
     facts = RequestFacts(workspace_id=library.workspace_id, at=datetime(2026, 1, 1, tzinfo=UTC))
     context = Context(workspace_id=library.workspace_id, key_id=new_id())
     return ToolCall(facts=facts, context=context, decision_id=new_id(), idempotency_key="1", **limits)
@@ -189,9 +190,7 @@ class TestDescribeTables:
 
     async def test_is_decided_on_as_a_query_is(self, shelf: Library) -> None:
         one, another = [
-            await in_database_thread(
-                lambda label=label: shelf.receive(SALES + label.encode(), labels=[label])
-            )
+            await in_database_thread(shelf.receive, SALES + label.encode(), labels=(label,))
             for label in ("one", "another")
         ]
         await wait_ready([one, another], timeout=60)
