@@ -22,11 +22,19 @@ from cartrita.orchestrator import loop
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.steps import RunSteps, Stopped, Wanted
 from cartrita.orchestrator.waiting import Refused
+from governance.decision import ActOutcome
 from tasks_app.run import RunFinished, RunStarted
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_OUTCOMES: dict[str, ActOutcome] = {
+    "answered": "succeeded",
+    "denied": "cancelled",
+    "stopped": "cancelled",
+    "failed": "failed",
+}
 
 
 class Consultation(RunSteps, Generic[T]):
@@ -71,16 +79,22 @@ class Consultation(RunSteps, Generic[T]):
     async def answer(self) -> T | None:
         """Return the answer, None where there is none that can be used. Raises Halted and Stopped."""
         await self._fold()
-        while self._run.finished is None:
-            if self._stop.is_set():
-                await self._withdraw()
-                raise Stopped
-            await self._take_step()
+        try:
+            while self._run.finished is None:
+                await self._take_step()
+        except Stopped as stopped:
+            await self._withdraw()
+            if stopped.outcome is not None:
+                self._came_of_it(stopped.outcome, outcome="cancelled")
+            await self._finish("stopped", "stopped")
+            raise
         if self._run.finished.status != "answered" or self._run.answer is None:
             return None
         return self._read(await gateway.whole_text(self._run.answer))
 
     async def _take_step(self) -> None:
+        if self._stop.is_set():
+            raise Stopped
         run = self._run
         if run.waiting is not None and self._leave is None:
             look = await self._outlook(run.waiting)
@@ -152,9 +166,9 @@ class Consultation(RunSteps, Generic[T]):
             )
         ]
 
-    async def _finish(self, status: Literal["answered", "denied", "failed"], code: str) -> None:
+    async def _finish(self, status: Literal["answered", "denied", "failed", "stopped"], code: str) -> None:
         run = self._run
-        self._settle_the_rest("succeeded" if status == "answered" else "failed")
+        self._settle_the_rest(_OUTCOMES[status])
         finished = RunFinished(
             status=status,
             answer="",

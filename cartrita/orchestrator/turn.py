@@ -40,7 +40,7 @@ from sessions_app import commands as sessions
 from sessions_app.session import ReplyOutcome
 from tasks_app import plan as plans
 from tasks_app.draft import DraftPlan
-from tasks_app.plan import Plan, PlanAccepted, PlanHeldBack, PlanRefused, TaskFailed
+from tasks_app.plan import Plan, PlanAccepted, PlanHeldBack, PlanRefused
 from tasks_app.run import RunFinished
 from tasks_app.schedule import unattended, wakes_at
 
@@ -278,14 +278,7 @@ class Turn:
         """Bring a task's attempt to its end, folding again after what may pass; return what it waits for."""
         tries = 0
         while True:
-            attempt = Attempt(
-                self._ledger,
-                task_id,
-                roles=self._roles,
-                stop=self._stop,
-                limits=self._limits,
-                still_ours=self._still_ours,
-            )
+            attempt = self._attempt_at(task_id)
             try:
                 return await attempt.run()
             except (Erased, ClaimLost):
@@ -305,6 +298,16 @@ class Turn:
             await self._ledger.fold()
             if self._ledger.plan.tasks[task_id].status != "running":
                 return None
+
+    def _attempt_at(self, task_id: UUID) -> Attempt:
+        return Attempt(
+            self._ledger,
+            task_id,
+            roles=self._roles,
+            stop=self._stop,
+            limits=self._limits,
+            still_ours=self._still_ours,
+        )
 
     async def _until_something_ends(self) -> None:
         """Wait until an attempt ends, the person asks to stop, or something or its time wakes a task."""
@@ -373,15 +376,10 @@ class Turn:
         """End what was begun and reply with what went wrong."""
         plan = self._ledger.plan
         if not plan.ended and plan.status in {"accepted", "waiting"}:
-            root = self._ledger.root
-            if root.status == "pending":
-                await self._ledger.stop(reason=code)
+            await self._ledger.stop(reason=code)
             for task in self._ledger.plan.open_tasks():
-                failed = TaskFailed(
-                    task_id=task.task_id, run_id=task.run_id, tokens=0, code=code, reason=code
-                )
-                if not self._ledger.plan.ended:
-                    await self._ledger.end(failed)
+                if task.status == "running":
+                    await self._attempt_at(task.task_id).give_up()
         await self._reply(text, outcome="failed")
 
     async def _withdraw(self) -> None:

@@ -15,6 +15,7 @@ from cartrita.llm.events import ModelAnswered
 from cartrita.orchestrator.critic import CRITERIA
 from cartrita.tools import registry
 from cartrita.tools.registry import ToolCall, tool
+from governance.decision import ActSettled
 from sessions_app import commands as sessions
 from sessions_app.session import ReplyPosted
 from tasks_app.plan import (
@@ -31,7 +32,7 @@ from tasks_app.plan import (
     TaskRetried,
     TaskStarted,
 )
-from tasks_app.run import RunFinished
+from tasks_app.run import ActDecided, RunFinished
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running, until
 from tests.flows.governed import (
     Reviewer,
@@ -225,6 +226,21 @@ class TestPlanThatIsStopped:
             ("TaskAborted", "root"), ("TaskAborted", "b"), ("TaskAborted", "a")
         ]  # fmt: skip
         assert of_type(events, PlanCompleted)[0].status == "stopped"
+
+    async def test_ends_while_it_is_planned(self, person: Person, model: ScriptedModel) -> None:
+        model.answers({"when": PLANNING, "text": "word " * 500, "seconds_per_token": 0.05})
+        async with running():
+            session_id = await person.opens_session()
+            message_id = await person.says(session_id, ASKED, agent=None)
+            await until(session_id, lambda each: isinstance(each.event, ActDecided))
+            await in_database_thread(
+                sessions.cancel_turn, session_id=session_id, message_id=message_id, actor=person.actor
+            )
+            reply = await reply_to(session_id, message_id)
+            events = await events_of(session_id)
+        assert reply.outcome == "stopped"
+        assert [one.status for one in of_type(events, RunFinished)] == ["stopped"]
+        assert [one.outcome for one in of_type(events, ActSettled)] == ["cancelled"]
 
 
 @pytest.fixture
