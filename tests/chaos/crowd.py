@@ -9,6 +9,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -69,6 +70,14 @@ def patiently(do: Callable[[], T]) -> T:
             if time.monotonic() > until:
                 raise
             time.sleep(0.1)
+
+
+def until(there: Callable[[], bool]) -> None:
+    """Wait until something is so."""
+    late = time.monotonic() + PATIENCE_SECONDS
+    while not there():
+        assert time.monotonic() < late, "it never came to be"
+        time.sleep(0.005)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,30 +155,108 @@ class Note:
 
 
 @dataclass(slots=True)
+class Forked:
+    """A process of the nursery, in the shape of a Popen as far as it is used here."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """Return None while it runs; how it ended only its parent could tell."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return 0
+        return None
+
+    def send_signal(self, number: int) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+    def wait(self, timeout: float = 60.0) -> int:
+        until = time.monotonic() + timeout
+        while self.poll() is None:
+            assert time.monotonic() < until, f"process {self.pid} does not end"
+            time.sleep(0.002)
+        return 0
+
+
+class Nursery:
+    """Forks orchestrators off a process that has loaded the program."""
+
+    def __init__(self, environ: dict[str, str]) -> None:
+        self._lock = threading.Lock()
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.chaos.nursery"],
+            cwd=CHECKOUT,
+            env=environ,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        self._answer()
+
+    def begin(self, log: Path) -> Forked:
+        """Start an orchestrator and wait until it is ready."""
+        before = log.stat().st_size if log.exists() else 0
+        with self._lock:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps({"log": str(log)}) + "\n")
+            self._process.stdin.flush()
+            started = Forked(int(self._answer()))
+        while not log.exists() or b"Running:" not in log.read_bytes()[before:]:
+            assert started.poll() is None, log.read_text()[before:]
+            time.sleep(0.005)
+        return started
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        self._process.wait()
+        self._process.stdout.close()
+
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        said = self._process.stdout.readline()
+        assert said, "the nursery ended"
+        return said.strip()
+
+
+Process = subprocess.Popen[Any] | Forked
+
+
+@dataclass(slots=True)
 class Member:
     """A process that works on the log, started as often as it was killed."""
 
     name: str
-    begin: Callable[[], "subprocess.Popen[Any]"]
-    process: "subprocess.Popen[Any] | None" = None
-    starting: "Future[subprocess.Popen[Any]] | None" = None
+    begin: Callable[[], Process]
+    process: "Process | None" = None
+    starting: "Future[Process] | None" = None
     start_seconds: list[float] = field(default_factory=list)
 
     def start(self, threads: ThreadPoolExecutor) -> None:
         self.process = None
         self.starting = threads.submit(self._begin)
 
-    def _begin(self) -> "subprocess.Popen[Any]":
+    def _begin(self) -> Process:
         """Start it as a supervisor would: what starts while the database does is refused, and tries again."""
         for _ in range(TRIES):
             began = time.monotonic()
             try:
                 process = self.begin()
-                self.start_seconds.append(time.monotonic() - began)
-                return process
             except AssertionError as error:
                 failed = error
                 time.sleep(0.2)
+            else:
+                self.start_seconds.append(time.monotonic() - began)
+                return process
         raise failed
 
     @property
@@ -211,8 +298,9 @@ class Crowd:
     batches: list[Batch] = field(default_factory=list)
     blows: list[Blow] = field(default_factory=list)
     seconds_per_token: float = 0.02
+    _nursery: Nursery | None = None
     _threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(8))
-    _everyone: "list[subprocess.Popen[Any]]" = field(default_factory=list)
+    _everyone: list[Process] = field(default_factory=list)
 
     # Processes
 
@@ -224,35 +312,22 @@ class Crowd:
     def script(self) -> Path:
         return self.folder / "script.json"
 
-    def add_orchestrator(self, name: str, *services: str) -> Member:
-        """Add a `manage.py run_orchestrator` with these services, or all."""
-        log = self.folder / f"{name}.log"
+    def add_orchestrator(self, name: str) -> Member:
+        """Add a `manage.py run_orchestrator` with all services."""
+        if self._nursery is None:
+            self._nursery = Nursery(
+                {
+                    **os.environ,
+                    "DJANGO_SETTINGS_MODULE": SETTINGS,
+                    "CARTRITA_SCRIPTED_MODEL": str(self.script),
+                    LETTERS: str(self.letters),
+                }
+            )
+        nursery, log = self._nursery, self.folder / f"{name}.log"
 
-        def begin() -> "subprocess.Popen[Any]":
-            with log.open("ab") as errors:
-                process = subprocess.Popen(
-                    [
-                        sys.executable, "manage.py", "run_orchestrator",
-                        *(["--services", ",".join(services)] if services else []),
-                    ],
-                    cwd=CHECKOUT,
-                    env={
-                        **os.environ,
-                        "DJANGO_SETTINGS_MODULE": SETTINGS,
-                        "CARTRITA_SCRIPTED_MODEL": str(self.script),
-                        LETTERS: str(self.letters),
-                    },
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=errors,
-                )  # fmt: skip
+        def begin() -> Process:
+            process = nursery.begin(log)
             self._everyone.append(process)
-            assert process.stdout is not None
-            said = process.stdout.readline()
-            process.stdout.close()
-            if not said:
-                process.wait()
-            assert said.startswith(b"Running:"), log.read_text()[-4000:]
             return process
 
         return self._add(Member(name, begin))
@@ -260,7 +335,7 @@ class Crowd:
     def add_server(self, server: Server) -> Member:
         """Add the web process with all its services."""
 
-        def begin() -> "subprocess.Popen[Any]":
+        def begin() -> Process:
             try:
                 server.start()
             except AssertionError:
@@ -319,6 +394,8 @@ class Crowd:
             if process.poll() is None:
                 process.kill()
                 process.wait()
+        if self._nursery is not None:
+            self._nursery.close()
 
     def _claims(self) -> dict[UUID, UUID]:
         with self._superuser() as connection:
@@ -358,13 +435,7 @@ class Crowd:
         sessions: list[UUID] = []
         for number in range(count):
             if number % 5 or not sessions:
-                sessions.append(
-                    commands.create_session(
-                        user_id=self.person.user_id,
-                        workspace_id=self.person.workspace_id,
-                        actor=self.person.actor,
-                    )
-                )
+                sessions.append(self.new_session())
             self.batches.append(Batch(number, a_tree(chance, longest=longest), sessions[-1], new_id()))
         self.write_script()
         return self.batches
@@ -379,15 +450,24 @@ class Crowd:
         new.write_text(json.dumps(said))
         new.replace(self.script)
 
+    def new_session(self) -> UUID:
+        return commands.create_session(
+            user_id=self.person.user_id, workspace_id=self.person.workspace_id, actor=self.person.actor
+        )
+
     def post(self, batch: Batch) -> None:
+        self.say(batch.session_id, batch.message_id, batch.text)
+
+    def say(self, session_id: UUID, message_id: UUID, text: str) -> None:
+        actor = self.person.actor
         patiently(
             lambda: commands.post_message(
-                session_id=batch.session_id,
-                message_id=batch.message_id,
-                content=batch.text,
-                actor=self.person.actor,
+                session_id=session_id, message_id=message_id, content=text, actor=actor
             )
         )
+
+    def cancel(self, session_id: UUID, message_id: UUID) -> None:
+        commands.cancel_turn(session_id=session_id, message_id=message_id, actor=self.person.actor)
 
     def replies(self) -> int:
         with self._superuser() as connection:
@@ -450,6 +530,19 @@ def _last_lines(file: Path, count: int) -> list[str]:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumption:
+    """How a session went on after a blow: seconds from the blow to the next event, and from the last before.
+
+    `hit_again` tells that there was another blow in between: on who would have gone on, or on the database.
+    """
+
+    blow: Blow
+    after: float
+    gap: float
+    hit_again: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
     """What is in the log and beside it when everything has ended."""
 
@@ -506,10 +599,9 @@ class Left:
                 assert text in ended, text
             elif isinstance(end, TaskFailed):
                 assert end.code == "outcome_unknown", (text, end)
-            elif isinstance(end, TaskPruned):
-                assert text not in begun, (text, end)
             else:
-                raise AssertionError(f"{text}: {end}")
+                assert isinstance(end, TaskPruned), (text, end)
+                assert text not in begun, (text, end)
 
     def ends(self) -> dict[str, TaskCompleted | TaskFailed | TaskPruned | TaskAborted]:
         """Return how each letter's task ended."""
@@ -539,15 +631,14 @@ class Left:
                 del under_way[note.text]
         return found
 
-    def resumptions(self) -> list[tuple[Blow, float, float]]:
-        """Return for each blow and session it hit the seconds to the next event there.
+    def resumptions(self) -> list[Resumption]:
+        """Return for each blow and session it hit how long it took until something happened there again.
 
-        First from the blow, then from the last event before it. Sessions that had nothing left to do are
-        left out.
+        Sessions that had nothing left to do are left out.
         """
         by_session: dict[UUID, list[float]] = {}
         for each in self.events:
-            if each.session_id is not None and not _from_outside(each):
+            if each.session_id is not None and not each.actor.startswith("user:"):
                 by_session.setdefault(each.session_id, []).append(each.recorded_at.timestamp())
         for times in by_session.values():
             times.sort()
@@ -558,19 +649,34 @@ class Left:
                 after = next((at for at in times if at > blow.at), None)
                 before = max((at for at in times if at <= blow.at), default=None)
                 if after is not None and before is not None:
-                    found.append((blow, after - blow.at, after - before))
+                    again = any(blow.at < other.at < after for other in self.crowd.blows)
+                    found.append(Resumption(blow, after - blow.at, after - before, again))
         return found
+
+    def seconds_to_reply(self, since: float) -> float:
+        """Return how long after a moment the only reply was posted."""
+        (at,) = [each.recorded_at for each in self.events if isinstance(each.event, ReplyPosted)]
+        return at.timestamp() - since
 
     def told(self) -> str:
         """Return the figures."""
+        resumed = self.resumptions()
         lines = [f"blows: {dict(Counter(blow.what for blow in self.crowd.blows))}"]
         for what in sorted({blow.what for blow in self.crowd.blows}):
-            own = [each for each in self.resumptions() if each[0].what == what]
-            lines.append(f"  {what}: next event after the blow {spread([each[1] for each in own])}")
-            lines.append(f"  {what}: after the last event before it {spread([each[2] for each in own])}")
-        for blow, after, _ in self.resumptions():
-            if after > LATE_SECONDS:
-                lines.append(f"  late: {blow.what} at {utc(blow.at)} beside {blow.others}, {after:.1f} s")
+            own = [each for each in resumed if each.blow.what == what and not each.hit_again]
+            lines.append(
+                f"  {what}: next event {spread([each.after for each in own])} after it, "
+                f"{spread([each.gap for each in own])} after the last before"
+            )
+        killed = [each for each in resumed if each.blow.pid]
+        once = [each for each in killed if not each.hit_again]
+        lines.append(f"kills: last event before to next event {spread([each.gap for each in once])}")
+        lines.append(f"kills, also those hit again meanwhile: {spread([each.gap for each in killed])}")
+        lines += [
+            f"  late: {each.blow.what} at {utc(each.blow.at)} beside {each.blow.others}, {each.after:.1f} s"
+            for each in once
+            if each.after > LATE_SECONDS
+        ]
         ends = Counter(
             f"{type(end).__name__}{' ' + end.code if isinstance(end, TaskFailed) else ''}"
             for end in self.ends().values()
@@ -584,12 +690,14 @@ class Left:
             f"overlaps: {len(self.overlaps())}"
         )
         outcomes = Counter(each.event.outcome for each in self.events if isinstance(each.event, ReplyPosted))
+        said = Counter(
+            each.event.content[:150]
+            for each in self.events
+            if isinstance(each.event, ReplyPosted) and each.event.outcome == "failed"
+        )
+        lines += [f"  {count} times: {text!r}" for text, count in said.items()]
         lines.append(f"replies: {dict(outcomes)}; events: {len(self.events)}")
         return "\n".join(lines)
-
-
-def _from_outside(recorded: RecordedEvent) -> bool:
-    return recorded.actor.startswith("user:")
 
 
 def spread(seconds: Sequence[float]) -> str:

@@ -6,9 +6,12 @@ CHAOS_KILLS is how often something is killed or restarted, CHAOS_SEED repeats th
 import os
 import random
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from django.conf import settings as django_settings
@@ -16,19 +19,26 @@ from pytest_django import DjangoDbBlocker
 
 from cartrita.accounts.commands import create_workspace, ensure_user
 from cartrita.embedded.postgres import Postgres, use_postgres
-from tests.chaos.crowd import SETTINGS, Crowd, Left, spread
+from cartrita.eventstore import new_id
+from sessions_app.session import ReplyPosted
+from tasks_app.plan import TaskAborted, TaskCompleted
+from tests.chaos.crowd import SETTINGS, Batch, Crowd, Left, Task, spread, until
 from tests.chaos.letters.tools import LETTERS
 from tests.databases import Database, clone, close_django_connections, make_template, point_django_at
 from tests.flows.conftest import Person, consistent
+from tests.flows.governed import rules
 from tests.servers import listening_server
 
 __all__ = ["consistent"]
 
-pytestmark = [pytest.mark.chaos, pytest.mark.timeout(900), pytest.mark.usefixtures("consistent")]
+pytestmark = [pytest.mark.chaos, pytest.mark.timeout(400), pytest.mark.usefixtures("consistent")]
 
 KILLS = int(os.environ.get("CHAOS_KILLS", "24"))
 SEED = int(os.environ.get("CHAOS_SEED", str(random.randrange(10**6))))
 OPEN_AT_ONCE = 6
+SESSIONS = 40
+
+Tell = Callable[[str], None]
 
 
 @pytest.fixture(scope="module")
@@ -80,9 +90,20 @@ def crowd(own_postgres: Postgres, database: Database, person: Person, tmp_path: 
         made.close()
 
 
+@pytest.fixture
+def tell(capsys: pytest.CaptureFixture[str]) -> Tell:
+    """Return a function that prints figures, whatever becomes of the test."""
+
+    def print_now(text: str) -> None:
+        with capsys.disabled():
+            sys.stdout.write(f"\n{text}\n")
+
+    return print_now
+
+
 class TestKillOfProcesses:
     def test_loses_nothing_and_does_nothing_twice(
-        self, crowd: Crowd, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+        self, crowd: Crowd, tell: Tell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         chance = random.Random(SEED)
         batches = crowd.prepare(KILLS * 3 + OPEN_AT_ONCE, chance, longest=0.8)
@@ -101,7 +122,7 @@ class TestKillOfProcesses:
                 for batch in batches[posted : posted + max(room, 0)]:
                     crowd.post(batch)
                     posted += 1
-                time.sleep(chance.uniform(0.05, 0.6))
+                time.sleep(chance.uniform(0.2, 1.8))
                 ready = [member for member in crowd.members if member.ready]
                 if len(crowd.blows) % 10 == 7:
                     crowd.restart_postgres(chance.choice([signal.SIGINT, signal.SIGQUIT]))
@@ -110,9 +131,92 @@ class TestKillOfProcesses:
                     crowd.kill(chance.choice(busy if busy and chance.random() < 0.7 else ready))
             blown = time.monotonic() - began
             crowd.all_answered(posted)
-            print(f"\nseed {SEED}: {KILLS} blows in {blown:.0f} s, {posted} messages")
-            print(f"starts of processes: {spread(crowd.start_seconds())}")
+            tell(f"seed {SEED}: {KILLS} blows in {blown:.0f} s, {posted} messages")
+            tell(f"starts of processes: {spread(crowd.start_seconds())}")
             assert set(crowd.stop()) == {0}, crowd.words()
             left = Left.by(crowd)
-            print(left.told())
+            tell(left.told())
             left.check(batches[:posted])
+
+
+class TestTwoProcesses:
+    def test_share_the_work_and_run_no_task_at_the_same_time(self, crowd: Crowd, tell: Tell) -> None:
+        crowd.seconds_per_token = 0
+        batches = crowd.prepare(SESSIONS, random.Random(SEED), longest=0.1)
+        crowd.add_orchestrator("one")
+        crowd.add_orchestrator("two")
+        crowd.all_ready()
+        began = time.monotonic()
+        for batch in batches:
+            crowd.post(batch)
+        crowd.all_answered(len(batches))
+        tell(f"seed {SEED}: {len(batches)} messages in {time.monotonic() - began:.1f} s")
+        crowd.stop()
+        left = Left.by(crowd)
+        tell(left.told())
+        left.check(batches)
+        assert left.overlaps() == []
+        assert all(isinstance(end, TaskCompleted) for end in left.ends().values())
+        assert len({note.pid for note in left.notes}) == 2
+
+
+class TestStop:
+    def test_ends_what_sleeps(self, crowd: Crowd, tell: Tell) -> None:
+        sleeping = Batch(
+            0, (Task("a", "drop_letter", 20.0), Task("b", "post_letter", 0.0, ("a",))), *_ids(crowd)
+        )
+        crowd.batches.append(sleeping)
+        crowd.write_script()
+        crowd.add_orchestrator("one")
+        crowd.all_ready()
+        crowd.post(sleeping)
+        until(lambda: any(note.what == "begin" for note in crowd.notes()))
+        at = time.time()
+        crowd.cancel(sleeping.session_id, sleeping.message_id)
+        crowd.all_answered(1)
+        (end,) = [note for note in crowd.notes() if note.what != "begin"]
+        crowd.stop()
+        left = Left.by(crowd)
+        tell(
+            f"the tool ended {end.at - at:.3f} s after the request, the reply {left.seconds_to_reply(at):.3f} s"
+        )
+        assert end.what == "cancelled"
+        assert {type(one) for one in left.ends().values()} == {TaskAborted}
+
+    def test_ends_the_process_of_a_snippet(
+        self, crowd: Crowd, tell: Tell, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    ) -> None:
+        policy = tmp_path / "policy.yaml"
+        policy.write_text(rules())
+        monkeypatch.setenv("CARTRITA_POLICY_FILE", str(policy))
+        session_id, message_id = _ids(crowd)
+        crowd.write_script()
+        crowd.add_orchestrator("one")
+        crowd.all_ready()
+        crowd.say(session_id, message_id, '/execute_python {"code": "while True: pass", "timeout": 60}')
+        until(lambda: bool(_snippets(crowd.members[0].pid)))
+        at = time.time()
+        crowd.cancel(session_id, message_id)
+        until(lambda: not _snippets(crowd.members[0].pid))
+        gone = time.time() - at
+        crowd.all_answered(1)
+        crowd.stop()
+        left = Left.by(crowd)
+        tell(f"the process ended {gone:.3f} s after the request, the reply {left.seconds_to_reply(at):.3f}")
+        (reply,) = [each.event for each in left.events if isinstance(each.event, ReplyPosted)]
+        assert reply.outcome == "stopped"
+
+
+def _ids(crowd: Crowd) -> tuple[UUID, UUID]:
+    return crowd.new_session(), new_id()
+
+
+def _snippets(pid: int) -> list[int]:
+    """Return the processes that work on snippets of Python for a process."""
+    found = []
+    for entry in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            status = (entry / "status").read_text()
+            if f"PPid:\t{pid}\n" in status and "python_worker" in (entry / "cmdline").read_text():
+                found.append(int(entry.name))
+    return found

@@ -1,7 +1,7 @@
 """Tools that leave a line in the file LETTERS at their begin and at their end, whatever becomes of the log.
 
-The lines are JSON {what: begin|end|cancelled, tool, text, key, pid, at (seconds since 1970)}. The `post` tools
-are idempotent: what counts is the number of their keys. The `drop` tools are not: each begin counts.
+The lines are JSON {what: begin|end|cancelled, tool, text, key, pid, at (seconds since 1970)}. The `post`
+tools are idempotent: what counts is the number of their keys. The `drop` tools are not: each begin counts.
 """
 
 import asyncio
