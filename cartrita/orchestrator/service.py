@@ -118,14 +118,21 @@ class Orchestrator:
         """
         while True:
             try:
-                await in_database_thread(expire_due, datetime.now(UTC))
-            except Conflict as error:
-                logger.info("An approval moved while it expired: %s", error)
-            halted = frozenset(self._awaiting)
-            for session_id in await in_database_thread(sessions_to_work_on, halted=halted):
-                if session_id not in self._workers and self._serves(session_id):
-                    self._offer_unless_halted(session_id)
+                await self._look_for_work()
+            except DATABASE_ERRORS as error:
+                # Not the end of the work under way, which waits for the database by itself.
+                logger.warning("The sweep waits for the database: %s", error)
             await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _look_for_work(self) -> None:
+        try:
+            await in_database_thread(expire_due, datetime.now(UTC))
+        except Conflict as error:
+            logger.info("An approval moved while it expired: %s", error)
+        halted = frozenset(self._awaiting)
+        for session_id in await in_database_thread(sessions_to_work_on, halted=halted):
+            if session_id not in self._workers and self._serves(session_id):
+                self._offer_unless_halted(session_id)
 
     async def _watch_claims(self) -> None:
         while True:

@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from django.db import DatabaseError, InterfaceError
+from django.db import InterfaceError, OperationalError
 
 from cartrita.accounts.queries import roles_of
 from cartrita.errors import CartritaError, Conflict
@@ -46,9 +46,11 @@ from tasks_app.schedule import unattended, wakes_at
 
 logger = logging.getLogger(__name__)
 
-DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, DatabaseError, InterfaceError)
+# The database cannot be reached, or asks to try again. What it refuses for good is an error as any other.
+DATABASE_ERRORS = (psycopg.OperationalError, psycopg.InterfaceError, OperationalError, InterfaceError)
 # So often is an attempt gone on with by one process before it ends as failed.
 TRIES = 5
+DATABASE_PAUSE_SECONDS = 0.5
 # A place for a task is waited for in place: others end, or nothing does and the limits are looked at again.
 PLACE_SECONDS = 1.0
 # Stands in the place of a rule's name where a plan does not begin because no budget would hold it.
@@ -286,8 +288,11 @@ class Turn:
             except Conflict as error:
                 # Somebody else recorded first; what they recorded is where to go on.
                 logger.info("Task %s is folded again: %s", task_id, error)
-            except DATABASE_ERRORS:
-                raise
+            except DATABASE_ERRORS as error:
+                # Not for the whole turn to meet: what the other tasks are doing is not thrown away.
+                logger.warning("Task %s waits for the database: %s", task_id, error)
+                await asyncio.sleep(DATABASE_PAUSE_SECONDS)
+                continue
             except Exception:
                 logger.exception("Task %s failed, trace %s", task_id, self._work.trace_id)
             tries += 1
