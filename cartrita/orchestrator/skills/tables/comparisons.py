@@ -7,7 +7,7 @@ from cartrita.orchestrator.skills.tables.reading import NotUnderstood, Reading, 
 from cartrita.orchestrator.skills.tables.schema import Column
 from cartrita.orchestrator.skills.tables.sql import Condition, code, literal, quoted
 from cartrita.orchestrator.skills.tables.times import is_year
-from cartrita.orchestrator.skills.tables.vocabulary import UNSAID
+from cartrita.orchestrator.skills.tables.vocabulary import BRACKETED_UNITS
 from cartrita.orchestrator.skills.tables.words import folded
 
 _SYMBOLS = {">": "over", ">=": "at least", "<": "under", "<=": "at most", "=": "", "!=": "not"}
@@ -123,7 +123,7 @@ def _without_unit(reading: Reading, place: int) -> int:
     """Take out the unit after a number, and return the place after the number."""
     if place < len(reading.items):
         item = reading.items[place]
-        if (item.role == "unknown" and folded(item.text) in UNSAID) or (
+        if (item.role == "unknown" and folded(item.text) in BRACKETED_UNITS) or (
             item.role == "unit:year" and says(item, "year", "years", "jahre")
         ):
             del reading.items[place]

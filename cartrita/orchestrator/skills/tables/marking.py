@@ -197,6 +197,8 @@ def _is_column(
         return True
     if phrase.role.startswith("unit:"):
         return True
+    if phrase.role in ("spend", "earn") and all(column.is_flag for column in full):
+        return True  # `not paid`
     if phrase.role.startswith(("agg:", "count", "share", "howmuch", "verb:", "missing", "range", "rows")):
         for begin in range(place + length, min(place + length + 3, len(tokens))):
             for count in range(1, 4):

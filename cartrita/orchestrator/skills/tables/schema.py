@@ -1,16 +1,26 @@
 """Tables as `describe_tables` told of them, and which of their columns and values words may mean."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, MEASURED, PARTICIPLES, PHRASES, UNSAID
+from cartrita.orchestrator.skills.tables.vocabulary import (
+    BRACKETED_UNITS,
+    CONCEPTS,
+    LITTLE,
+    MEASURED,
+    PARTICIPLES,
+    PHRASES,
+    UNITS,
+)
 from cartrita.orchestrator.skills.tables.words import alike, folded, forms, listed, words
 
 _IDS = listed("id ids no nr number nummer code key uuid guid zip plz phone telefon num iban")
 _YES = frozenset({"yes", "y", "true", "ja", "t"})
 _NO = frozenset({"no", "n", "false", "nein", "f"})
+_BRACKETS = re.compile(r"[(\[]([^()\[\]]*)[)\]]")
 _INTEGERS = ("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT")
 
 
@@ -27,8 +37,11 @@ class Column:
     @cached_property
     def words(self) -> tuple[str, ...]:
         """The words of its name that people say."""
-        all_of_them = words(self.name)
-        return tuple(word for word in all_of_them if word not in UNSAID) or all_of_them
+        plain = _BRACKETS.sub(lambda found: " " if _is_unit(found[1]) else found[0], self.name)
+        found = [word for word in words(plain) if word not in LITTLE]
+        while len(found) > 1 and found[-1] in UNITS:
+            del found[-1]
+        return tuple(found) or words(self.name)
 
     @cached_property
     def heads(self) -> tuple[str, ...]:
@@ -79,6 +92,11 @@ class Column:
             if first in _YES and second in _NO:
                 return said[first], said[second]
         return None
+
+    @property
+    def is_flag(self) -> bool:
+        """Tell whether it only says yes and no."""
+        return self.type == "BOOLEAN" or self.yes is not None
 
 
 @dataclass(frozen=True)
@@ -195,6 +213,10 @@ def tables_of(result: Mapping[str, Any]) -> list[Table]:
 def is_plain(word: str) -> bool:
     """Tell whether a word does nothing else in a question."""
     return (word,) not in PHRASES
+
+
+def _is_unit(text: str) -> bool:
+    return set(words(text)) <= BRACKETED_UNITS
 
 
 def _distinct(said: Sequence[str], names: Sequence[str]) -> bool:

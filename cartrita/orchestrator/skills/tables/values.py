@@ -125,6 +125,10 @@ def find_gaps(reading: Reading) -> None:
             after += 1
         if reading.role(after) == "col" and items[after].quality >= 1:
             column = reading.pick(items[after], lambda _each: True, "values")
+            if role == "lacking" and column.is_measure:
+                raise NotUnderstood(
+                    f"Whether {code(column.name)} is to be 0 or empty is not said.", "question_ambiguous"
+                )
             first, last = place, after + 1
         elif role == "missing" and reading.role(place - 1) == "col":
             column = reading.pick(items[place - 1], lambda _each: True, "values")
@@ -147,7 +151,7 @@ def find_flags(reading: Reading) -> None:
     place = 0
     while place < len(items):
         item = items[place]
-        flags = [column for column in item.columns if column.type == "BOOLEAN" or column.yes]
+        flags = [column for column in item.columns if column.is_flag]
         if (
             item.role != "col"
             or len(item.columns) != 1

@@ -238,11 +238,11 @@ NUMBERS: Mapping[str, int] = {
     for name in said.split()
 }  # fmt: skip
 
-# Names of columns carry units and little words that nobody says.
-UNSAID = listed(
-    "eur euro euros usd dollar dollars gbp chf € $ £ kg g cm mm km m2 kwh kw c celsius pct percent h hrs "
-    "hours min minutes s sec seconds ms of in the is has was no_ per de l"
-)
+# What names of columns carry and nobody says: little words, and units at their end or in brackets. Some units
+# are only that in brackets: `Temp Min` is not measured in minutes.
+LITTLE = listed("of in the is has was no_ per de")
+UNITS = listed("eur euro euros usd dollar dollars gbp chf € $ £ kg cm mm km m2 kwh kw pct")
+BRACKETED_UNITS = UNITS | listed("g m c l celsius percent h hrs hours min minutes s sec seconds ms")
 # Totals of these make sense: a group's total is what people mean by its revenue.
 ADDITIVE = listed(
     "revenue sale turnover umsatz erlos income amount betrag quantity menge qty unit cost kosten expense "
