@@ -35,9 +35,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mappin
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(CHECKOUT))
@@ -48,7 +49,7 @@ SIDE_BY_SIDE = 8
 MARKS = (25, 50, 100, 200)
 NAME = "bench_step"
 PLANNING = "Plan this request"
-THREE = "Look at the first letter. Then look at the second letter. Then look at the third letter?"
+THREE = "Send the first letter. Then send the second letter. Then send the third letter?"
 DBOS, LANGGRAPH = "DBOS, threads", "LangGraph, durability sync"
 INSERT = "insert into raw_row (id, number, written_at, content) values (%b, %b, %b, %b)"
 TABLE = """
@@ -75,7 +76,7 @@ def main() -> None:
         print(json.dumps(child(*options.child)))
         return
     with databases() as peers:
-        bench = Bench(peers, 1 if options.quick else 3, 1.5 if options.quick else 2.5)
+        bench = Bench(peers, 1 if options.quick else 3, 1.5)
         for figure in (bench.first_event, bench.step, bench.three_steps, bench.long):
             if options.only in {None, figure.__name__}:
                 figure()
@@ -188,55 +189,41 @@ class Bench:
                 report(f"first_{kind}.{name}", here, there, "ms", f"{LANGGRAPH}, first chunk")
 
     def step(self) -> None:
-        for together in (1, SIDE_BY_SIDE):
-            self._step(together, "alone" if together == 1 else f"{together}_together")
-
-    def _step(self, together: int, name: str) -> None:
-        found = self._in_turns(
+        found = self._side_by_side(
             {
-                "insert": lambda: ours("insert", self.seconds, together),
-                "bare": lambda: ours("bare", self.seconds, together),
-                "governed": lambda: ours("governed", self.seconds, together),
-                "driver": lambda: ours("runs", "skill", STEPS, self.seconds, together),
-                "dbos": lambda: self._peer_runs("dbos_workflows", STEPS, together, "threads"),
-                "langgraph": lambda: self._peer_runs("langgraph_runs", STEPS, together, "sync"),
+                "insert": partial(ours, "insert", self.seconds),
+                "bare": partial(ours, "bare", self.seconds),
+                "governed": partial(ours, "governed", self.seconds),
+                "driver": partial(ours, "runs", "skill", STEPS, self.seconds),
+                "dbos": partial(self._peer, "dbos_workflows", STEPS, "threads"),
+                "langgraph": partial(self._peer, "langgraph_runs", STEPS, "sync"),
             }
         )
         peers = {"insert": "one bare INSERT", "dbos": DBOS, "langgraph": LANGGRAPH}
         for kind in ("bare", "governed", "driver"):
             for other, what in peers.items():
                 here, there = found[kind], found[other]
-                report(f"step.{kind}.{name}.cpu.vs_{other}", cpu(here), cpu(there), "ms", what)
-                if together == 1:
-                    report(f"step.{kind}.{name}.vs_{other}", wall(here), wall(there), "ms", what)
-                else:
-                    report(f"step.{kind}.{name}.rate.vs_{other}", rate(here), rate(there), "steps/s", what)
+                report(f"step.{kind}.alone.vs_{other}", wall(here[0]), wall(there[0]), "ms", what)
+                report(f"step.{kind}.alone.cpu.vs_{other}", cpu(here[0]), cpu(there[0]), "ms", what)
+                name = f"step.{kind}.{SIDE_BY_SIDE}_together"
+                report(f"{name}.rate.vs_{other}", rate(here[1]), rate(there[1]), "steps/s", what)
+                report(f"{name}.cpu.vs_{other}", cpu(here[1]), cpu(there[1]), "ms", what)
 
     def three_steps(self) -> None:
-        for together in (1, SIDE_BY_SIDE):
-            self._three_steps(together, "alone" if together == 1 else f"{together}_together")
-
-    def _three_steps(self, together: int, name: str) -> None:
-        found = self._in_turns(
+        found = self._side_by_side(
             {
-                "run": lambda: ours("runs", "skill", 3, self.seconds, together),
-                "plan": lambda: ours("runs", "plan", 3, self.seconds, together),
-                "dbos": lambda: self._peer_runs("dbos_workflows", 3, together, "threads"),
-                "langgraph": lambda: self._peer_runs("langgraph_runs", 3, together, "sync"),
+                "run": partial(ours, "runs", "skill", 3, self.seconds),
+                "plan": partial(ours, "runs", "plan", 3, self.seconds),
+                "dbos": partial(self._peer, "dbos_workflows", 3, "threads"),
+                "langgraph": partial(self._peer, "langgraph_runs", 3, "sync"),
             }
         )
         for kind in ("run", "plan"):
             for other, what in (("dbos", DBOS), ("langgraph", LANGGRAPH)):
                 here, there = found[kind], found[other]
-                if together == 1:
-                    report(f"three_steps.{kind}.{name}.vs_{other}", a_run(here), a_run(there), "ms", what)
-                report(
-                    f"three_steps.{kind}.{name}.rate.vs_{other}",
-                    runs_of(here),
-                    runs_of(there),
-                    "runs/s",
-                    what,
-                )
+                report(f"three_steps.{kind}.alone.vs_{other}", a_run(here[0]), a_run(there[0]), "ms", what)
+                name = f"three_steps.{kind}.{SIDE_BY_SIDE}_together.rate.vs_{other}"
+                report(name, runs_of(here[1]), runs_of(there[1]), "runs/s", what)
 
     def long(self) -> None:
         found = self._in_turns(
@@ -245,7 +232,8 @@ class Bench:
                 "model": lambda: ours("long", "model"),
                 "dbos": lambda: peer(self.peers, "dbos_workflows", "long", *MARKS),
                 "langgraph": lambda: peer(self.peers, "langgraph_runs", "long", *MARKS),
-            }
+            },
+            min(self.times, 2),
         )
         for kind, figures in found.items():
             if not all(figures):
@@ -267,16 +255,27 @@ class Bench:
                     grown = [(one[what][number] - one[what][0]) / mark / 1024 for one in figures]
                     report(f"long.{kind}.{what}.{mark}_steps", grown, None, "KiB a step")
 
-    def _in_turns(self, kinds: Mapping[str, Callable[[], Figures]]) -> dict[str, list[Figures]]:
+    def _in_turns(self, kinds: Mapping[str, Callable[[], Figures]], times: int) -> dict[str, list[Figures]]:
         found: dict[str, list[Figures]] = {kind: [] for kind in kinds}
-        for _ in range(self.times):
+        for _ in range(times):
             for kind, run in kinds.items():
                 found[kind].append(run())
         return found
 
-    def _peer_runs(self, name: str, steps: int, together: int, mode: str) -> Figures:
-        figures = peer(self.peers, name, "runs", steps, self.seconds, together, mode)
-        return {**figures, "steps": steps} if figures else {}
+    def _side_by_side(self, kinds: Mapping[str, Callable[[], Figures]]) -> dict[str, list[list[Figures]]]:
+        """Return the figures of each kind: those of one alone, and those of several together."""
+        found = self._in_turns(kinds, self.times)
+        return {
+            kind: [[one["each"][place] for one in figures if one] for place in range(2)]
+            for kind, figures in found.items()
+        }
+
+    def _peer(self, name: str, steps: int, mode: str) -> Figures:
+        each = [
+            peer(self.peers, name, "runs", steps, self.seconds, together, mode)
+            for together in (1, SIDE_BY_SIDE)
+        ]
+        return {"each": [{**figures, "steps": steps} for figures in each]} if all(each) else {}
 
 
 def wall(found: list[Figures]) -> list[float]:
@@ -326,21 +325,25 @@ def report(name: str, ours: list[float], peer: list[float] | None, unit: str, wh
 
 
 def child(kind: str, *rest: str) -> Figures:
+    if kind == "insert":
+        return {"each": [inserts(float(rest[0]), together) for together in (1, SIDE_BY_SIDE)]}
     import django
 
     django.setup()
     match kind:
-        case "insert":
-            return inserts(float(rest[0]), int(rest[1]))
         case "bare" | "governed":
             writer = bare if kind == "bare" else governed
-            return asyncio.run(in_a_loop(writer, float(rest[0]), int(rest[1])))
+            measured = [in_a_loop(writer, float(rest[0]), together) for together in (1, SIDE_BY_SIDE)]
+            return {"each": [asyncio.run(one) for one in measured]}
         case "first":
             return asyncio.run(first(int(rest[0])))
         case "runs":
-            how, steps, seconds, together = rest
-            return asyncio.run(runs(how, int(steps), float(seconds), int(together)))
+            declare_work()
+            how, steps, seconds = rest
+            measured = [runs(how, int(steps), float(seconds), together) for together in (1, SIDE_BY_SIDE)]
+            return {"each": [asyncio.run(one) for one in measured]}
         case "long":
+            declare_work()
             return asyncio.run(long(rest[0]))
         case _:
             raise SystemExit(f"unknown kind: {kind}")
@@ -354,8 +357,6 @@ def text() -> str:
 def inserts(seconds: float, together: int) -> Figures:
     import psycopg
 
-    from cartrita.eventstore import new_id
-
     took: list[float] = []
     until = float("inf")
     ready = threading.Barrier(together + 1)
@@ -365,7 +366,7 @@ def inserts(seconds: float, together: int) -> Figures:
 
             def insert() -> None:
                 # As long as the two events of a bare step.
-                row = (new_id(), 1, datetime.now(UTC), (text() * 5).encode())
+                row = (uuid4(), 1, datetime.now(UTC), (text() * 5).encode())
                 connection.execute(INSERT, row, prepare=True, binary=True)
 
             for _ in range(20):
@@ -682,7 +683,6 @@ async def runs(how: str, steps: int, seconds: float, together: int) -> Figures:
     from cartrita.eventstore import ahead, follow, in_database_thread
     from sessions_app.session import ReplyPosted
 
-    declare_work()
     content, agent = (str(steps), "bench_rules") if how == "skill" else (THREE, None)
     replied: dict[UUID, asyncio.Future[str]] = {}
     took: list[float] = []
@@ -745,7 +745,6 @@ async def long(how: str) -> Figures:
     from cartrita.orchestrator.turn import Turn
     from sessions_app.session import ReplyPosted
 
-    declare_work()
     # A task is held to a few times what one call of the model is expected to use.
     planning.BUDGET_TIMES = 10**6
     steps = MARKS[-1] + 1
