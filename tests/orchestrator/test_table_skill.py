@@ -243,6 +243,20 @@ class TestSynonyms:
         assert "`Gross Amount` or `Net Amount`" in move.reason
 
 
+class TestExtremes:
+    def test_of_totals_are_not_taken_for_two_figures(self) -> None:
+        assert refusal(ORDERS, "highest total net amount by region").code == "question_not_understood"
+        station = answer("weather_stations.csv", "min, mean and max rainfall of Bay Point")
+        assert len(station.result["rows"][0]) == 3
+
+    def test_of_many_rows_are_those_of_their_group(self) -> None:
+        oldest = desk("employees.csv").moves("Which city has the oldest employees?")
+        assert isinstance(oldest, Use)
+        assert "avg(" in oldest.arguments["sql"]
+        name = answer("employees.csv", "What is the name of the employee with the lowest salary?")
+        assert name.result["rows"] == [["Jon Reed", 33600]]
+
+
 class TestDuplicates:
     def test_are_listed_with_how_often_they_occur(self) -> None:
         found = answer("films.csv", "Are there duplicate directors?").result

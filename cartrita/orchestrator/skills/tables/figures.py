@@ -144,6 +144,7 @@ def count(reading: Reading) -> Asked:
 
 def figures(reading: Reading) -> Asked:
     """Aggregates: each belongs to the column that is named next, or to the one before."""
+    _no_extremes_of_aggregates(reading)
     pending: list[str] = []
     last: list[str] = []
     measures: list[Measure] = []
@@ -185,6 +186,15 @@ def figures(reading: Reading) -> Asked:
     if reading.take("unit:"):
         raise NotUnderstood("By which time to group is not clear.")
     return reading.made_of("figures", measures=tuple(dict.fromkeys(measures)))
+
+
+def _no_extremes_of_aggregates(reading: Reading) -> None:
+    """Refuse `the highest total by region`, which is no figure of each region; `min, mean and max` are."""
+    for place, item in enumerate(reading.items):
+        extreme = item.role in ("sup:min", "sup:max", "agg:min", "agg:max")
+        listed = any(reading.role(place + step).startswith(("agg:", "and")) for step in (-1, 2))
+        if extreme and reading.role(place + 1) in ("agg:sum", "agg:avg", "agg:median") and not listed:
+            raise NotUnderstood(f"{code(item.text)} of a total or an average is not followed.")
 
 
 def _measure(reading: Reading, function: str, item: Item) -> Measure:

@@ -244,8 +244,9 @@ def leader(reading: Reading) -> Asked:
     ):
         raise NotUnderstood("Of what it is wanted is not clear.")
     group = groups[0] if groups else None
-    if heads and rows and column is not None and not function and not who:
-        # `the name of the employee with the highest salary`
+    is_plural = any(folded(item.text).endswith("s") for item in rows)
+    if heads and rows and column is not None and not function and not who and not is_plural:
+        # `the name of the employee with the highest salary`; `the city with the oldest employees` is no row
         shown = reading.pick(heads[0], lambda _each: True, "values")
         return reading.made_of(
             "extremes",
