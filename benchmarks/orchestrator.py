@@ -14,8 +14,9 @@ tools give 150 characters at once. Each kind runs in a process of its own.
   LangGraph: a step of a workflow, of a graph, of 30. `cpu` is the whole process without PostgreSQL.
 - `three_steps`: messages whose run calls three tools (`run`) or whose plan, made and summed up by the model,
   has three tasks of one call (`plan`), from the post to the reply.
-- `long`: a run of 200 steps: time of a step, bytes stored (all tables and indexes) and bytes of write-ahead
-  log up to step 25, 50, 100 and 200. `skill`: rules call the tool; `model`: the scripted model asks for it.
+- `long`: a run of 200 steps: time and CPU of a step, bytes stored (all tables and indexes) and bytes of the
+  write-ahead log up to step 25, 50, 100 and 200. `skill`: rules call the tool; `model`: the scripted model
+  asks for it.
 
     python benchmarks/orchestrator.py [--quick] [--only FIGURE]
 """
@@ -238,18 +239,18 @@ class Bench:
         for kind, figures in found.items():
             if not all(figures):
                 continue
-            quarter = MARKS[-1] // 4
-            times = [
-                [
-                    1000 * (one["at"][end] - one["at"][end - quarter]) / quarter
-                    for end in range(quarter, MARKS[-1] + 1, quarter)
-                ]
-                for one in figures
-            ]
-            first, *_, last = zip(*times, strict=True)
-            for number, each in enumerate(zip(*times, strict=True), 1):
-                report(f"long.{kind}.quarter_{number}", list(each), None, "ms a step")
-            report(f"long.{kind}.last_quarter", list(last), list(first), "ms a step", "its first quarter")
+            for what, unit in (("at", "ms a step"), ("cpu", "ms of CPU a step")):
+                each = [quarters(one[what]) for one in figures]
+                name = f"long.{kind}" if what == "at" else f"long.{kind}.cpu"
+                for number, values in enumerate(zip(*each, strict=True), 1):
+                    report(f"{name}.quarter_{number}", list(values), None, unit)
+                report(
+                    f"{name}.last_quarter",
+                    [one[-1] for one in each],
+                    [one[0] for one in each],
+                    unit,
+                    "its first quarter",
+                )
             for what in ("bytes", "wal"):
                 for number, mark in enumerate(MARKS, 1):
                     grown = [(one[what][number] - one[what][0]) / mark / 1024 for one in figures]
@@ -276,6 +277,12 @@ class Bench:
             for together in (1, SIDE_BY_SIDE)
         ]
         return {"each": [{**figures, "steps": steps} for figures in each]} if all(each) else {}
+
+
+def quarters(at: list[float]) -> list[float]:
+    """Return the milliseconds of a step in each quarter of a long run."""
+    steps = MARKS[-1] // 4
+    return [1000 * (at[end] - at[end - steps]) / steps for end in range(steps, MARKS[-1] + 1, steps)]
 
 
 def wall(found: list[Figures]) -> list[float]:
@@ -533,6 +540,7 @@ class Calls:
     """When the tool was called, without the time that measuring took."""
 
     at: list[float] = field(default_factory=list)
+    cpu: list[float] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     watch: Any = None
     spent: float = 0.0
@@ -543,6 +551,7 @@ class Calls:
             self.sizes.append(self.watch.execute(SIZES).fetchone())
             self.spent += time.perf_counter() - began
         self.at.append(began - self.spent)
+        self.cpu.append(time.process_time())
 
 
 CALLS = Calls()
@@ -778,6 +787,7 @@ async def long(how: str) -> Figures:
             raise SystemExit(f"the reply is no answer: {reply.content}")
     return {
         "at": CALLS.at,
+        "cpu": CALLS.cpu,
         "bytes": [size for size, _ in CALLS.sizes],
         "wal": [wal for _, wal in CALLS.sizes],
     }

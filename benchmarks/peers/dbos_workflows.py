@@ -134,6 +134,7 @@ def in_a_loop(steps: int, seconds: float, together: int) -> dict[str, Any]:
 
 def long(url: str, marks: list[int]) -> dict[str, Any]:
     at: list[float] = []
+    cpu: list[float] = []
     sizes: list[tuple[int, int]] = []
     spent = 0.0
     with psycopg.connect(url, autocommit=True) as watch:
@@ -146,6 +147,7 @@ def long(url: str, marks: list[int]) -> dict[str, Any]:
                 sizes.append(measured(watch))
                 spent += time.perf_counter() - began
             at.append(began - spent)
+            cpu.append(time.process_time())
             return text()
 
         @DBOS.workflow()
@@ -155,7 +157,7 @@ def long(url: str, marks: list[int]) -> dict[str, Any]:
 
         DBOS.launch()
         workflow()
-    return {"at": at, "bytes": [size for size, _ in sizes], "wal": [wal for _, wal in sizes]}
+    return {"at": at, "cpu": cpu, "bytes": [size for size, _ in sizes], "wal": [wal for _, wal in sizes]}
 
 
 def measured(watch: "psycopg.Connection[Any]") -> tuple[int, int]:

@@ -143,6 +143,7 @@ async def runs(
 async def long(saver: AsyncPostgresSaver, url: str, marks: list[int]) -> dict[str, Any]:
     with psycopg.connect(url, autocommit=True) as watch:
         at: list[float] = []
+        cpu: list[float] = []
         sizes: list[tuple[int, int]] = []
         spent = 0.0
 
@@ -153,11 +154,12 @@ async def long(saver: AsyncPostgresSaver, url: str, marks: list[int]) -> dict[st
                 sizes.append(measured(watch))
                 spent += time.perf_counter() - began
             at.append(began - spent)
+            cpu.append(time.process_time())
             return {"said": [text()]}
 
         graph = circle(saver, marks[-1] + 1, work)
         await graph.ainvoke({"said": []}, place(marks[-1] + 1), durability="sync")
-    return {"at": at, "bytes": [size for size, _ in sizes], "wal": [wal for _, wal in sizes]}
+    return {"at": at, "cpu": cpu, "bytes": [size for size, _ in sizes], "wal": [wal for _, wal in sizes]}
 
 
 def measured(watch: "psycopg.Connection[Any]") -> tuple[int, int]:
