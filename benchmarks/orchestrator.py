@@ -225,6 +225,8 @@ class Bench:
                 report(f"three_steps.{kind}.alone.vs_{other}", a_run(here[0]), a_run(there[0]), "ms", what)
                 name = f"three_steps.{kind}.{SIDE_BY_SIDE}_together.rate.vs_{other}"
                 report(name, runs_of(here[1]), runs_of(there[1]), "runs/s", what)
+                mine, theirs = [3 * n for n in cpu(here[1])], [3 * n for n in cpu(there[1])]
+                report(name.replace(".rate", ".cpu"), mine, theirs, "ms", what)
 
     def long(self) -> None:
         found = self._in_turns(
@@ -709,7 +711,7 @@ async def runs(how: str, steps: int, seconds: float, together: int) -> Figures:
         ready = [
             [
                 await in_database_thread(person.opens_session)
-                for _ in range(int(30 + 250 * seconds / steps / together))
+                for _ in range(int(20 + 120 * seconds / steps / together))
             ]
             for person in people
         ]
