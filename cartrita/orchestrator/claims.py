@@ -6,12 +6,16 @@ hangs keeps its lock; its claims fall when their last heartbeat is too long ago,
 such a process goes on, its tokens no longer stand in the rows: `still_held` tells it before an act, and
 `lost` with the next heartbeat.
 
+A restart of the database takes the locks of all owners, dead or not. Those that live regain their claims with
+their next connection, and their work goes on; until then nobody else takes them, for a moment.
+
 Nothing is corrupted where two processes believe that they hold a claim: every record names the version it
 expects, and the slower one is told that the stream moved.
 """
 
 import asyncio
 import logging
+import time
 from collections.abc import Mapping
 from datetime import timedelta
 from types import TracebackType
@@ -26,13 +30,18 @@ from cartrita.eventstore.aio import connect
 logger = logging.getLogger(__name__)
 
 EXPIRY_SECONDS = 6.0
+# So long after it serves again a restarted database's claims are kept for the processes that had them.
+RESTART_SECONDS = 4.0
+_AGAIN_SECONDS = 0.25
 
-# The owner's lock can be shared only when its owner is dead. A shared try, because several processes may find
-# out at the same moment, and it is let go with the statement.
+# The owner's lock can be shared only when its owner is dead, or when the database was restarted since: then
+# living owners have a moment to come back. A shared try, because several processes may find out at the same
+# moment, and it is let go with the statement.
 _MAY_BE_TAKEN: LiteralString = """(
     held.owner = %(owner)s
-    or held.renewed_at < clock_timestamp() - %(expiry)s
-    or pg_try_advisory_xact_lock_shared(hashtextextended(held.owner::text, 0))
+    or (%(settled)s or held.renewed_at > pg_postmaster_start_time()) and (
+        held.renewed_at < clock_timestamp() - %(expiry)s
+        or pg_try_advisory_xact_lock_shared(hashtextextended(held.owner::text, 0)))
 )"""
 
 # Asks before it inserts: a conflict would write to the row of a living owner, however it ends.
@@ -50,6 +59,13 @@ _TAKE: LiteralString = f"""
 _RENEW: LiteralString = """
     update orchestrator_claim set renewed_at = clock_timestamp()
     where session_id = any(%(session_ids)s) and owner = %(owner)s
+    returning session_id, token
+"""
+
+# A restart of the database took the locks of all, so nobody was told that this owner is dead.
+_REGAIN: LiteralString = """
+    update orchestrator_claim set owner = %(owner)s, renewed_at = clock_timestamp()
+    where session_id = any(%(session_ids)s) and owner = %(former)s and renewed_at < pg_postmaster_start_time()
     returning session_id, token
 """
 
@@ -87,7 +103,7 @@ class Claims:
         # Two answers that do not come, one behind the other, and a heartbeat's time fit into the expiry.
         self._patience_seconds = expiry_seconds / 3
         self._connection: psycopg.AsyncConnection[tuple[Any, ...]] | None = None
-        # Another one for each connection: what hung on a lost one is not this one's.
+        self._connected_at = 0.0
         self._owner = uuid4()
         self._tokens: dict[UUID, int] = {}
         # Lost, and not told yet.
@@ -140,16 +156,20 @@ class Claims:
 
         True also means that the claim outlasts half its expiry from now without a heartbeat.
         """
-        async with self._lock:
-            try:
-                return await self._stands(session_id)
-            except psycopg.OperationalError:
-                return False
+        while True:
+            async with self._lock:
+                try:
+                    return await self._stands(session_id)
+                except psycopg.OperationalError:
+                    if session_id not in self._tokens:
+                        return False
+            # Nobody can take it over either: the next connection tells.
+            await asyncio.sleep(_AGAIN_SECONDS)
 
     async def lost(self) -> set[UUID]:
         """Renew all claims, and return the sessions whose claims were lost since the last call."""
-        # Without a connection nothing is held; who makes one at this moment may take long.
-        if self._connection is not None:
+        # Without a connection nothing is held but what may be regained; who makes one now may take long.
+        if self._connection is not None or self._tokens:
             async with self._lock:
                 try:
                     await self._renew()
@@ -175,11 +195,14 @@ class Claims:
         return session_id in self._tokens
 
     async def _renew(self) -> None:
-        if self._connection is None or self._connection.closed:
-            self._give_up()
-            return
         # Also where nothing is held: a broken connection shall be found before the next claim needs it.
-        renewed = dict(await self._ask(_RENEW, {"session_ids": list(self._tokens)}))
+        try:
+            renewed = dict(await self._ask(_RENEW, {"session_ids": list(self._tokens)}))
+        except psycopg.OperationalError:
+            if not self._tokens:
+                raise
+            # Broken, not silent: a new connection tells whether the claims outlived it.
+            renewed = dict(await self._ask(_RENEW, {"session_ids": list(self._tokens)}))
         for session_id, token in list(self._tokens.items()):
             if renewed.get(session_id) != token:
                 self._lose(session_id)
@@ -197,7 +220,8 @@ class Claims:
         """
         connection = await self._connected()
         # A caller that is cancelled leaves it to its end: to cancel a statement takes longer than to run it.
-        asked = asyncio.ensure_future(_fetch(connection, statement, {**parameters, "owner": self._owner}))
+        own = {"owner": self._owner, "settled": time.monotonic() - self._connected_at > RESTART_SECONDS}
+        asked = asyncio.ensure_future(_fetch(connection, statement, {**parameters, **own}))
         try:
             async with asyncio.timeout(self._patience_seconds):
                 return await asyncio.shield(asked)
@@ -210,25 +234,38 @@ class Claims:
             ) from None
         except psycopg.OperationalError:
             if connection.closed:
-                self._give_up()
+                self._connection = None
             raise
 
     async def _connected(self) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         if self._connection is None or self._connection.closed:
-            self._give_up()
             connection = await connect("cartrita claims")
+            # Another one for each connection: what hung on a lost one is not this one's.
+            former, self._owner = self._owner, uuid4()
             try:
                 # A crash of the database may undo a claim, but ends the connection that it hung on, too.
                 await connection.execute("set synchronous_commit = off")
                 await connection.execute(
                     "select pg_advisory_lock(hashtextextended(%s::text, 0))", [str(self._owner)]
                 )
+                await self._regain(connection, former)
                 await connection.execute(_TIDY)
             except BaseException:
+                self._owner = former
                 await connection.close()
                 raise
-            self._connection = connection
+            self._connection, self._connected_at = connection, time.monotonic()
         return self._connection
+
+    async def _regain(self, connection: psycopg.AsyncConnection[tuple[Any, ...]], former: UUID) -> None:
+        """Keep the claims that a restart of the database left; those that another process has are lost."""
+        if not self._tokens:
+            return
+        parameters = {"owner": self._owner, "former": former, "session_ids": list(self._tokens)}
+        regained = dict(await _fetch(connection, _REGAIN, parameters))
+        for session_id, token in list(self._tokens.items()):
+            if regained.get(session_id) != token:
+                self._lose(session_id)
 
     def _give_up(self) -> None:
         if self._tokens:

@@ -160,6 +160,34 @@ class TestTwoProcesses:
         assert len({note.pid for note in left.notes}) == 2
 
 
+class TestRestartOfTheDatabase:
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT], ids=["in order", "at once"])
+    def test_loses_nothing_that_a_tool_did(self, number: signal.Signals, crowd: Crowd, tell: Tell) -> None:
+        tasks = (
+            Task("a", "drop_letter", 3.0),
+            Task("b", "drop_parcel", 1.5),
+            Task("c", "post_letter", 0.1, ("a", "b")),
+        )
+        batch = Batch(0, tasks, *_ids(crowd))
+        crowd.batches.append(batch)
+        crowd.write_script()
+        crowd.add_orchestrator("one")
+        crowd.add_orchestrator("two")
+        crowd.all_ready()
+        crowd.post(batch)
+        until(lambda: len(crowd.notes()) == 2)
+        # What is not waited for when it is committed is on the disk by then.
+        time.sleep(1)
+        crowd.restart_postgres(number)
+        crowd.all_answered(1)
+        crowd.stop()
+        left = Left.by(crowd)
+        tell(left.told())
+        left.check([batch])
+        assert {type(end) for end in left.ends().values()} == {TaskCompleted}
+        assert len({note.pid for note in left.notes}) == 1
+
+
 class TestStop:
     def test_ends_what_sleeps(self, crowd: Crowd, tell: Tell) -> None:
         sleeping = Batch(
@@ -178,7 +206,7 @@ class TestStop:
         crowd.stop()
         left = Left.by(crowd)
         tell(
-            f"the tool ended {end.at - at:.3f} s after the request, the reply {left.seconds_to_reply(at):.3f} s"
+            f"the tool ended {end.at - at:.3f} s after the request, the reply {left.seconds_to_reply(at):.3f}"
         )
         assert end.what == "cancelled"
         assert {type(one) for one in left.ends().values()} == {TaskAborted}
