@@ -120,7 +120,8 @@ async def draft_plan(ledger: Ledger, *, roles: frozenset[str], stop: asyncio.Eve
         return _of_one(agent(named), work.question)
     around = await in_database_thread(_surroundings, work)
     by_rules = await in_database_thread(_plan_by_rules, work.question, around)
-    if not model_planner.worth_planning(work.question, by_rules):
+    # Not in the event loop: long texts take a while.
+    if not await in_database_thread(model_planner.worth_planning, work.question, by_rules):
         return by_rules
     model = await in_database_thread(_planning_model, work)
     if model is None:

@@ -21,6 +21,7 @@ _LONGEST_CONTEXT = 300
 _LONGEST_CUT = 4_000
 # How far a clause is looked at, so that no text makes this slow.
 _LONGEST_CLAUSE = 500
+_LONGEST_HANDING_OVER = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,8 @@ _LEAD = (
     r"d'abord|et|y|luego|después|también|por favor|primero|(?:can|could|would|will) you|i(?:'d|"
     r" would) like (?:you )?to|i (?:want|need) (?:you )?to|let's|let us|help me(?: to)?|you should|(?:kannst|"
     r"könntest) du(?: mir| bitte)?|(?:können|könnten) sie(?: mir| bitte)?|peux-tu|pouvez-vous|puedes|"
-    r"podrías)\b[,:]?\s+)*"
+    # So few at a time that a text of nothing else is not looked through once for each of its words.
+    r"podrías)\b[,:]?\s+){0,8}"
 )
 # Verbs that begin a request of their own, wherever they stand at the beginning of a sentence.
 _STRONG = (
@@ -152,17 +154,20 @@ _THEN = (
     r"(?:(?:and|und|et|y)\s+)?(?:then|after that|after this|afterwards|subsequently|thereafter|once (?:that|"
     r"this) is done|dann|danach|anschließend|daraufhin|hinterher|ensuite|puis|après cela|luego|después)"
 )
+# A run of blanks is looked at once, from its beginning.
 _BREAK = re.compile(
-    rf"(?P<then>(?:\s*[,;]\s*|\s+){_THEN}\b\s*,?\s+)"
-    r"|(?P<semicolon>\s*;\s*)|(?P<line>[ \t]*\n\s*)|(?P<sentence>(?<=[.!?…\x01])\s+)"
-    rf"|(?P<and>(?:,\s*|\s+)(?:and|und|et|y|as well as|sowie)\s+(?:also\s+|auch\s+)?(?={_LEAD}(?:{_STRONG}|"
-    rf"{_WH})\b)"
+    rf"(?P<then>(?<!\s)(?:\s*+[,;]\s*+|\s++){_THEN}\b\s*,?\s+)"
+    r"|(?P<semicolon>(?<!\s)\s*+;\s*+)|(?P<line>(?<![ \t])[ \t]*+\n\s*+)"
+    r"|(?P<sentence>(?<=[.!?…\x01])\s+)"
+    r"|(?P<and>(?:,\s*+|(?<!\s)\s++)(?:and|und|et|y|as well as|sowie)\s+(?:also\s+|auch\s+)?"
+    rf"(?={_LEAD}(?:{_STRONG}|{_WH})\b)"
     rf"|,\s*(?=(?:{_WH}|{_STRONG})\b))",
     re.IGNORECASE,
 )
 _CLAUSE_END = re.compile(r"[.!?…](?=\s|\Z)|;|\n|\Z")
 _ENDS_IN_THEN = re.compile(rf"{_THEN}\b[\s,:]*\Z", re.IGNORECASE)
-_SEPARATOR = re.compile(rf"(?:[\s,;]|\b(?:{_THEN}|and|und|et|y)\b)+", re.IGNORECASE)
+# `and then` is read in one way only: in two, many of them would be read in all combinations.
+_SEPARATOR = re.compile(rf"(?>(?:[\s,;]|\b(?:{_THEN}|and|und|et|y)\b)+)", re.IGNORECASE)
 _TRAILING = re.compile(r"(?:[\s,;]|\b(?:and|und|et|y)\s*\Z)+\Z", re.IGNORECASE)
 _CONDITION = re.compile(
     r"\b(?:if|when|whenever|once|unless|wenn|falls|sobald|si)\b[^.!?;\n]*\Z", re.IGNORECASE
@@ -218,9 +223,9 @@ _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _MASK = "\x01"
 _MASKED = re.compile(rf"\s*{_MASK}+")
 _PROTECTED = re.compile(
-    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|(?<![\w\"])\"(?=\S)[^\"]{1,4000}?\"(?!\w)|“[^”]{1,4000}”|"
-    r"„[^“”]{1,4000}[“”]|«[^»]{1,4000}»|"
-    r"(?<![\w'])'(?=\S)[^'\n]{2,2000}?'(?!\w)|‘[^’\n]{2,2000}’(?!\w)",
+    r"```.*?(?:```|\Z)|`[^`\n]+`|https?://\S+|(?<![\w\"])\"(?=\S)[^\"]{1,4000}?\"(?!\w)|“[^“”]{1,4000}”|"
+    r"„[^„“”]{1,4000}[“”]|«[^«»]{1,4000}»|"
+    r"(?<![\w'])'(?=\S)[^'\n]{2,2000}?'(?!\w)|‘[^‘’\n]{2,2000}’(?!\w)",
     re.DOTALL,
 )
 _BRACKETS = {"(": ")", "[": "]", "{": "}"}
@@ -283,7 +288,7 @@ def _without_matter(masked: str) -> str:
 def _handed_over(masked: str, start: int) -> Iterator[int]:
     """Yield where a matter begins: after the colon of a clause that hands a text over."""
     for place in _clause_starts(masked, start):
-        found = _HANDS_OVER.match(masked, place)
+        found = _HANDS_OVER.match(masked, place, place + _LONGEST_HANDING_OVER)
         if found is None or not masked[found.end() :].strip():
             continue
         rest = masked[found.end() :]

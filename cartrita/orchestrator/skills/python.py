@@ -127,7 +127,7 @@ def _is_code(text: str) -> bool:
 
 # A call, an assignment, an import, a definition, a loop, a comprehension, text or a list.
 _CODE = re.compile(
-    r"\w\(|[^=!<>]=[^=]|\bimport \w|\bdef \w|\bfor \w|\bwhile \w|\blambda\b|\[.*\]|\{.*\}|['\"]"
+    r"\w\(|[^=!<>]=[^=]|\bimport \w|\bdef \w|\bfor \w|\bwhile \w|\blambda\b|\[[^\[\n]*\]|\{[^{\n]*\}|['\"]"
 )
 
 
