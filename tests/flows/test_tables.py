@@ -135,6 +135,45 @@ class TestQueryTable:
         assert children(running="retrieval.table_worker") == []
 
 
+class TestQuestionInWords:
+    async def test_is_answered_by_a_query_that_rules_wrote(
+        self, person: Person, model: ScriptedModel
+    ) -> None:
+        async with running():
+            session_id = await person.opens_session()
+            document_id = await person.attaches(session_id, "Sales 2024.csv", SALES)
+            reply = await person.asks(
+                session_id, "What is the total amount of region N in the uploaded table?", agent=None
+            )
+            events = await events_of(session_id)
+        assert reply.outcome == "answered"
+        # 1000.10 + 2.30
+        assert "is 1002.40 (2 rows)" in reply.content
+        assert model.productions("started") == []
+        acts = [one for one in of_type(events, ActDecided) if one.act in ("retrieval", "tool_call")]
+        assert [(one.subject, one.permitted) for one in acts] == [
+            ("describe_tables", True), ("query_table", True),
+        ]  # fmt: skip
+        decided = {one.stream_id: one.event for one in events if isinstance(one.event, DecisionMade)}
+        assert [decided[one.decision_id].subject_kind for one in acts] == ["retrieval", "retrieval"]
+        returned = of_type(events, ToolReturned)
+        assert [one.tool for one in returned] == ["describe_tables", "query_table"]
+        result = returned[1].result
+        assert result is not None
+        assert [one["document_id"] for one in result["tables"]] == [str(document_id)]
+        assert result["rows"] == [["1002.40", 2]]
+
+    async def test_that_no_table_answers_is_refused_with_what_there_is(self, person: Person) -> None:
+        async with running():
+            session_id = await person.opens_session()
+            await person.attaches(session_id, "Sales 2024.csv", SALES)
+            reply = await person.asks(
+                session_id, "What is the average discount in the uploaded table?", agent="table_analyst"
+            )
+        assert reply.outcome != "answered"
+        assert "`id`, `region`, `amount`, `day`" in reply.content
+
+
 class TestScope:
     async def test_is_the_workspace_and_the_session(self, person: Person, stranger: Person) -> None:
         async with running():
