@@ -198,6 +198,7 @@ SPECTACULAR_SETTINGS = {
         "PlanStatus": "tasks_app.api.PLAN_STATUSES",
         "TaskStatus": "tasks_app.api.TASK_STATUSES",
         "RunStatus": "tasks_app.api.RUN_STATUSES",
+        "ActKind": "tasks_app.api.ACT_KINDS",
     },
     "SWAGGER_UI_DIST": "SIDECAR",
     "SWAGGER_UI_FAVICON_HREF": "SIDECAR",

@@ -29,6 +29,7 @@ PAGE_PARAMETERS = [
 PLAN_STATUSES = [one for one in get_args(PlanStatus) if one != "new"]
 TASK_STATUSES = list(get_args(TaskStatus))
 RUN_STATUSES = list(get_args(RunStatus))
+ACT_KINDS = list(get_args(ActKind))
 COSTS_HELP = "Micro-units by currency."
 
 
@@ -39,7 +40,7 @@ class ActVerdict(serializers.Serializer[Any]):
     outcome = serializers.CharField()
     rule = serializers.CharField(allow_blank=True)
     permitted = serializers.BooleanField()
-    act = serializers.ChoiceField(choices=["plan", *get_args(ActKind)])
+    act = serializers.ChoiceField(choices=["plan", *ACT_KINDS])
     reason = serializers.CharField(allow_blank=True)
 
 
@@ -57,6 +58,57 @@ class EdgeEntry(serializers.Serializer[Any]):
     task_id = serializers.UUIDField()
     relation = serializers.ChoiceField(choices=get_args(Relation))
     weight = serializers.IntegerField()
+
+
+class BillAmounts(serializers.Serializer[Any]):
+    """What something comes to in one case of ten, in half of them and in nine of ten, at most."""
+
+    p10 = serializers.IntegerField()
+    p50 = serializers.IntegerField()
+    p90 = serializers.IntegerField()
+
+
+class BillMoney(BillAmounts):
+    """Amounts in micro-units of `currency`."""
+
+    currency = serializers.CharField()
+
+
+class ForeseenAct(serializers.Serializer[Any]):
+    """An act that policy would hold up or deny; not `sure` where its arguments were not known yet."""
+
+    act = serializers.ChoiceField(choices=ACT_KINDS)
+    subject = serializers.CharField(allow_blank=True, help_text="The model or tool.")
+    outcome = serializers.CharField()
+    rule = serializers.CharField(allow_blank=True)
+    sure = serializers.BooleanField()
+
+
+class BillLineEntry(serializers.Serializer[Any]):
+    """What a task was expected to use; it rests on `samples` such tasks, without any on an estimate."""
+
+    task_id = serializers.UUIDField()
+    agent = serializers.CharField()
+    tool = serializers.CharField(allow_blank=True)
+    model = serializers.CharField(allow_blank=True)
+    samples = serializers.IntegerField()
+    tokens = BillAmounts()
+    cost = BillMoney()
+    foreseen = ForeseenAct(many=True)
+
+
+class BillEntry(serializers.Serializer[Any]):
+    """What a plan was expected to use before it began; `estimated` tasks rest on no past ones."""
+
+    tasks = serializers.IntegerField()
+    tokens = BillAmounts()
+    costs = BillMoney(many=True, help_text="One for each currency.")
+    approvals = serializers.IntegerField(help_text="Acts that would have to be approved.")
+    throttles = serializers.IntegerField(help_text="Acts that would have to wait.")
+    denials = serializers.IntegerField(help_text="Acts that would be denied.")
+    samples = serializers.IntegerField(help_text="The past tasks that it rests on.")
+    estimated = serializers.IntegerField()
+    lines = BillLineEntry(many=True)
 
 
 class PlanTask(serializers.Serializer[Any]):
@@ -128,6 +180,10 @@ class PlanDetail(PlanEntry):
 
     ended_count = serializers.IntegerField()
     budget_tokens = serializers.IntegerField()
+    bill = BillEntry(allow_null=True, help_text="What it was expected to use before it began.")
+    asked_count = serializers.IntegerField(help_text="Acts that people were asked about.")
+    throttled_count = serializers.IntegerField(help_text="Acts that had to wait for a time.")
+    denied_count = serializers.IntegerField(help_text="Acts that were denied.")
     verdict = ActVerdict(allow_null=True, help_text="The newest decision on the plan as a whole.")
     approval_id = serializers.UUIDField(allow_null=True, help_text="The approval that it waits for.")
     retry_after = serializers.DateTimeField(allow_null=True)
@@ -183,7 +239,7 @@ class ActEntry(serializers.Serializer[Any]):
 
     step = serializers.IntegerField()
     attempt = serializers.IntegerField()
-    act = serializers.ChoiceField(choices=get_args(ActKind))
+    act = serializers.ChoiceField(choices=ACT_KINDS)
     subject = serializers.CharField(allow_blank=True, help_text="The model or tool.")
     decision_id = serializers.UUIDField()
     outcome = serializers.CharField()

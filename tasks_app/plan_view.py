@@ -2,18 +2,22 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
-from typing import Literal
+from typing import Any, Literal
 from uuid import UUID
 
 from cartrita.eventstore import RecordedEvent, load_streams
 from governance.models import PolicyDecision
 from tasks_app import plan as plans
 from tasks_app.plan import (
+    Amounts,
     Criticism,
+    Foreseen,
+    Money,
     Plan,
     PlanAccepted,
+    PlanBilled,
     PlanCompleted,
     PlanCriticised,
     PlanHeldBack,
@@ -32,9 +36,11 @@ from tasks_app.plan import (
     TaskStatus,
 )
 from tasks_app.relations import Graph, status_of
-from tasks_app.run import ActDecided, RunFinished, RunStarted
+from tasks_app.run import ActDecided, ActKind, RunFinished, RunStarted
 
 WaitsFor = Literal["", "tasks", "approval", "time"]
+# What came between an act and its doing: people were asked, it had to wait for a time, it was denied.
+Hindrance = Literal["asked", "throttled", "denied"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,6 +71,66 @@ class EdgeView:
     task_id: UUID
     relation: Relation
     weight: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AmountsView:
+    """What something comes to in one case of ten (`p10`), in half of them and in nine of ten, at most."""
+
+    p10: int
+    p50: int
+    p90: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MoneyView(AmountsView):
+    """Amounts in micro-units of `currency`."""
+
+    currency: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ForeseenView:
+    """An act that policy would hold up or deny; not `sure` where its arguments were not known yet."""
+
+    act: ActKind
+    subject: str
+    outcome: str
+    rule: str
+    sure: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillLineView:
+    """What one task was expected to use; it rests on `samples` such tasks, without any on an estimate."""
+
+    task_id: UUID
+    agent: str
+    tool: str
+    model: str
+    samples: int
+    tokens: AmountsView
+    cost: MoneyView
+    foreseen: tuple[ForeseenView, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BillView:
+    """What a plan was expected to use before it began.
+
+    It rests on `samples` past tasks; `estimated` counts the tasks that are expected to use something of which
+    nothing was known from past ones. `approvals`, `throttles` and `denials` count acts.
+    """
+
+    tasks: int
+    tokens: AmountsView
+    costs: tuple[MoneyView, ...]
+    approvals: int
+    throttles: int
+    denials: int
+    samples: int
+    estimated: int
+    lines: tuple[BillLineView, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +175,9 @@ class TaskView:
 class PlanView:
     """A plan as people see it: what it came to, and its tasks as a tree.
 
-    `tasks` holds the root with its parts, nothing before it was added. `version` counts the plan's events.
+    `asked_count`, `throttled_count` and `denied_count` count the acts that people were asked about, that had
+    to wait for a time and that were denied. `tasks` holds the root with its parts, nothing before it was
+    added. `version` counts the plan's events.
     """
 
     id: UUID
@@ -126,6 +194,10 @@ class PlanView:
     budget_tokens: int
     actual_tokens: int
     costs: dict[str, int]
+    bill: BillView | None
+    asked_count: int
+    throttled_count: int
+    denied_count: int
     verdict: Verdict | None
     approval_id: UUID | None
     retry_after: datetime | None
@@ -160,8 +232,8 @@ class _Attempts:
 
     newest: ActDecided | None = None
     unfinished: set[UUID] = field(default_factory=set)
-    decisions: list[UUID] = field(default_factory=list)
     costs: Counter[str] = field(default_factory=Counter)
+    hindered: "dict[Hindrance, set[tuple[UUID, int]]]" = field(default_factory=lambda: defaultdict(set))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -177,6 +249,10 @@ class _Told:
     ended: dict[UUID, datetime] = field(default_factory=dict)
     accepted: datetime | None = None
     plan_ended: datetime | None = None
+
+    def count(self, hindrance: Hindrance) -> int:
+        """Count the acts of all tasks that this came between."""
+        return sum(len(attempts.hindered[hindrance]) for attempts in self.attempts.values())
 
 
 def plan_view(recorded: Sequence[RecordedEvent]) -> PlanView:
@@ -208,6 +284,10 @@ def plan_view(recorded: Sequence[RecordedEvent]) -> PlanView:
         budget_tokens=sum(task.cost_budget_tokens for task in folded.tasks.values()),
         actual_tokens=folded.tokens,
         costs=dict(costs),
+        bill=bill_view(folded.bill) if folded.bill is not None else None,
+        asked_count=told.count("asked"),
+        throttled_count=told.count("throttled"),
+        denied_count=told.count("denied"),
         verdict=_plan_verdict(recorded),
         approval_id=held.approval_id if held is not None else None,
         retry_after=held.retry_after if held is not None else None,
@@ -222,11 +302,81 @@ def plan_view(recorded: Sequence[RecordedEvent]) -> PlanView:
     )
 
 
+def bill_view(bill: PlanBilled) -> BillView:
+    """Return a bill as people see it."""
+    # Tasks of the same agent and tool rest on the same past tasks.
+    samples: dict[tuple[str, str], int] = {}
+    for line in bill.lines:
+        samples[line.agent, line.tool] = max(line.samples, samples.get((line.agent, line.tool), 0))
+    return BillView(
+        tasks=len(bill.lines),
+        tokens=_amounts(bill.tokens),
+        costs=tuple(_money_view(each) for each in bill.costs),
+        approvals=bill.approvals,
+        throttles=bill.throttles,
+        denials=bill.denials,
+        samples=sum(samples.values()),
+        estimated=sum(1 for line in bill.lines if not line.samples and line.tokens.p90),
+        lines=tuple(
+            BillLineView(
+                task_id=line.task_id,
+                agent=line.agent,
+                tool=line.tool,
+                model=line.model,
+                samples=line.samples,
+                tokens=_amounts(line.tokens),
+                cost=_money_view(line.cost),
+                foreseen=tuple(_foreseen(each) for each in line.foreseen),
+            )
+            for line in bill.lines
+        ),
+    )
+
+
+def sums_of(bill: BillView) -> dict[str, Any]:
+    """Return a bill without the lines of its tasks, as JSON values."""
+    return {name: value for name, value in asdict(bill).items() if name != "lines"}
+
+
+def bill_in_words(bill: BillView) -> str:
+    """Return a bill as one line for a terminal."""
+    facts = [f"about {bill.tokens.p50:,} tokens ({bill.tokens.p10:,} to {bill.tokens.p90:,})"]
+    facts += [money_in_words({cost.currency: cost.p50}) for cost in bill.costs]
+    counts = ((bill.approvals, "to be approved"), (bill.throttles, "to wait"), (bill.denials, "denied"))
+    facts += [f"{count} {'act' if count == 1 else 'acts'} {words}" for count, words in counts if count]
+    past = "1 past task" if bill.samples == 1 else f"{bill.samples} past tasks"
+    rests = f"rests on {past}" if bill.samples else "an estimate"
+    return f"{', '.join(facts)}; {rests}"
+
+
+def money_in_words(costs: Mapping[str, int]) -> str:
+    """Return amounts in micro-units by currency as text, empty where there are none."""
+    return ", ".join(f"{micros / 1_000_000:.6f} {currency}" for currency, micros in costs.items())
+
+
 def in_session(recorded: RecordedEvent) -> UUID:
     """Return the session of an event of a plan or a run: all of these belong to one."""
     if recorded.session_id is None:
         raise AssertionError(f"{recorded.type_name} {recorded.event_id} belongs to no session")
     return recorded.session_id
+
+
+def _amounts(amounts: Amounts) -> AmountsView:
+    return AmountsView(p10=amounts.p10, p50=amounts.p50, p90=amounts.p90)
+
+
+def _money_view(money: Money) -> MoneyView:
+    return MoneyView(p10=money.p10, p50=money.p50, p90=money.p90, currency=money.currency)
+
+
+def _foreseen(foreseen: Foreseen) -> ForeseenView:
+    return ForeseenView(
+        act=foreseen.act,
+        subject=foreseen.subject,
+        outcome=foreseen.outcome,
+        rule=foreseen.rule,
+        sure=foreseen.sure,
+    )
 
 
 def _told(recorded: Sequence[RecordedEvent], folded: Plan) -> "_Told":
@@ -317,6 +467,9 @@ def _attempts_by_task(run_ids: Sequence[UUID]) -> Mapping[UUID, _Attempts]:
                 decided[each.stream_id] = []
             case ActDecided() as event:
                 decided[each.stream_id].append(event)
+                if (hindrance := _hindrance(event)) is not None:
+                    # However often it is decided: the act of one step of a run.
+                    found[task_of[each.stream_id]].hindered[hindrance].add((each.stream_id, event.step))
             case RunFinished() as event:
                 of_task = found[task_of[each.stream_id]]
                 of_task.unfinished.discard(each.stream_id)
@@ -337,6 +490,14 @@ def _attempts_by_task(run_ids: Sequence[UUID]) -> Mapping[UUID, _Attempts]:
         for decision_id, currency, micros in spent.values_list("id", "act_currency", "act_cost_micros"):
             found[open_decisions[decision_id]].costs[currency] += micros or 0
     return found
+
+
+def _hindrance(act: ActDecided) -> Hindrance | None:
+    if act.permitted:
+        return None
+    if act.approval_id is not None:
+        return "asked"
+    return "throttled" if act.retry_after is not None else "denied"
 
 
 def _waits_for(folded: Plan, task: Task, waits: ActDecided | None, blocked_by: Sequence[UUID]) -> WaitsFor:

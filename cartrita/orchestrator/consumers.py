@@ -31,6 +31,7 @@ from sessions_app.channel import register_shown
 from tasks_app.plan import (
     EdgeAdded,
     PlanAccepted,
+    PlanBilled,
     PlanCompleted,
     PlanCriticised,
     PlanHeldBack,
@@ -45,11 +46,13 @@ from tasks_app.plan import (
     TaskRetried,
     TaskStarted,
 )
+from tasks_app.plan_view import bill_view, sums_of
 from tasks_app.queries import headline
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld
 
 PLAN_EVENTS: tuple[type[Event], ...] = (
     PlanProposed,
+    PlanBilled,
     PlanAccepted,
     PlanRefused,
     PlanCriticised,
@@ -156,6 +159,9 @@ def plan_event(recorded: RecordedEvent) -> dict[str, Any]:
             return {**shown, **clear, "intent": headline(intent)}
         case TaskFailed(reason=reason) | TaskAborted(reason=reason) | TaskPruned(reason=reason):
             return {**shown, **clear, "reason": headline(reason)}
+        case PlanBilled() as bill:
+            # What it is made up of is on the plan's page.
+            return {**shown, **sums_of(bill_view(bill))}
         case PlanRefused(reason=reason):
             return {**shown, **clear, "reason": headline(reason)}
         case _:

@@ -12,7 +12,7 @@ from rest_framework.utils.encoders import JSONEncoder
 from cartrita.accounts.queries import caller_of_email
 from cartrita.errors import CartritaError
 from tasks_app import queries
-from tasks_app.plan_view import PlanView, TaskView
+from tasks_app.plan_view import PlanView, TaskView, bill_in_words, money_in_words
 
 
 class Command(BaseCommand):
@@ -45,6 +45,8 @@ def _lines(view: PlanView) -> Iterator[str]:
     yield f"plan {view.id}: {view.status}, {view.ended_count} of {view.task_count} tasks ended"
     yield f"  {queries.headline(view.goal) or '(erased)'}"
     yield f"  tokens: {view.actual_tokens} of about {view.estimated_tokens}; cost: {_money(view.costs)}"
+    if view.bill is not None:
+        yield f"  bill: {bill_in_words(view.bill)}"
     if view.refusal:
         yield f"  refused: {view.refusal}"
     if view.approval_id:
@@ -77,6 +79,4 @@ def _task_lines(task: TaskView, numbers: dict[UUID, int], indent: str) -> Iterat
 
 
 def _money(costs: dict[str, int]) -> str:
-    return (
-        ", ".join(f"{micros / 1_000_000:.6f} {currency}" for currency, micros in costs.items()) or "no cost"
-    )
+    return money_in_words(costs) or "no cost"
