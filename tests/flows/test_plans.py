@@ -196,6 +196,24 @@ class TestPlanOfSeveralTasks:
         assert (tries, reply.outcome) == (["one", "one", "two"], "answered")
         assert [one.attempt for one in of_type(events, TaskRetried)] == [1]
 
+    async def test_does_not_try_again_what_may_have_happened(
+        self, person: Person, model: ScriptedModel
+    ) -> None:
+        tries: list[str] = []
+
+        async def hang(arguments: Sends, call: ToolCall) -> Sent:
+            tries.append(arguments.text)
+            await asyncio.sleep(60)
+            raise AssertionError("it was too late")
+
+        plans(model, call("a", "one"), call("b", "two", "a"))
+        with a_tool("send_text", hang, idempotent=False, timeout_seconds=0.2):
+            async with running():
+                _, events = await asks(person)
+        assert tries == ["one"]
+        assert of_type(events, TaskRetried) == []
+        assert order_of(events, TaskFailed) == [("TaskFailed", "a")]
+
 
 class TestPlanThatIsStopped:
     async def test_ends_its_tools_within_a_second(self, person: Person, model: ScriptedModel) -> None:
