@@ -738,9 +738,13 @@ class Attempt(RunSteps):
 
     @property
     def _may_pass(self) -> bool:
-        """Tell whether another try may help: a tool failed, and says so. Models were tried enough."""
+        """Tell whether another try may help: a tool failed, and says so. Models were tried enough.
+
+        What a tool that did not answer in time has done is not known, so that only an idempotent one is tried
+        again.
+        """
         last = self._run.trail[-1] if self._run.trail else None
-        return isinstance(last, ToolFailed) and last.retryable
+        return isinstance(last, ToolFailed) and last.retryable and _may_repeat(last.tool)
 
     # Surroundings
 
