@@ -97,7 +97,8 @@ def _statements(passages: Sequence[Mapping[str, Any]]) -> Iterator[Statement]:
             own = text[unit.start : unit.end]
             if unit.kind == "heading":
                 inner, head = plain(own), ""
-            if unit.kind in ("heading", "rule", "code"):
+            if unit.kind in ("heading", "rule", "code") or own.endswith("?"):
+                # What a document asks, it does not say.
                 continue
             if unit.kind != "table_row":
                 head = ""

@@ -72,6 +72,7 @@ class Said:
 
 
 _TOKEN = re.compile(r"[%€$£¥§|;:,()–—]|[^\W_]+(?:[.,:/'’_-][^\W_]+)*")
+_MINUS = re.compile(r"(?<![\w)\]])[-−](?=\d)")
 _CLOCK = re.compile(r"([01]?[0-9]|2[0-4]):([0-5][0-9])")
 _NUMBER = re.compile(r"\d+(?:[.,’]\d+)*", re.ASCII)
 _WITH_UNIT = re.compile(r"([0-9]+(?:[.,][0-9]+)*)-?([^\W\d_]{1,20})")
@@ -146,8 +147,8 @@ _GUARDS = {
         "if": "if unless provided wenn falls si",
         "except": "except excluding otherwise außer sauf excepto",
         "only": "only solely nur seulement sólo solo",
-        "least": "least minimum min mindestens minimal",
-        "most": "most maximum max maximal höchstens",
+        "least": "from ab starting least minimum min mindestens minimal",
+        "most": "up most maximum max maximal höchstens",
         "more": "more over above exceeding exceeds mehr über plus más",
         "less": "less fewer under below weniger unter moins menos",
         "about": "about approximately approx roughly around almost nearly circa ca etwa ungefähr environ",
@@ -156,7 +157,11 @@ _GUARDS = {
         "all": "all every each any alle jeder jede jedes tous toutes todos todas",
         "some": "some few several many sometimes often usually einige manche",
         "formerly": "formerly previously once until bis früher",
-        "plan": "will would planned plans expected intended",
+        "plan": "will would planned plans expected intended proposed proposes proposal suggested "
+        "suggests draft",
+        "false": "false falsely wrong wrongly untrue myth incorrect mistaken denied denies rejected refused "
+        "unlikely allegedly reportedly supposedly rumour rumor rumoured falsch angeblich faux falso",
+        "minus": "minus",
     }.items()
     for word in several.split()
 }
@@ -173,7 +178,7 @@ def read(text: str) -> Said:
     quantities: list[Quantity] = []
     units_at: set[int] = set()
     words: list[tuple[str, int]] = []
-    guards: Counter[str] = Counter()
+    guards: Counter[str] = Counter(["minus"] * len(_MINUS.findall(text)))
     modals = set()
     for place, word in enumerate(lower):
         if place in units_at:

@@ -13,12 +13,14 @@ _MOST_WEIGHED = 500
 
 
 def sentences_of(text: str) -> list[str]:
-    """Return the sentences, list items and table rows of a text that have words, without questions."""
+    """Return the sentences, list items and table rows of a text that have words; its questions only where
+    it has nothing else."""
     prose = without_code(text)
     found = [
         prose[unit.start : unit.end] for unit in units(prose) if unit.kind not in ("heading", "rule", "code")
     ]
-    return [each for each in found if re.search(r"[^\W\d_]", each)]
+    found = [each for each in found if re.search(r"[^\W\d_]", each)]
+    return [each for each in found if not each.endswith("?")] or found
 
 
 def foremost(sentences: Sequence[str], most: int) -> list[str]:
