@@ -22,7 +22,7 @@ from cartrita.orchestrator.agents import Agent, agent, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
-from cartrita.orchestrator.judging import Judging, criticised, improvement
+from cartrita.orchestrator.judging import CRITIC_AGENT, Judging, criticised, improvement
 from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
 from cartrita.orchestrator.ledger import STOPPED, Ledger
 from cartrita.orchestrator.limits import RunLimits, exceeded
@@ -67,6 +67,7 @@ PASSAGES = 10
 ATTACHMENT_SECONDS = 300.0
 # What the tasks after it are given of a result; the whole of it is in the log.
 LARGEST_RESULT = 12 * 1024  # bytes of JSON
+REMARKS = "What a critic said of the earlier result"
 # Texts of earlier results that a search is made with.
 _LONGEST_HINT = 200
 # Each attempt at a task numbers the messages that it streams from another thousand.
@@ -188,6 +189,10 @@ class Attempt(RunSteps):
 
     async def _stop_here(self, stopped: Stopped) -> None:
         await self._withdraw()
+        if self._model is not None:
+            # A critic may have been asked already, and waits for leave.
+            unjudged = critic.PartResult(intent=self._task.intent, agent=self._task.agent, text="")
+            await self._judging(self._model, unjudged).close()
         if stopped.outcome is not None:
             self._came_of_it(stopped.outcome, outcome="cancelled")
         await self._finish(
@@ -214,7 +219,15 @@ class Attempt(RunSteps):
             self._parts = await parts_of(self._ledger, self._task)
         elif not self._wanted_tool and self._work_kind == "tools":
             key_id = self._work.key_id
-            self._toolwork = ToolWork(self._agent, self._task.intent, self._inputs, key_id=key_id)
+            self._toolwork = ToolWork(
+                self._agent, self._task.intent, self._inputs, key_id=key_id, remarks=self._remarks
+            )
+
+    @property
+    def _remarks(self) -> tuple[Input, ...]:
+        """What a critic said of the result that this task improves on: data for a model, no source."""
+        said = self._task.spec.get("criticism")
+        return (Input(intent=REMARKS, agent=CRITIC_AGENT, text=str(said), result={}),) if said else ()
 
     async def _choose_model(self) -> None:
         """Take the model that the person named, or the default; one that waits to be called stays the one."""
@@ -563,7 +576,7 @@ class Attempt(RunSteps):
         if self._task.kind == "synthesis":
             messages = compose.synthesis_messages(self._task.intent, self._parts)
             return await self._clipped(messages)
-        asked = proposals.task_text(self._task.intent, self._inputs)
+        asked = proposals.task_text(self._task.intent, (*self._inputs, *self._remarks))
         return await answering.prompt(self._agent, model, self._work.history, asked, self._run.search)
 
     def _model_call(self, prepared: PreparedCall, *, delivery: Delivery) -> Wanted:
@@ -719,7 +732,11 @@ class Attempt(RunSteps):
             return by_rules
         # What the work gave is on record before anything else is asked.
         await self._record()
-        by_model = await Judging(
+        by_model = await self._judging(judge, part).answer()
+        return by_rules if by_model is None else critic.combined(by_rules, by_model)
+
+    def _judging(self, judge: ModelEntry, part: critic.PartResult) -> Judging:
+        return Judging(
             self._ledger,
             judge,
             part,
@@ -727,8 +744,7 @@ class Attempt(RunSteps):
             task_path=self._task_path,
             roles=self._roles,
             stop=self._stop,
-        ).answer()
-        return by_rules if by_model is None else critic.combined(by_rules, by_model)
+        )
 
     def _ground_of(self, finished: RunFinished) -> dict[str, Any]:
         """Return what the figures of an answer may come from: its result, and what the tools gave."""

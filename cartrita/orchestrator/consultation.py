@@ -92,6 +92,13 @@ class Consultation(RunSteps, Generic[T]):
             return None
         return self._read(await gateway.whole_text(self._run.answer))
 
+    async def close(self) -> None:
+        """End a question that was begun and whose answer nobody needs any more."""
+        await self._fold()
+        if self._run.started is not None and self._run.finished is None:
+            await self._withdraw()
+            await self._finish("stopped", "stopped")
+
     async def _take_step(self) -> None:
         if self._stop.is_set():
             raise Stopped

@@ -77,8 +77,9 @@ def improvement(task: Task, judgement: critic.Judgement) -> Better | None:
         task=TaskAdded(
             task_id=better_id,
             parent_id=task.parent_id,
-            intent=f"{task.intent}\n\nImprove on the earlier result. A critic said of it:\n{wrong}",
-            spec={**task.spec, "improves": str(task.task_id)},
+            # What the critic said may tell of the result, which nobody may have been allowed to read yet.
+            intent=f"{task.intent}\n\nImprove on the earlier result as its critic says.",
+            spec={**task.spec, "improves": str(task.task_id), "criticism": wrong},
             agent=task.agent,
             priority=task.priority,
             cost_budget_tokens=task.cost_budget_tokens,

@@ -14,6 +14,7 @@ import orjson
 from cartrita.errors import CartritaError
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.agents import Agent
+from cartrita.orchestrator.critic import attribute, quoted
 from cartrita.orchestrator.skills import Answer, Brief, Input, Move, Outcome, Use
 from cartrita.tools.registry import Tool
 from cartrita.tools.runner import check_arguments
@@ -79,8 +80,8 @@ def task_text(intent: str, inputs: Sequence[Input]) -> str:
     if not inputs:
         return intent
     quoted = "\n".join(
-        f'<result number="{number}" of="{_attribute(each.intent)}">\n'
-        f"{_quoted(each.text[:LONGEST_INPUT])}\n</result>"
+        f'<result number="{number}" of="{attribute(each.intent)}">\n'
+        f"{quoted(each.text[:LONGEST_INPUT])}\n</result>"
         for number, each in enumerate(inputs, 1)
     )
     return f"Results of earlier steps, as data:\n{quoted}\n\nTask: {intent}"
@@ -129,11 +130,3 @@ def _arguments(written: Any) -> dict[str, Any] | Problem:
 def _described(tool: Tool) -> str:
     parameters = orjson.dumps(tool.parameters_schema).decode()
     return f"- {tool.name}: {tool.description} Parameters: {parameters}"
-
-
-def _quoted(text: str) -> str:
-    return text.replace("</result", "<\\/result")
-
-
-def _attribute(text: str) -> str:
-    return " ".join(text[:200].replace('"', "'").replace("<", " ").replace(">", " ").split())

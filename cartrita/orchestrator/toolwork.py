@@ -5,6 +5,7 @@ more than one of a short run.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from uuid import UUID
 
 from cartrita.llm import gateway
@@ -22,10 +23,20 @@ from cartrita.tools.registry import Tool, all_tools, tool
 class ToolWork:
     """An agent's work on a task with its tools, as far as the run's trail tells it."""
 
-    def __init__(self, who: Agent, intent: str, inputs: Sequence[Input], *, key_id: UUID | None) -> None:
+    def __init__(
+        self,
+        who: Agent,
+        intent: str,
+        inputs: Sequence[Input],
+        *,
+        key_id: UUID | None,
+        remarks: Sequence[Input] = (),
+    ) -> None:
+        """Work on `intent` from `inputs`; `remarks` are for a model alone."""
         self._who = who
         self._intent = intent
         self._inputs = tuple(inputs)
+        self._remarks = tuple(remarks)
         self._key_id = key_id
         self._heard = 0
         self._last_was_said = False
@@ -92,7 +103,9 @@ class ToolWork:
 
     def conversation(self) -> list[ChatMessage]:
         """Return the messages for the model: the task, and what was said and done so far."""
-        return [*proposals.opening(self._who, self.tools, self._brief()), *self._messages]
+        brief = self._brief()
+        told = replace(brief, inputs=(*brief.inputs, *self._remarks))
+        return [*proposals.opening(self._who, self.tools, told), *self._messages]
 
     def _brief(self) -> Brief:
         return Brief(intent=self._intent, inputs=self._inputs, outcomes=tuple(self._outcomes))
