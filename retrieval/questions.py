@@ -11,7 +11,8 @@ _ASKING = (
 )
 _JOINT = re.compile(
     rf"(?:\?+\s+(?=\S))|(?:(?:,\s*(?:and|or|but|also)|;)\s*(?={_ASKING}\b))|(?:\s+(?:and|or)\s+"
-    r"(?=(?:who|what|which|when|where|why|how)\b))",
+    r"(?=(?:who|what|which|when|where|why|how)\b))|(?:,?\s+(?:und|oder)\s+"
+    r"(?=(?:wer|wen|wem|was|welche[mnrs]?|wann|wo|wohin|woher|warum|wieso|weshalb|wie|wieviele?)\b))",
     re.IGNORECASE,
 )
 _WORD = re.compile(r"[^\W_]+(?:[.'’-][^\W_]+)*")

@@ -306,7 +306,7 @@ def _consequence(graph: Graph, task: Task) -> Event | None:
     unmet = graph.unmet(task)
     if unmet is not None:
         first = graph.tasks[unmet.from_task]
-        reason = f"A task that it comes after ({unmet.relation}) {_WITHOUT_RESULT[first.status]}."
+        reason = f"It builds on a task that {_WITHOUT_RESULT[first.status]}."
         return _pruned(task, prune_code(unmet, first), reason, first)
     # Edges hold back the parts; once these have ended nothing is left that could wait.
     if task.kind == "work" or graph.has_open_part(task):

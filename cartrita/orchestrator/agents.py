@@ -23,6 +23,11 @@ FEWEST_EXAMPLES = 5
 # What the agent loop does by itself; other skills are functions (skills/).
 BUILT_IN_SKILLS = ("talk", "documents", "write")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
+_ABILITIES: Mapping[str, str] = {
+    "answers": "write texts of its own",
+    "tools": "use tools",
+    "planning": "plan",
+}
 
 
 class UnknownAgent(NotFound):
@@ -121,6 +126,11 @@ def missing_capabilities(who: Agent, capabilities: Collection[str]) -> list[str]
     return sorted(who.needs.difference(capabilities))
 
 
+def in_words(capabilities: Iterable[str]) -> str:
+    """Return what a model with these capabilities can do, for people."""
+    return " and ".join(_ABILITIES.get(each, each) for each in capabilities)
+
+
 def _wrong(who: Agent, tools: Collection[str], tiers: Collection[str], skills: Collection[str]) -> list[str]:
     wrong = []
     if not _NAME.fullmatch(who.name):
@@ -192,7 +202,8 @@ _AGGREGATE = (
     r"less than|fewer than|at least|above|below|between|over time|trend|develop\w*|distribution|histogram|"
     r"share|percentage|proportion|ratio|fraction|missing|empty|null|negative|common|add up|spen[dt]|earn\w*|"
     r"compare|break down|durchschnitt\w*|mittelwert\w*|summe|anzahl|wie ?viele?|meisten?|wenigsten|"
-    r"höchste\w*|niedrigste\w*|pro|anteil|moyenne|somme|total|combien|médiane|plus|par|promedio|suma|media|"
+    r"höchste\w*|niedrigste\w*|größte\w*|kleinste\w*|teuerste\w*|billigste\w*|am \w{3,}sten|"
+    r"pro|anteil|moyenne|somme|total|combien|médiane|plus|par|promedio|suma|media|"
     r"cuánt[oa]s?|más|por)"
 )
 _NUMBER = r"\d[\d.,]*"

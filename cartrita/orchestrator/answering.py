@@ -1,7 +1,7 @@
 """How an answer is made of passages: extracted verbatim, or asked of a model and checked afterwards."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.agents import Agent
 from cartrita.orchestrator.critic import without_marks
+from cartrita.orchestrator.skills import Input
 from retrieval import answers
 from retrieval.answers import Citation
 from retrieval.document import RetrievalPerformed
@@ -28,6 +29,16 @@ _CITED = re.compile(r"\[(\d{1,2})\]")
 # Models take tags for tags in whatever case, and with blanks in them.
 _PASSAGE_TAG = re.compile(r"(?<=<)(?=\s*/?\s*passage)", re.IGNORECASE)
 _ATTRIBUTE_END = re.compile(r"[\s<>]+")
+_POINTS_BACK = re.compile(
+    r"\b(?:it|its|them|they|their|this|that|these|those|the (?:former|latter|same)|he|she|him|her|his|ihn|"
+    r"ihm|ihr|ihnen|dafür|dazu|davon|damit|darüber|hierzu|hierfür|diese[rmns]?|cela|ça|celui-ci|eso|esto|ello)\b",
+    re.IGNORECASE,
+)
+# Of a table before it, what has more rows names nothing in particular.
+_MOST_NAMED_ROWS = 3
+_LONGEST_NAME = 60  # characters
+# A name, not a date or a number written as text.
+_NAME = re.compile(r"[^\W\d_]{2}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +57,24 @@ class Answer:
     def pieces(self) -> list[str]:
         """Return the text in the pieces in which it is shown: its lines."""
         return self.text.splitlines(keepends=True)
+
+
+def about(intent: str, inputs: Sequence[Input]) -> str:
+    """Return a request with the names that it points back to: texts in the few rows of a table before it."""
+    if not _POINTS_BACK.search(intent):
+        return intent
+    names = dict.fromkeys(name for given in inputs for name in _names(given.result))
+    return f"{intent} ({', '.join(names)})" if names else intent
+
+
+def _names(result: Mapping[str, Any]) -> Iterator[str]:
+    rows = result.get("rows")
+    if not isinstance(rows, Sequence) or len(rows) > _MOST_NAMED_ROWS:
+        return
+    for row in rows:
+        for cell in row if isinstance(row, list | tuple) else ():
+            if isinstance(cell, str) and len(cell) <= _LONGEST_NAME and _NAME.search(cell):
+                yield cell
 
 
 async def extract(question: str, search: RetrievalPerformed) -> Answer:

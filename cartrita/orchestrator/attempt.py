@@ -18,7 +18,7 @@ from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import answering, compose, critic, loop, proposals, results
-from cartrita.orchestrator.agents import Agent, agent, missing_capabilities
+from cartrita.orchestrator.agents import Agent, agent, in_words, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
@@ -74,7 +74,6 @@ _LONGEST_HINT = 200
 _SPEECHES_AN_ATTEMPT = 1000
 
 _ONCE = Retries(attempts=1)
-_ABILITIES = {"answers": "write texts of its own", "tools": "use tools", "planning": "plan"}
 
 
 class Attempt(RunSteps):
@@ -336,7 +335,7 @@ class Attempt(RunSteps):
             composed = compose.compose(self._parts)
             self._answer = Answer(composed.text, list(composed.citations), composed.supported)
         elif self._run.search is not None:
-            found = answering.extract(self._task.intent, self._run.search)
+            found = answering.extract(self._asked, self._run.search)
             self._answer = await self._until_stopped(found)
 
     async def _ran_away(self, move: Move | None) -> bool:
@@ -411,7 +410,11 @@ class Attempt(RunSteps):
     def _query(self) -> str:
         """The intent, and short results that it builds on: `that region` is found by the region's name."""
         hints = [each.text for each in self._inputs if len(each.text) <= _LONGEST_HINT]
-        return " ".join([self._task.intent, *hints])
+        return " ".join([self._asked, *hints])
+
+    @property
+    def _asked(self) -> str:
+        return answering.about(self._task.intent, self._inputs)
 
     # Tools
 
@@ -768,10 +771,9 @@ class Attempt(RunSteps):
         return TaskLimit(task_id=self._task.task_id, tokens=self._task.cost_budget_tokens)
 
     def _lacking(self, *capabilities: str) -> str:
-        model = self._called_model.name
-        wanted = " and ".join(_ABILITIES.get(each, each) for each in capabilities)
+        able, model = in_words(capabilities), self._called_model.name
         return (
-            f"The agent {self._agent.name} needs a model that can {wanted}, and {model} cannot. Set "
+            f"The agent {self._agent.name} needs a model that can {able}, and {model} cannot. Set "
             "OPENAI_API_KEY (with OPENAI_BASE_URL for another provider) and start again, or name a model that"
             " can."
         )

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any, ClassVar, Protocol
 
 from cartrita.errors import BadInput
-from cartrita.orchestrator.agents import AGENTS, CALCULATOR, GENERAL
+from cartrita.orchestrator.agents import AGENTS, CALCULATOR, GENERAL, TABLE_ANALYST
 from cartrita.orchestrator.router import Routing
 from cartrita.orchestrator.splitting import Part, makes, merged, parts, unquoted
 from cartrita.tools.registry import all_tools
@@ -19,6 +19,7 @@ from tasks_app.draft import DraftPlan, DraftTask
 PLANNER = "rules-1"
 MOST_TASKS = 6
 _MOST_ROUTED = 3 * MOST_TASKS
+_GIVE_FIGURES = frozenset({CALCULATOR.name, TABLE_ANALYST.name})
 
 
 class NothingAsked(BadInput):
@@ -60,12 +61,14 @@ def plan_by_rules(
     routed = _without_small_talk(_joined(routed, text, route, attachments), text)
     routed = _at_most(MOST_TASKS, routed, text, route, attachments)
     keys = [f"t{number}" for number in range(1, len(routed) + 1)]
-    tasks = []
+    tasks: list[DraftTask] = []
     reasons: dict[str, dict[str, Any]] = {}
     for number, (key, (part, routing)) in enumerate(zip(keys, routed, strict=True)):
         earlier = [each for each, _ in routed[:number]]
         needed = _needed(part, earlier)
         works_out = bool(needed) and _WORKS_OUT.search(unquoted(part.text)) is not None
+        if works_out:
+            needed = _with_figures(needed, tasks, keys)
         tasks.append(
             DraftTask(
                 key=key,
@@ -118,7 +121,8 @@ _REFERS_TO_NUMBER = re.compile(
 _FOLLOWS = re.compile(
     r"(?:then|next|finally|lastly|afterwards|after that|based on|dann|danach|anschließend|schließlich|"
     r"zuletzt|"
-    r"zum schluss|ensuite|puis|enfin|luego|después|finalmente)\b",
+    r"zum schluss|ensuite|puis|enfin|luego|después|finalmente|"
+    r"\w+\s+(?:(?:mir|bitte|uns)\s+)?(?:dann|danach|anschließend|zum schluss))\b",
     re.IGNORECASE,
 )
 _MADE_THING = re.compile(
@@ -298,6 +302,15 @@ def _needed(part: Part, earlier: Sequence[Part]) -> list[int]:
             ]
             needed |= set(makers[-1:])
     return sorted(needed)
+
+
+def _with_figures(needed: Sequence[int], tasks: Sequence[DraftTask], keys: Sequence[str]) -> list[int]:
+    """Add what a needed part, which may give no figure itself, was about."""
+    found = set(needed)
+    for index in needed:
+        if tasks[index].agent not in _GIVE_FIGURES:
+            found |= {keys.index(key) for key in tasks[index].depends_on}
+    return sorted(found)
 
 
 def _sharing(said: str, earlier: Sequence[Part]) -> list[int]:

@@ -128,9 +128,8 @@ class TestCommand:
         call_command("agents", json=True, stdout=out)
         listed = {each["name"]: each for each in json.loads(out.getvalue())}
         assert listed["calculator"]["usable"]
-        assert [name for name, each in listed.items() if each["at_work"]] == ["assistant"]
         assert not listed["writer"]["usable"]
-        assert "lacks answers" in listed["writer"]["why_not"]
+        assert "cannot write texts of its own" in listed["writer"]["why_not"]
 
     def test_lists_the_writer_as_usable_with_a_model_that_answers(
         self,

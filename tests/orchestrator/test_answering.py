@@ -5,7 +5,8 @@ from uuid import UUID
 
 import pytest
 
-from cartrita.orchestrator.answering import Answer, _with_passages
+from cartrita.orchestrator.answering import Answer, _with_passages, about
+from cartrita.orchestrator.skills import Input
 from retrieval.search import Hit
 
 
@@ -23,6 +24,28 @@ def hit(text: str, title: str = "ferry.md") -> Hit:
         lexical=None,
         dense=None,
     )
+
+
+def rows(*found: list[object]) -> Input:
+    return Input(intent="Which?", agent="table_analyst", text="", result={"rows": list(found)})
+
+
+class TestAbout:
+    def test_names_what_a_request_points_back_to(self) -> None:
+        found = about("What do the rules say about it?", [rows(["Training", 18055.48])])
+        assert found == "What do the rules say about it? (Training)"
+
+    @pytest.mark.parametrize(
+        ("intent", "given"),
+        [
+            ("What do the rules say about dogs?", rows(["Training", 5])),
+            ("What do the rules say about it?", rows(["2025-03-01", 5])),
+            ("What do the rules say about it?", rows(*[[f"Name {letter}"] for letter in "abcd"])),
+            ("What do the rules say about it?", Input(intent="When?", agent="a", text="At seven.")),
+        ],
+    )
+    def test_leaves_other_requests_as_they_are(self, intent: str, given: Input) -> None:
+        assert about(intent, [given]) == intent
 
 
 class TestWithPassages:

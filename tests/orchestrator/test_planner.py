@@ -24,6 +24,23 @@ Expected = list[tuple[str, str, tuple[int, ...]]]
 MESSAGES: list[tuple[str, str, Expected]] = [
     ("What is 3 * 4?", "", [("What is 3 * 4?", "calculator", ())]),
     (
+        "Which category costs most in costs.csv? What do the rules say about it? Work out 10 % of that sum.",
+        "table text",
+        [
+            ("Which category costs most in costs.csv?", "table_analyst", ()),
+            ("What do the rules say about it?", "document_answerer", (1,)),
+            ("Work out 10 % of that sum.", "calculator", (1, 2)),
+        ],
+    ),
+    (
+        "Was sagt der Vertrag über die Kaution? Berechne dann 5 % der Kaution.",
+        "text",
+        [
+            ("Was sagt der Vertrag über die Kaution?", "document_answerer", ()),
+            ("Berechne dann 5 % der Kaution.", "calculator", (1,)),
+        ],
+    ),
+    (
         "1. What is 3 * 4?\n2. Write a poem about the sea\n3. Check it for mistakes",
         "",
         [

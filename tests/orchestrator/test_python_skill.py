@@ -23,6 +23,8 @@ class TestCodeToRun:
         [
             ("Run this:\n```python\nprint(1)\n```", "print(1)"),
             ("```\nx = 1\nx + 1\n```", "x = 1\nx + 1"),
+            ("Run this: ```python\nprint(1)\n```", "print(1)"),
+            ("Please run ```\nprint(1)\n```\nthanks", "print(1)"),
             ("What is the output of this?\n```py\nprint(1)\n```", "print(1)"),
             ("````\nprint('```')\n````\nPlease execute it.", "print('```')"),
             ("Run this: print(sum(range(10)))", "print(sum(range(10)))"),

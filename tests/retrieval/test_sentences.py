@@ -56,6 +56,10 @@ class TestQuestionParts:
             ),
             ("Who pays the rent? What does it cost?", ["Who pays the rent?", "What does it cost?"]),
             ("Who pays the rent, and why?", []),
+            (
+                "Wann wird der Müll abgeholt und wann ist Ruhe?",
+                ["Wann wird der Müll abgeholt?", "wann ist Ruhe?"],
+            ),
             ("Which apples, pears and plums are red?", []),
             ("According to the manual, what does it cost?", []),
             (

@@ -149,7 +149,7 @@ class TestTasks:
         recorded.fail(1)
         assert statuses() == ["blocked", "failed", "pruned", "pending"]
         row = TaskRow.objects.get(id=task_id(2))
-        assert row.error_message == "A task that it comes after (depends_on) failed."
+        assert row.error_message == "It builds on a task that failed."
         assert row.completed_at is not None
 
     def test_tell_how_often_and_when_they_are_tried_again(self, recorded: Recorded) -> None:

@@ -154,8 +154,8 @@ class TestConsequences:
         assert statuses(plan) == {0: "pending", 1: "failed", 2: "pruned", 3: "pruned", 4: "pending"}
         second, third = plan.tasks[task_id(2)], plan.tasks[task_id(3)]
         assert (second.code, third.code) == ("dependency_failed", "dependency_failed")
-        assert second.error == "A task that it comes after (depends_on) failed."
-        assert third.error == "A task that it comes after (refines) was left out."
+        assert second.error == "It builds on a task that failed."
+        assert third.error == "It builds on a task that was left out."
 
     def test_name_the_task_because_of_which_one_is_left_out(self) -> None:
         plan = started(parts(2, (1, "depends_on", 2)), 1)

@@ -50,13 +50,16 @@ def code_to_run(intent: str) -> str | None:
 
 
 _FENCE = re.compile(r"^[ \t]*(`{3,}|~{3,})[ \t]*([\w+-]*)[ \t]*$", re.MULTILINE)
+# `Run this: ```python` at the end of a line.
+_OPENING = re.compile(r"(?<=[\s:])(`{3,})[ \t]*([\w+-]*)[ \t]*$", re.MULTILINE)
 
 
 def _blocks(intent: str) -> tuple[str, str, str] | None:
     """Return what is said around the one fenced block of a text, its language and its code."""
-    begun = _FENCE.search(intent)
-    if begun is None:
+    opened = [found for pattern in (_FENCE, _OPENING) if (found := pattern.search(intent))]
+    if not opened:
         return None
+    begun = min(opened, key=lambda found: found.start(1))
     end = len(intent)
     after = ""
     for closing in _FENCE.finditer(intent, begun.end()):

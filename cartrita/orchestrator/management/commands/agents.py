@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import CartritaError
 from cartrita.llm import catalog
-from cartrita.orchestrator.agents import Agent, all_agents, missing_capabilities, problems
+from cartrita.orchestrator.agents import Agent, all_agents, in_words, missing_capabilities, problems
 from cartrita.orchestrator.skills import SKILLS
 from cartrita.tools.registry import all_tools
 
@@ -34,7 +34,7 @@ class Command(BaseCommand):
         for each in shown:
             self.stdout.write(f"{each['name']} (version {each['version']}): {each['purpose']}")
             self.stdout.write(f"    tools:  {', '.join(each['tools']) or 'none'}")
-            self.stdout.write(f"    needs:  {', '.join(each['needs']) or 'nothing of its model'}")
+            self.stdout.write(f"    needs:  {_needs(each['needs'])}")
             self.stdout.write(f"    skill:  {each['skill'] or 'that of its model'}")
             self.stdout.write("    usable: " + ("yes" if each["usable"] else f"no: {each['why_not']}"))
 
@@ -62,6 +62,10 @@ def _described(who: Agent) -> dict[str, Any]:
     }
 
 
+def _needs(capabilities: list[str]) -> str:
+    return f"a model that can {in_words(capabilities)}" if capabilities else "no model"
+
+
 def _why_not(who: Agent) -> str:
     absent = sorted(set(who.tools).difference(each.name for each in all_tools()))
     if absent:
@@ -76,6 +80,6 @@ def _why_not(who: Agent) -> str:
     if not lacking:
         return ""
     return (
-        f"the model {model.name} lacks {', '.join(lacking)}. Set OPENAI_API_KEY, or CARTRITA_DEFAULT_MODEL "
-        "to a model that has it."
+        f"the model {model.name} cannot {in_words(lacking)}. Set OPENAI_API_KEY, or CARTRITA_DEFAULT_MODEL "
+        "to a model that can."
     )

@@ -117,6 +117,7 @@ _PHRASES: Sequence[tuple[re.Pattern[str], str]] = tuple(
         (r"^\s*rechne (.{1,200}) aus\b", r"\1"),
         (r"\*\*", "^"),
         (r"\bper ?cent\b|\bpercents\b|\bprozent\b|\bpour ?cent\b|\bpor ciento\b|\bpct\b", "%"),
+        (r"(?<=%)\s*(?:der|des)\b", " von der"),
         (r"\b(?:multiplied|multipliziert|multiplié|multiplicado) (?:by|with|mit|par|por)\b", "times"),
         (r"\b(?:divided by|geteilt durch|dividiert durch|divisé par|dividido (?:por|entre))\b", "over"),
         (r"\b(?:raised )?to the power (?:of )?|\braised to\b", " ^ "),
