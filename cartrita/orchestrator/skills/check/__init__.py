@@ -130,9 +130,12 @@ def _summary(findings: Sequence[Finding]) -> str:
 def _said(finding: Finding, citations: dict[tuple[str, int, int], dict[str, Any]], *, looked_up: bool) -> str:
     where = finding.statement
     if where is None and looked_up:
-        return "the documents' passages found do not speak of it."
+        return "the passages found do not speak of it."
     if where is None:
-        return f"not looked up (at most {MOST_SEARCHES} searches are made), and not in the passages found."
+        return (
+            f"not looked up, since at most {MOST_SEARCHES} are, those with figures, codes or names; not in the "
+            "passages found."
+        )
     quote = f"“{_shown(where.text)}” {_mark(where, citations)}"
     match finding.kind:
         case "supported":
