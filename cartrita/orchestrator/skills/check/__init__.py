@@ -133,8 +133,8 @@ def _said(finding: Finding, citations: dict[tuple[str, int, int], dict[str, Any]
         return "the passages found do not speak of it."
     if where is None:
         return (
-            f"not looked up, since at most {MOST_SEARCHES} are, those with figures, codes or names; not in the "
-            "passages found."
+            f"not looked up, since at most {MOST_SEARCHES} are, those with figures, codes or names; not in "
+            "the passages found."
         )
     quote = f"“{_shown(where.text)}” {_mark(where, citations)}"
     match finding.kind:
