@@ -31,6 +31,8 @@ _NO_RESULT = "There is no result for this part"
 _MARK = re.compile(r"(?P<before>\\?)\[(?P<blank>\s*)(?P<number>\d{1,2})\s*\](?P<link>(?=[(:\[]))?")
 _CODE_SPAN = re.compile(r"\\`|(?P<ticks>`+)")
 _MARKDOWN = re.compile(r"[\\`*_\[\]<>|~#]")
+# Within a line, a name with underscores and a sign between blanks are read as they stand.
+_MARKUP = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<!\s)[*~]|[*~](?!\s)|[\\`\[\]<>]")
 _Place = tuple[Any, Any, Any]
 
 
@@ -82,6 +84,15 @@ def compose(parts: Sequence[Part]) -> Composed:
         for text, headings in written.items()
     ]
     return Composed("\n\n".join(blocks), whole.citations, whole.supported)
+
+
+def without_results(parts: Sequence[Part]) -> str:
+    """Return the list of why each of these parts came to no result."""
+    return "\n".join(
+        f"- {_heading(part.intent)}: {_in_words(' '.join(part.reason.split()))}"
+        for part in parts
+        if part.reason
+    )
 
 
 def synthesis_messages(
@@ -296,7 +307,7 @@ def _said_without_result(part: Part) -> str:
         return NOTHING_SAID
     reason = " ".join(part.reason.split())
     if reason:
-        return f"{_NO_RESULT}: {_plain(reason)}"
+        return f"{_NO_RESULT}: {_in_words(reason)}"
     return {
         "aborted": f"{_NO_RESULT}: it was stopped.",
         "pruned": f"{_NO_RESULT}: it was left out.",
@@ -309,12 +320,23 @@ def _heading(intent: str) -> str:
     line = " ".join(next((line for line in intent.splitlines() if line.strip()), "").split())
     if len(line) > LONGEST_HEADING:
         line = line[:LONGEST_HEADING].rsplit(" ", 1)[0].rstrip(" ,;:") + " …"
-    return _plain(line)
+    elif line.endswith(".") and not line.endswith(".."):
+        line = line[:-1]
+    return _plain(line[:1].upper() + line[1:])
 
 
 def _plain(text: str) -> str:
     """Return a line that is shown as it is, not as Markdown, and in which no number is a citation."""
     return _MARKDOWN.sub(r"\\\g<0>", _MARK.sub(r"[ \g<number>]", text))
+
+
+def _in_words(text: str) -> str:
+    """Return a sentence of a reason with its code spans; else it is shown as it is, and cites nothing."""
+    if text.count("`") % 2 or "``" in text or "\\" in text:
+        return _plain(text)
+    pieces = text.split("`")
+    pieces[::2] = [_MARKUP.sub(r"\\\g<0>", _MARK.sub(r"[ \g<number>]", piece)) for piece in pieces[::2]]
+    return "`".join(pieces)
 
 
 def _same(parts: Sequence[Part]) -> bool:

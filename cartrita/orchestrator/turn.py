@@ -20,7 +20,7 @@ from cartrita.errors import CartritaError, Conflict
 from cartrita.eventstore import Append, Erased, Event, derived_id, in_database_thread
 from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry
-from cartrita.orchestrator import planning, pricing, unread, waiting
+from cartrita.orchestrator import compose, planning, pricing, unread, waiting
 from cartrita.orchestrator.agents import GENERAL
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.attempt import Attempt
@@ -416,7 +416,7 @@ class Turn:
     async def _failures(self) -> str:
         """Return why none of the parts came to a result."""
         parts = await parts_of(self._ledger, self._ledger.root)
-        said = "\n".join(f"- {part.intent}: {part.reason}" for part in parts if part.reason)
+        said = compose.without_results(parts)
         return f"There is no answer, because no part of it came to a result:\n\n{said}"
 
     async def _unread(self) -> str:

@@ -56,6 +56,15 @@ class TestCompose:
         text = compose([part("A", "x [1]", SEVEN), failed]).text
         assert "There is no result for this part: A \\[ 1\\] model." in text
 
+    def test_leaves_names_and_code_of_a_reason_as_they_are(self) -> None:
+        failed = Part(intent="B", agent="writer", status="failed", reason="Set A_KEY, or `a_b`: *now* <b>.")
+        text = compose([part("A", "x"), failed]).text
+        assert text.endswith("Set A_KEY, or `a_b`: \\*now\\* \\<b\\>.")
+
+    def test_heads_a_part_with_a_capital_and_without_a_full_stop(self) -> None:
+        text = compose([part("double it.", "4"), part("what is 3 * 3?", "9")]).text
+        assert text == "**Double it**\n\n4\n\n**What is 3 \\* 3?**\n\n9"
+
     def test_does_not_show_what_was_taken_out_of_use(self) -> None:
         assert "secret" not in compose([part("A", "secret", usable=False)]).text
 
