@@ -11,6 +11,7 @@ class OrchestratorApp(AppConfig):
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
         from cartrita.orchestrator import attachments, reading, skills
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
+        from governance.commands.acts import settle_of_session
         from governance.commands.approvals import void_of_session
         from retrieval.scope import register_session_rights
         from sessions_app.activity import register_activity
@@ -20,6 +21,8 @@ class OrchestratorApp(AppConfig):
         register_activity(running_plans)
         register_activity(waiting_approvals)
         register_erasure(attachments.erase_attachments)
+        # Balances are locked before approvals, as steps do.
+        register_erasure(settle_of_session)
         register_erasure(void_of_session)
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)

@@ -114,7 +114,7 @@ def read_plan(
         tools={each.name for each in tools},
         planner=PLANNER,
         most_tasks=most_tasks,
-        doubts=_unfit_arguments,
+        doubts=lambda task: [*_foreign_tool(task, agents), *_unfit_arguments(task)],
     )
 
 
@@ -319,6 +319,17 @@ def _depth_exceeds(value: Any, limit: int) -> bool:
         if not level:
             return False
     return any(isinstance(each, dict | list) for each in level)
+
+
+def _foreign_tool(task: DraftTask, agents: Sequence[Agent]) -> list[str]:
+    """Return that a call is given to an agent that has not the tool, where others have it.
+
+    Rules are about agents: what one is denied, no plan does in the name of another.
+    """
+    having = [each.name for each in agents if task.tool and task.tool in each.tools]
+    if not having or task.agent in having:
+        return []
+    return [f"{task.agent} has no tool {task.tool}; give the task to {' or '.join(having)}."]
 
 
 def _unfit_arguments(task: DraftTask) -> list[str]:
