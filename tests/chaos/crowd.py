@@ -72,12 +72,12 @@ def patiently(do: Callable[[], T]) -> T:
             time.sleep(0.1)
 
 
-def until(there: Callable[[], bool]) -> None:
+def until(there: Callable[[], bool], *, pause: float = 0.005) -> None:
     """Wait until something is so."""
     late = time.monotonic() + PATIENCE_SECONDS
     while not there():
         assert time.monotonic() < late, "it never came to be"
-        time.sleep(0.005)
+        time.sleep(pause)
 
 
 @dataclass(frozen=True, slots=True)
@@ -468,6 +468,20 @@ class Crowd:
 
     def cancel(self, session_id: UUID, message_id: UUID) -> None:
         commands.cancel_turn(session_id=session_id, message_id=message_id, actor=self.person.actor)
+
+    def goes_on(self) -> None:
+        """Wait until something was recorded since the last blow."""
+        at = datetime.fromtimestamp(self.blows[-1].at if self.blows else 0, UTC)
+        agents = (
+            "select 1 from event where recorded_at > %s and actor not like 'user:%%' "
+            "and session_id is not null limit 1"
+        )
+
+        def moved() -> bool:
+            with self._superuser() as connection:
+                return connection.execute(agents, [at]).fetchone() is not None
+
+        until(lambda: patiently(moved), pause=0.05)
 
     def replies(self) -> int:
         with self._superuser() as connection:
