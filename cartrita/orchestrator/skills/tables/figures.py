@@ -8,6 +8,7 @@ from cartrita.orchestrator.skills.tables.vocabulary import CONCEPTS, is_additive
 
 
 def share(reading: Reading) -> Asked:
+    """Return what asks for a share in percent, of rows or of a figure. Raises NotUnderstood."""
     place = next(number for number, item in enumerate(reading.items) if item.role == "share")
     follows = reading.items[place + 1] if place + 1 < len(reading.items) else None
     reading.take("share", "which", "list", "howmuch", "count", "rows")
@@ -40,6 +41,7 @@ def share(reading: Reading) -> Asked:
 
 
 def correlation(reading: Reading) -> Asked:
+    """Return what asks for the correlation of two columns. Raises NotUnderstood."""
     reading.take("corr", "and", "which", "list", "between")
     columns = [reading.number_of(item) for item in reading.take("col")]
     if len(columns) != 2 or columns[0] == columns[1]:
@@ -49,6 +51,7 @@ def correlation(reading: Reading) -> Asked:
 
 
 def spread(reading: Reading) -> Asked:
+    """Return what asks for the difference of the largest and the smallest. Raises NotUnderstood."""
     extremes = {item.role.split(":")[1] for item in reading.take("sup:", "agg:max", "agg:min", "adj:price:")}
     said = reading.take("range", "and", "which", "list")
     if extremes != {"min", "max"} and not any(says(item, "range", "spread") for item in said):
@@ -61,6 +64,7 @@ def spread(reading: Reading) -> Asked:
 
 
 def duplicates(reading: Reading) -> Asked:
+    """Return what asks for the values that are there more than once. Raises NotUnderstood."""
     reading.take("duplicate", "which", "list", "noun", "rows")
     items = reading.take("col")
     if len(items) != 1 or reading.groups:
@@ -76,6 +80,7 @@ def duplicates(reading: Reading) -> Asked:
 
 
 def missing(reading: Reading) -> Asked:
+    """Return what asks for how many cells of each column are empty. Raises NotUnderstood."""
     reading.take("missing", "columns", "which", "list", "count", "noun", "rows", "by")
     reading.no_groups()
     columns = reading.table.columns
@@ -85,6 +90,7 @@ def missing(reading: Reading) -> Asked:
 
 
 def when(reading: Reading) -> Asked:
+    """Return what asks for the first or the last time. Raises NotUnderstood."""
     down = {
         "top": False, "adj:date:min": False, "adj:date:max": True, "last": True, "adj:age:max": False,
     }  # fmt: skip
@@ -99,6 +105,7 @@ def when(reading: Reading) -> Asked:
 
 
 def count(reading: Reading) -> Asked:
+    """Return what asks how many rows or different values there are. Raises NotUnderstood."""
     reading.take("count", "list", "which")
     if reading.take("agg:", "sup:"):
         raise NotUnderstood("A figure of counts is not followed: ask for the counts by groups.")
@@ -143,7 +150,7 @@ def count(reading: Reading) -> Asked:
 
 
 def figures(reading: Reading) -> Asked:
-    """Aggregates: each belongs to the column that is named next, or to the one before."""
+    """Return what asks for aggregates: each is of the column named next, or before. Raises NotUnderstood."""
     _no_extremes_of_aggregates(reading)
     pending: list[str] = []
     last: list[str] = []
@@ -220,6 +227,7 @@ def _measure(reading: Reading, function: str, item: Item) -> Measure:
 
 
 def distinct(reading: Reading) -> Asked:
+    """Return what asks for the different values of a column. Raises NotUnderstood."""
     reading.take("distinct", "list", "which")
     items = reading.take("col")
     if len(items) != 1 or reading.groups:
@@ -229,6 +237,7 @@ def distinct(reading: Reading) -> Asked:
 
 
 def how_much(reading: Reading) -> Asked:
+    """Return what asks for a total (`how much did … spend`). Raises NotUnderstood."""
     said = reading.take("howmuch", "spend", "earn", "which")
     reading.take("noun")
     items = reading.take("col")

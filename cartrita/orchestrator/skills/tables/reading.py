@@ -75,6 +75,7 @@ class Reading:
         return taken
 
     def pick(self, item: Item, fits: Callable[[Column], bool], what: str) -> Column:
+        """Return the one column that words may name and that fits. Raises NotUnderstood."""
         found = [column for column in item.columns if fits(column)]
         if len(found) == 1:
             self.qualities.append(item.quality)
@@ -88,17 +89,21 @@ class Reading:
         raise NotUnderstood(f"{named} is no column of {what}.")
 
     def number_of(self, item: Item) -> Column:
+        """Return the column of numbers that words name, rather a figure than an id."""
         measures = [column for column in item.columns if column.is_measure]
         return self.pick(narrowed(item, measures or item.columns), lambda each: each.is_number, "numbers")
 
     def group_of(self, item: Item) -> Column:
+        """Return the column that words name, rather one of names than of figures or times."""
         names = [column for column in item.columns if not column.is_measure and not column.is_date]
         return self.pick(narrowed(item, names or item.columns), lambda _each: True, "groups")
 
     def date_of(self, item: Item) -> Column:
+        """Return the column of dates that words name."""
         return self.pick(item, lambda each: each.is_date, "dates")
 
     def about(self, concept: str, fits: Callable[[Column], bool]) -> Column:
+        """Return the one column that is of such a thing (CONCEPTS) and fits. Raises NotUnderstood."""
         found = [column for column in self.table.about(concept) if fits(column)]
         if len(found) == 1:
             self.qualities.append(1)
@@ -109,6 +114,7 @@ class Reading:
         raise NotUnderstood(f"No column tells of the {concept} in so many words.")
 
     def only_date(self) -> Column:
+        """Return the one column of dates that there is. Raises NotUnderstood."""
         dates = [column for column in self.table.columns if column.is_date]
         if len(dates) == 1:
             return dates[0]
@@ -118,6 +124,7 @@ class Reading:
         raise NotUnderstood("No column has dates.")
 
     def only_measure(self) -> Column:
+        """Return the one column of figures that there is. Raises NotUnderstood."""
         found = [column for column in self.table.columns if column.is_measure]
         if len(found) == 1:
             return found[0]
@@ -131,6 +138,7 @@ class Reading:
         return keys if len(keys) == 1 else ()
 
     def made_of(self, kind: str, **more: Any) -> Asked:
+        """Return what is asked, with the conditions, groups and order that were found."""
         sure = sum(self.qualities) / len(self.qualities) if self.qualities else 0.0
         if self.having and kind != "groups":
             raise NotUnderstood("A condition on how many rows there are has no place in it.")
@@ -143,10 +151,12 @@ class Reading:
         )
 
     def no_groups(self) -> None:
+        """Raise NotUnderstood where there are groups."""
         if self.groups:
             raise NotUnderstood("It cannot be given by groups.")
 
 
 def unplaced(items: Sequence[Item]) -> str:
+    """Return a sentence on the words that have no meaning in the question."""
     said = ", ".join(dict.fromkeys(code(item.text[:60]) for item in items[:6]))
     return f"What {said} should mean in it is not clear."
