@@ -205,6 +205,12 @@ class Ledger:
                 await self._append(events)
             return bool(events)
 
+    def wants_a_place(self) -> bool:
+        """Tell whether a task could start if others left it a place."""
+        now = datetime.now(UTC)
+        limits = self.crew.limits
+        return bool(ready(self.plan, session_id=self.work.session_id, now=now, running=(), limits=limits))
+
     async def end(
         self,
         ended: TaskCompleted | TaskFailed | TaskAborted,

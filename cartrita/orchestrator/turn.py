@@ -252,6 +252,7 @@ class Turn:
                 elif self._wake.is_set():
                     self._halted.clear()
                 self._wake.clear()
+                self._let_go_on(datetime.now(UTC))
                 await self._ledger.start_ready()
                 self._attend()
                 if self._over():
@@ -337,29 +338,44 @@ class Turn:
 
     async def _wait(self) -> Awaits | Pauses | None:
         """Return what everything waits for; None after waiting for what is short."""
+        if self._ledger.wants_a_place():
+            await self._ledger.crew.place_left(PLACE_SECONDS)
+            return None
         now = datetime.now(UTC)
         times = [each.until for each in self._halted.values() if isinstance(each, Pauses)]
         if (retry := wakes_at(self._ledger.plan)) is not None:
             times.append(retry)
         if times and min(times) - now <= SHORT_PAUSE:
             await self._pause(min(times))
-            self._halted = {
-                task_id: each
-                for task_id, each in self._halted.items()
-                if not (isinstance(each, Pauses) and each.until <= datetime.now(UTC))
-            }
             return None
         if times:
             return Pauses(min(times))
         if self._halted:
             return next(iter(self._halted.values()))
-        # Nothing runs and nothing waits: there is no place now.
+        # Nothing runs and nothing waits: there was no place a moment ago.
         await self._ledger.crew.place_left(PLACE_SECONDS)
         return None
 
+    def _let_go_on(self, now: datetime) -> None:
+        """Forget the pauses that are over, so that somebody works on their tasks again."""
+        over = [
+            task_id
+            for task_id, each in self._halted.items()
+            if isinstance(each, Pauses) and each.until <= now
+        ]
+        for task_id in over:
+            del self._halted[task_id]
+
     def _seconds_to_wait(self) -> float | None:
-        at = wakes_at(self._ledger.plan)
-        return None if at is None else max((at - datetime.now(UTC)).total_seconds(), 0.01)
+        """Return when to look again although nothing has ended: at a retry, a pause's end, or for a place."""
+        times = [each.until for each in self._halted.values() if isinstance(each, Pauses)]
+        if (retry := wakes_at(self._ledger.plan)) is not None:
+            times.append(retry)
+        seconds = [max((at - datetime.now(UTC)).total_seconds(), 0.01) for at in times]
+        if self._ledger.wants_a_place():
+            # Another session's task may make it.
+            seconds.append(PLACE_SECONDS)
+        return min(seconds, default=None)
 
     async def _pause(self, until: datetime) -> None:
         seconds = max((until - datetime.now(UTC)).total_seconds(), 0.01)

@@ -9,14 +9,17 @@ import pytest
 
 from cartrita.eventstore import in_database_thread, run_following
 from cartrita.orchestrator.critic import CRITERIA
+from cartrita.tools.registry import ToolCall
 from governance.models import Approval, BudgetBalance, PolicyDecision
 from sessions_app import commands as sessions
 from sessions_app.channel import describe
 from tasks_app.models import RunRow, TaskRow
-from tasks_app.plan import PlanCompleted, PlanRevised, TaskAdded
-from tests.flows.conftest import Person, ScriptedModel, reply_to, running
+from tasks_app.plan import PlanCompleted, PlanRevised, TaskAdded, TaskCompleted, TaskFailed, TaskStarted
+from tests.flows.conftest import Person, ScriptedModel, reply_to, running, until
 from tests.flows.governed import (
     Reviewer,
+    Sends,
+    Sent,
     a_reviewer,
     effects,
     escalating,
@@ -26,7 +29,7 @@ from tests.flows.governed import (
     requested,
     rules,
 )
-from tests.flows.test_plans import ASKED, PLANNING, call, plans, task
+from tests.flows.test_plans import ASKED, PLANNING, a_tool, call, plans, task
 
 pytestmark = pytest.mark.usefixtures("consistent")
 
@@ -170,6 +173,75 @@ class TestTwoApprovals:
         assert reply.outcome == "answered"
         assert len(effects(tmp_path / "sent")) == 1
         assert await in_database_thread(left_over, session_id) == []
+
+
+class TestPartThatIsThrottled:
+    async def test_goes_on_at_its_time_beside_others(
+        self, person: Person, reviewer: Reviewer, model: ScriptedModel, tmp_path: Path
+    ) -> None:
+        sent = tmp_path / "sent"
+        await reviewer.changes_rules(
+            person,
+            rules("""
+  - name: not-so-fast
+    sentence: One letter at a time.
+    priority: 100
+    match: {kinds: [tool_call], tools: [send_text]}
+    outcome: throttle
+    parameters: {rate: 10/minute, burst: 1, per: session}
+"""),
+        )
+
+        async def linger(arguments: Sends, call: ToolCall) -> Sent:
+            while len(effects(sent)) < 2:  # noqa: ASYNC110 - a file
+                await asyncio.sleep(0.1)
+            return Sent(text="both are sent")
+
+        plans(model, call("a", "one"), call("b", "two"), call("c", "three", tool="linger"))
+        with registered("send_text", sent), a_tool("linger", linger, timeout_seconds=25):
+            async with running():
+                session_id = await person.opens_session()
+                reply = await person.asks(session_id, ASKED, agent=None)
+                events = await events_of(session_id)
+        assert reply.outcome == "answered"
+        assert of_type(events, TaskFailed) == []
+        assert await in_database_thread(left_over, session_id) == []
+
+
+class TestPartWithoutAPlace:
+    async def test_begins_although_another_part_waits_for_people(
+        self, person: Person, reviewer: Reviewer, model: ScriptedModel, tmp_path: Path
+    ) -> None:
+        await reviewer.changes_rules(person, rules(escalating("ask", "tool_call", tools=["ask_first"])))
+        sent = tmp_path / "sent"
+        go_on = asyncio.Event()
+
+        async def linger(arguments: Sends, call: ToolCall) -> Sent:
+            await go_on.wait()
+            return Sent(text="sent")
+
+        with (
+            registered("ask_first", sent),
+            registered("send_text", sent),
+            a_tool("linger", linger, timeout_seconds=60),
+            a_tool("dawdle", linger, timeout_seconds=60),
+        ):
+            async with running():
+                busy = await person.opens_session()
+                # All places of the agent are taken.
+                plans(model, *(call(key, key, tool=("linger", "dawdle")[key in "cd"]) for key in "abcd"))
+                await person.says(busy, ASKED, agent=None)
+                await until(busy, lambda each: isinstance(each.event, TaskStarted))
+                session_id = await person.opens_session()
+                plans(model, call("a", "one", tool="ask_first"), call("b", "two"), call("c", "three"))
+                message_id = await person.says(session_id, ASKED, agent=None)
+                await asyncio.sleep(1.5)
+                go_on.set()
+                approval_id = await requested(session_id)
+                await until(session_id, lambda each: isinstance(each.event, TaskCompleted))
+                await reviewer.approves(approval_id)
+                assert (await reply_to(session_id, message_id)).outcome == "answered"
+        assert sorted(effects(sent)) == ["one", "three", "two"]
 
 
 class TestErasure:
