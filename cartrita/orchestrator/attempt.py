@@ -458,7 +458,9 @@ class Attempt(RunSteps):
         """Call a tool with these arguments, or with those that a reviewer put in their place."""
         edit = self._edit or self._run.edit
         arguments = edit.arguments if edit is not None else given
-        key = f"{self.run_id}:{step.step}"
+        # A task that is one call makes the same call in each attempt: the tool is told so by its key.
+        first = self._ledger.run_id(self._task.task_id, 1) if self._wanted_tool else self.run_id
+        key = f"{first}:{step.step}"
         try:
             prepared = await runner.prepare(name, arguments, facts=self._facts(), key=key)
         except CartritaError as error:

@@ -181,9 +181,11 @@ class TestPlanOfSeveralTasks:
 
     async def test_tries_again_what_may_pass(self, person: Person, model: ScriptedModel) -> None:
         tries: list[str] = []
+        keys: list[str] = []
 
         async def hesitate(arguments: Sends, call: ToolCall) -> Sent:
             tries.append(arguments.text)
+            keys.append(call.idempotency_key)
             # Only once: a tool that fails again is slowed down by the policy.
             if len(tries) == 1:
                 raise Unavailable("The post office is closed for a moment.")
@@ -195,6 +197,7 @@ class TestPlanOfSeveralTasks:
                 reply, events = await asks(person)
         assert (tries, reply.outcome) == (["one", "one", "two"], "answered")
         assert [one.attempt for one in of_type(events, TaskRetried)] == [1]
+        assert keys[0] == keys[1] != keys[2]
 
     async def test_does_not_try_again_what_may_have_happened(
         self, person: Person, model: ScriptedModel
