@@ -1,9 +1,11 @@
 """What the chat page says by script. Braces hold what the script puts in."""
 
+from collections.abc import Mapping
+
 from django.utils.functional import Promise
 from django.utils.translation import gettext_lazy as _
 
-CHAT: dict[str, "Promise | dict[str, Promise]"] = {
+CHAT: "Mapping[str, Promise | Mapping[str, Promise | list[Promise]]]" = {
     "you": _("You"),
     "agent": _("Cartrita"),
     "send": _("Send"),
@@ -67,6 +69,14 @@ CHAT: dict[str, "Promise | dict[str, Promise]"] = {
         "failed": _("failed: {reason}"),
         "skipped": _("skipped"),
         "stopped": _("stopped"),
+    },
+    "bill": {
+        "tasks": _("{count} tasks"),
+        "tokens": _("about {count} tokens"),
+        "no_tokens": _("no tokens"),
+        "approvals": [_("1 act to be approved"), _("{count} acts to be approved")],
+        "throttles": [_("1 act to be slowed down"), _("{count} acts to be slowed down")],
+        "denials": [_("1 act to be denied"), _("{count} acts to be denied")],
     },
     "why_not": _("Say why not, so that the person who asked knows."),
 }

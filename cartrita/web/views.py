@@ -22,9 +22,10 @@ from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import head, new_id
 from cartrita.orchestrator.answering import EXTRACTIVE
 from cartrita.web.approvals import Card, card, cards, waits_for
+from cartrita.web.graph import drawing
 from cartrita.web.markdown import cited_numbers, to_html
 from cartrita.web.passages import marked_pages, visible_part
-from cartrita.web.plans import in_chat, items, money, visible
+from cartrita.web.plans import bill, in_chat, items, money, visible, words_of
 from cartrita.web.texts import CHAT, PLAN_WORDS
 from cartrita.web.themes import THEME_COOKIE, THEMES
 from governance.models import Approval
@@ -188,6 +189,8 @@ def plan(request: HttpRequest, plan_id: UUID) -> HttpResponse:
         "goal": visible(view.goal),
         "cost": money(view.costs),
         "items": items(view),
+        "bill": bill(view),
+        "graph": drawing(view.all_tasks(), words_of),
     }
     return render(request, "web/plan.html", shown)
 

@@ -20,11 +20,14 @@ from cartrita.eventstore import (
 from cartrita.tools.events import ToolReturned
 from sessions_app.commands import create_session, post_message, post_reply
 from sessions_app.queries import key_of
+from tasks_app.bill import Known, Past, billed, reckon
 from tasks_app.growth import add_edge
 from tasks_app.plan import (
     Check,
+    Foreseen,
     Plan,
     PlanAccepted,
+    PlanBilled,
     PlanCriticised,
     PlanProposed,
     Relation,
@@ -120,6 +123,28 @@ class Written:
             estimated_tokens=100,
             kind=kind,
         )
+
+    def bill(self, *, past: int = 0, foreseen: Sequence[Foreseen] = ()) -> PlanBilled:
+        """Record a bill: each part needs some 90 tokens, as `past` tasks did; `foreseen` are of the first."""
+        known = Known(prompt_tokens=80, output_tokens=20)
+        used = [Past(known, prompt_tokens=80, completion_tokens=10, cost_micros=1000)] * past
+        event = billed(
+            [
+                reckon(
+                    task_id=task.task_id,
+                    agent=task.agent,
+                    tool="",
+                    model="scripted",
+                    known=known if task.kind == "work" else Known(0, 0),
+                    past=used if task.kind == "work" else (),
+                    price=lambda prompt, completion: 10 * prompt + 20 * completion,
+                    foreseen=tuple(foreseen) if number == 1 else (),
+                )
+                for number, task in enumerate(self.plan.tasks.values())
+            ]
+        )
+        self.record(event)
+        return event
 
     def start(self, number: int) -> UUID:
         """Begin an attempt at a task and return its run."""

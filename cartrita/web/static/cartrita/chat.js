@@ -374,7 +374,7 @@ function takeDocument(name, d) {
 
 // Plans of several tasks are shown as a list while they run; the reply's own line takes its place.
 function planOf(id) {
-  if (!plans.has(id)) plans.set(id, { tasks: new Map(), list: null });
+  if (!plans.has(id)) plans.set(id, { tasks: new Map(), list: null, bill: null });
   return plans.get(id);
 }
 
@@ -384,7 +384,29 @@ function planList(id, known) {
   item.querySelector("a").href = `/plans/${encodeURIComponent(id)}/`;
   keepingEnd(() => messages.append(item));
   known.list = item.querySelector("ul");
+  showBill(known);
   for (const task of known.tasks.values()) showTask(known, task);
+}
+
+// What the plan is expected to use, told before it runs.
+function showBill({ list, bill }) {
+  if (list === null || bill === null) return;
+  const number = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 6 });
+  const facts = [fill(say.bill.tasks, { count: number.format(bill.tasks) })];
+  if (bill.tokens.p90) facts.push(fill(say.bill.tokens, { count: number.format(bill.tokens.p50) }));
+  else facts.push(say.bill.no_tokens);
+  for (const { p50, p90, currency } of bill.costs) {
+    if (p90) facts.push(`${number.format(p50 / 1e6)} ${currency}`);
+  }
+  for (const kind of ["approvals", "throttles", "denials"]) {
+    const [one, several] = say.bill[kind];
+    if (bill[kind]) facts.push(bill[kind] === 1 ? one : fill(several, { count: number.format(bill[kind]) }));
+  }
+  const line = list.parentElement.querySelector(".bill");
+  keepingEnd(() => {
+    line.textContent = facts.join(", ");
+    line.hidden = false;
+  });
 }
 
 function showTask(known, task) {
@@ -411,6 +433,11 @@ function takePlan(name, d) {
     showTask(known, known.tasks.get(id));
     return;
   }
+  if (name === "PlanBilled") {
+    known.bill ??= d;
+    showBill(known);
+    return;
+  }
   const task = known.tasks.get(d.task_id);
   if (!task || !TASK_STATUS[name]) return;
   task.status = TASK_STATUS[name];
@@ -421,8 +448,9 @@ function takePlan(name, d) {
 
 // What the server knows of plans under way; events that come again after it change nothing more.
 function seedPlans(found) {
-  for (const { id, tasks } of found) {
+  for (const { id, tasks, bill } of found) {
     const known = planOf(id);
+    known.bill = bill;
     for (const task of tasks) {
       known.tasks.set(task.id, task);
       if (task.run_id) runs.set(task.run_id, { known, task });

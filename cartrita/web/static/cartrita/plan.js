@@ -8,6 +8,22 @@ const { session, plan, position } = place.dataset;
 const stream = new Stream("/ws");
 let timer = null;
 
+// Changes as little as may be: focus, selection and scrolling stay where they are.
+function become(old, fresh) {
+  if (old.isEqualNode(fresh)) return;
+  if (!(old instanceof Element) || old.nodeName !== fresh.nodeName || old.id !== fresh.id) {
+    old.replaceWith(fresh);
+    return;
+  }
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  for (const { name, value } of fresh.attributes) {
+    if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  }
+  const [before, after] = [[...old.childNodes], [...fresh.childNodes]];
+  after.forEach((child, place) => (place < before.length ? become(before[place], child) : old.append(child)));
+  for (const child of before.slice(after.length)) child.remove();
+}
+
 async function refresh() {
   timer = null;
   let text;
@@ -22,8 +38,9 @@ async function refresh() {
   }
   const fresh = new DOMParser().parseFromString(text, "text/html").getElementById("plan");
   if (!fresh) return;
-  if (fresh.innerHTML !== place.innerHTML) place.replaceChildren(...document.adoptNode(fresh).childNodes);
-  if ("ended" in fresh.dataset) stream.stop();
+  const ended = "ended" in fresh.dataset;
+  become(place, document.adoptNode(fresh));
+  if (ended) stream.stop();
 }
 
 function soon() {
