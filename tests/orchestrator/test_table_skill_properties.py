@@ -90,7 +90,7 @@ class TestAnyText:
     @example("\ud800 how many rows")
     @example("how many orders on 31.02.2024 or in February 0000 or before 9999-12-31")
     @example("top 999 orders by " + "9" * 900)
-    @settings(max_examples=150)
+    @settings(max_examples=80)
     def test_is_answered_or_refused(self, text: str) -> None:
         for over in (ODD, desk("*")):
             if not is_sql(over, text):
@@ -108,7 +108,7 @@ class TestTextsOfTheTables:
             takes(over, text)
 
     @given(said_of(ODD))
-    @settings(max_examples=200)
+    @settings(max_examples=120)
     def test_ask_what_the_tool_takes_of_odd_ones(self, text: str) -> None:
         if not is_sql(ODD, text):
             takes(ODD, text)
@@ -130,7 +130,7 @@ NAMED = st.fixed_dictionaries(
 
 class TestAnyEarlierResult:
     @given(st.lists(RESULTS | NAMED, max_size=3), st.sampled_from(["region", "order", "qty", "order date"]))
-    @settings(max_examples=150)
+    @settings(max_examples=80)
     def test_is_used_or_refused(self, results: list[dict[str, Any]], named: str) -> None:
         inputs = [Input(intent="Before", agent="somebody", text="So.", result=result) for result in results]
         takes(desk("Shop Orders.csv"), f"total net amount of that {named}", *inputs)
