@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 from django.core.management import call_command
+from django.test import Client
 
 from cartrita.accounts.commands import create_workspace, ensure_user
+from cartrita.accounts.models import User
 from cartrita.llm import catalog
 from tests.databases import Database
 from tests.llm.openai_server import OpenAIServer, Says, openai_server
@@ -42,6 +44,44 @@ def agents_of(report: Mapping[str, Any]) -> list[tuple[str, str]]:
 EXPECTED = [
     ("table_analyst", "complete"), ("document_answerer", "complete"), ("calculator", "complete")
 ]  # fmt: skip
+
+
+class TestItsPlan:
+    def test_is_seen_over_rest_on_its_page_and_in_the_terminal(
+        self, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        plan_id = asks(capsys)["plan_id"]
+        browser = Client()
+        browser.force_login(User.objects.get(email="root@example.com"))
+        plan = browser.get(f"/api/v2/plans/{plan_id}").json()
+        (root,) = plan["tasks"]
+        assert [(part["agent"], part["status"]) for part in root["parts"]] == EXPECTED
+        first, second, tax = root["parts"]
+        assert {edge["task_id"] for edge in tax["depends_on"]} == {first["id"], second["id"]}
+        assert (plan["status"], plan["ended_count"], plan["task_count"]) == ("complete", 4, 4)
+        # Without a model nothing is expected to cost anything, and nothing does.
+        assert plan["bill"]["tokens"] == {"p10": 0, "p50": 0, "p90": 0}
+        assert [line["task_id"] for line in plan["bill"]["lines"]] == [
+            root["id"], *(part["id"] for part in root["parts"])
+        ]  # fmt: skip
+        page = browser.get(f"/plans/{plan_id}/").content.decode()
+        for words in (
+            *(f"{number}. {agent}" for number, (agent, _) in enumerate(EXPECTED, 2)),
+            "Bill",
+            "Graph",
+        ):
+            assert words in page
+        assert page.count('<g data-status="complete">') == 4
+        call_command("trace", plan_id, user="root@example.com")
+        told = capsys.readouterr().out
+        for words in (
+            "by rules-",
+            "task 4: comes after task 2",
+            "search found",
+            "task 4: complete",
+            "reply ",
+        ):
+            assert words in told
 
 
 class TestCompoundQuestion:
