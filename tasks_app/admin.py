@@ -48,7 +48,12 @@ class PlanAdmin(LinkedAdmin):
     list_filter = ("status", "planner")
     ordering = ("-created_at",)
     exclude = ("goal",)
-    readonly_fields: ClassVar[tuple[str, ...]] = ("edges", "its_events")
+    readonly_fields: ClassVar[tuple[str, ...]] = ("edges", "its_page", "its_events")
+
+    @admin.display(description=_("page"))
+    def its_page(self, plan: PlanRow) -> SafeString:
+        """Link to the plan's page, which whoever may read its session sees."""
+        return format_html('<a href="{}">{}</a>', reverse("plan-page", args=[plan.id]), _("Show the plan"))
 
     @admin.display(description=_("edges"))
     def edges(self, plan: PlanRow) -> "SafeString | StrPromise":

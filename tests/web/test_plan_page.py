@@ -130,6 +130,14 @@ class TestPage:
         assert f'<a href="/plans/{written.plan_id}/">Plan: 3 tasks, 3 agents</a>' in page
         assert str(single.plan_id) not in page
 
+    def test_is_linked_from_the_console(self, ann: Person, client: Client) -> None:
+        written = Written(ann).propose(["Read"])
+        ordered()
+        ann.user.is_staff = ann.user.is_superuser = True
+        ann.user.save()
+        page = client.get(f"/admin/tasks_app/planrow/{written.plan_id}/change/").content.decode()
+        assert f'<a href="/plans/{written.plan_id}/">Show the plan</a>' in page
+
 
 class TestTheChatLoadedAgain:
     def test_knows_the_tasks_of_a_plan_under_way(self, ann: Person, client: Client) -> None:
