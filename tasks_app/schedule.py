@@ -63,10 +63,13 @@ class AttemptOver(Conflict):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """How many tasks may run at a time: in a session, of an agent, with a tool, and altogether."""
+    """How many tasks may run at a time: in a session, of an agent, with a tool, and altogether.
+
+    No session can take all places of an agent: most messages are for the same one.
+    """
 
     per_session: int = 4
-    per_agent: int = 4
+    per_agent: int = 12
     per_tool: int = 2
     total: int = 16
 
