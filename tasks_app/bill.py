@@ -150,8 +150,10 @@ def sum_of(tasks: Sequence[Sequence[int]]) -> Amounts:
     999 sums are made, in which each task takes part with its quantiles at the thousandths, each once and in
     an order of its own: McKay, Beckman and Conover, "A Comparison of Three Methods for Selecting Values of
     Input Variables" (1979). The orders are always the same, so that the same draws give the same sums, and a
-    task more or a larger draw never gives a smaller one.
+    task more or a larger draw never gives a smaller one. The sum of one task is that task.
     """
+    if len(tasks) == 1:
+        return amounts(tasks[0])
     sums = [0] * (THOUSAND - 1)
     for number, draws in enumerate(tasks):
         ordered = sorted(draws)

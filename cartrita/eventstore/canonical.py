@@ -47,10 +47,10 @@ def rfc3339(moment: datetime) -> str:
 
 
 def _simple(value: Any, depth: int) -> bool:
-    """Tell whether orjson's sorted form is the RFC 8785 form: no floats, ASCII keys, exact JSON types."""
+    """Tell whether orjson's sorted form is the RFC 8785 form: plain floats, ASCII keys, exact JSON types."""
     kind = type(value)
     if kind not in _CONTAINERS:
-        return kind in _SCALARS
+        return kind in _SCALARS or (kind is float and _is_plain(value))
     if depth >= MAX_DEPTH:
         return False
     # Every event is walked: whole containers are looked at, because steps of Python are what that costs.
@@ -62,6 +62,13 @@ def _simple(value: Any, depth: int) -> bool:
     if _SCALARS.issuperset(map(type, items)):
         return True
     return all(type(item) in _SCALARS or _simple(item, depth + 1) for item in items)
+
+
+def _is_plain(number: float) -> bool:
+    """Tell whether a number is written alike by all: shortest digits with a point, neither whole nor with an
+    exponent. A single temperature shall not send a whole prompt the slow way.
+    """
+    return 0.001 <= abs(number) < 1e15 and not number.is_integer()
 
 
 def _refuse_wrong_parts(value: Any, path: str, depth: int) -> None:

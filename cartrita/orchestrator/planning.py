@@ -14,7 +14,7 @@ from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import model_planner, pricing, router
-from cartrita.orchestrator.agents import AGENTS, GENERAL, Agent, agent, all_agents
+from cartrita.orchestrator.agents import AGENTS, BUILT_IN_SKILLS, GENERAL, Agent, agent, all_agents
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Ledger
@@ -37,6 +37,8 @@ CALL = "slash"
 MOST_PLAN_TOKENS = 4000
 # A task may use what it is expected to use so many times: an attempt that broke off counts as used.
 BUDGET_TIMES = 3
+# A model that works with tools is asked before each call and after the last.
+CALLS_WITH_TOOLS = 8
 # What the passages of a prompt amount to, roughly.
 PASSAGES_TOKENS = 1500
 
@@ -59,6 +61,8 @@ class Expected:
     prompt: int = 0
     output: int = 0
     model: ModelEntry | None = None
+    # How often the model may have to be asked, each time with what was said before.
+    calls: int = 1
 
     @property
     def tokens(self) -> int:
@@ -183,7 +187,9 @@ def lay_out(
                 spec=_spec(work, draft, task),
                 agent=task.agent,
                 priority=task.priority,
-                cost_budget_tokens=max(DEFAULT_TASK_BUDGET, BUDGET_TIMES * estimate),
+                cost_budget_tokens=max(
+                    DEFAULT_TASK_BUDGET, BUDGET_TIMES * estimate * expectations[task.key].calls
+                ),
                 estimated_tokens=estimate,
             )
         )
@@ -205,7 +211,9 @@ def expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Exp
     # Most texts have more than three bytes a token in every vocabulary.
     prompt = sum(len(text.encode()) for text in said) // 3 + PASSAGES_TOKENS
     output = min(who.max_output_tokens, model.context_limit)
-    return Expected(prompt=min(prompt, model.context_limit - output), output=output, model=model)
+    prompt = min(prompt, model.context_limit - output)
+    calls = CALLS_WITH_TOOLS if who.tools and who.skill not in BUILT_IN_SKILLS else 1
+    return Expected(prompt=prompt, output=output, model=model, calls=calls)
 
 
 def bill(

@@ -26,6 +26,10 @@ class TestCanonicalJson:
     def test_is_the_form_of_rfc_8785(self, value: Any) -> None:
         assert canonical_json(value) == rfc8785.dumps(value)
 
+    @given(st.floats(0.0009, 2e15) | st.decimals(0, 10**6, places=4).map(float))
+    def test_writes_numbers_as_rfc_8785_does(self, number: float) -> None:
+        assert canonical_json([number, -number]) == rfc8785.dumps([number, -number])
+
     def test_sorts_keys_by_utf_16_units(self) -> None:
         assert canonical_json({"\ufb33": 1, "\U0001f600": 2}) == '{"\U0001f600":2,"\ufb33":1}'.encode()
 
