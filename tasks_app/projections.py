@@ -334,25 +334,44 @@ def _snapshot(node: Node, of_plan: RecordedEvent) -> SnapshotRow:
 @following("tool_capabilities", ToolReturned, ToolFailed, tables=[ToolDayRow])
 def project_tool_capabilities(batch: Sequence[RecordedEvent]) -> None:
     """Keep `tool_capability_days`. A call that was refused before it began says nothing of the tool."""
+    calls: dict[UUID, list[RecordedEvent]] = {}
     for recorded in batch:
         event = cast(ToolReturned | ToolFailed, recorded.event)
         if event.definition_hash:
-            _count_call(event, recorded)
-
-
-def _count_call(event: ToolReturned | ToolFailed, recorded: RecordedEvent) -> None:
-    at = recorded.recorded_at
-    day = at.astimezone(UTC).date()
-    row, _ = ToolDayRow.objects.get_or_create(
-        id=derived_id(recorded.workspace_id, f"tool:{event.tool}:{event.definition_hash}:{day}"),
-        defaults={
-            "workspace_id": recorded.workspace_id,
-            "tool_name": event.tool,
-            "version": event.definition_hash,
-            "day": day,
-            "last_updated": at,
-        },
+            day = recorded.recorded_at.astimezone(UTC).date()
+            named = f"tool:{event.tool}:{event.definition_hash}:{day}"
+            calls.setdefault(derived_id(recorded.workspace_id, named), []).append(recorded)
+    # Written once a batch and day, or counting would cost as much as what is counted.
+    rows = ToolDayRow.objects.in_bulk(calls)
+    for row_id, made in calls.items():
+        row = rows.setdefault(row_id, _tool_day(row_id, made[0]))
+        for recorded in made:
+            _count_call(row, recorded)
+    ToolDayRow.objects.bulk_create(
+        rows.values(), update_conflicts=True, unique_fields=["id"], update_fields=_COUNTED
     )
+
+
+_COUNTED = (
+    "calls", "returned", "failed", "cancelled", "latency_ms", "cost_tokens", "last_success", "last_failure",
+    "last_updated",
+)  # fmt: skip
+
+
+def _tool_day(row_id: UUID, recorded: RecordedEvent) -> ToolDayRow:
+    event = cast(ToolReturned | ToolFailed, recorded.event)
+    return ToolDayRow(
+        id=row_id,
+        workspace_id=recorded.workspace_id,
+        tool_name=event.tool,
+        version=event.definition_hash,
+        day=recorded.recorded_at.astimezone(UTC).date(),
+        last_updated=recorded.recorded_at,
+    )
+
+
+def _count_call(row: ToolDayRow, recorded: RecordedEvent) -> None:
+    event, at = cast(ToolReturned | ToolFailed, recorded.event), recorded.recorded_at
     row.calls += 1
     row.last_updated = at
     if isinstance(event, ToolReturned):
@@ -366,7 +385,6 @@ def _count_call(event: ToolReturned | ToolFailed, recorded: RecordedEvent) -> No
         row.failed += 1
         row.last_failure = at
         row.latency_ms += event.latency_ms
-    row.save()
 
 
 def _session_of(recorded: RecordedEvent) -> UUID:
