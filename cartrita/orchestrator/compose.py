@@ -30,9 +30,8 @@ _NO_RESULT = "There is no result for this part"
 # Before a colon or bracket `[1]` would be the label of a link, and could lead anywhere.
 _MARK = re.compile(r"(?P<before>\\?)\[(?P<blank>\s*)(?P<number>\d{1,2})\s*\](?P<link>(?=[(:\[]))?")
 _CODE_SPAN = re.compile(r"\\`|(?P<ticks>`+)")
-_MARKDOWN = re.compile(r"[\\`*_\[\]<>|~#]")
 # Within a line, a name with underscores and a sign between blanks are read as they stand.
-_MARKUP = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<!\s)[*~]|[*~](?!\s)|[\\`\[\]<>]")
+_MARKUP = re.compile(r"(?<![^\W_])_|_(?![^\W_])|(?<!\s)[*~]|[*~](?!\s)|[\\`\[\]<>|#]")
 _Place = tuple[Any, Any, Any]
 
 
@@ -322,20 +321,20 @@ def _heading(intent: str) -> str:
         line = line[:LONGEST_HEADING].rsplit(" ", 1)[0].rstrip(" ,;:") + " …"
     elif line.endswith(".") and not line.endswith(".."):
         line = line[:-1]
-    return _plain(line[:1].upper() + line[1:])
+    return _as_it_reads(line[:1].upper() + line[1:])
 
 
-def _plain(text: str) -> str:
+def _as_it_reads(text: str) -> str:
     """Return a line that is shown as it is, not as Markdown, and in which no number is a citation."""
-    return _MARKDOWN.sub(r"\\\g<0>", _MARK.sub(r"[ \g<number>]", text))
+    return _MARKUP.sub(r"\\\g<0>", _MARK.sub(r"[ \g<number>]", text))
 
 
 def _in_words(text: str) -> str:
     """Return a sentence of a reason with its code spans; else it is shown as it is, and cites nothing."""
     if text.count("`") % 2 or "``" in text or "\\" in text:
-        return _plain(text)
+        return _as_it_reads(text)
     pieces = text.split("`")
-    pieces[::2] = [_MARKUP.sub(r"\\\g<0>", _MARK.sub(r"[ \g<number>]", piece)) for piece in pieces[::2]]
+    pieces[::2] = [_as_it_reads(piece) for piece in pieces[::2]]
     return "`".join(pieces)
 
 

@@ -63,7 +63,7 @@ class TestCompose:
 
     def test_heads_a_part_with_a_capital_and_without_a_full_stop(self) -> None:
         text = compose([part("double it.", "4"), part("what is 3 * 3?", "9")]).text
-        assert text == "**Double it**\n\n4\n\n**What is 3 \\* 3?**\n\n9"
+        assert text == "**Double it**\n\n4\n\n**What is 3 * 3?**\n\n9"
 
     def test_does_not_show_what_was_taken_out_of_use(self) -> None:
         assert "secret" not in compose([part("A", "secret", usable=False)]).text
