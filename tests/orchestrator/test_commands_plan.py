@@ -52,6 +52,15 @@ class TestPlan:
             assert "blocked by 3" in text
             assert "3. [pending] b: <b>x</b> ⟦U+202E⟧gnp.exe" in text
 
+    def test_prints_the_bill(self, ann: Person) -> None:
+        written = written_by(ann)
+        bill = written.bill(past=1)
+        ordered()
+        expected = f"bill: about {bill.tokens.p50} tokens ({bill.tokens.p10} to {bill.tokens.p90}), "
+        text = said("plan", str(written.plan_id))
+        assert expected in text
+        assert "rests on 3 past tasks" in text
+
     def test_prints_json(self, ann: Person) -> None:
         written = written_by(ann)
         plan = json.loads(said("plan", str(written.plan_id), "--json"))
@@ -105,6 +114,18 @@ class TestChannel:
         assert (judged["checks"], judged["verdict"]) == ([{"name": "cited", "passed": True}], "accept")
         assert "41" not in json.dumps(judged["checks"])
         assert all(d is not None and d["plan_id"] == str(written.plan_id) for _, d in shown)
+
+    def test_shows_what_the_plan_is_expected_to_use(self, ann: Person) -> None:
+        written = written_by(ann)
+        bill = written.bill()
+        (shown,) = [
+            describe(each) for each in load(written.plan_id) if each.type_name == "tasks_app.PlanBilled"
+        ]
+        assert shown is not None
+        assert (shown["plan_id"], shown["tasks"]) == (str(written.plan_id), 4)
+        assert shown["tokens"] == bill.tokens.model_dump()
+        assert list(shown["costs"]) == [bill.costs[0].model_dump()]
+        assert "lines" not in shown
 
     def test_shows_no_intent_of_an_erased_session(self, ann: Person) -> None:
         written = written_by(ann)

@@ -8,13 +8,16 @@ import pytest
 from django.test import Client
 
 from sessions_app.commands import erase_session
+from tasks_app.plan import Foreseen
 from tests.accounts.people import Person, someone
 from tests.databases import Database
+from tests.tasks_app.trees import NOON
 from tests.tasks_app.written import Written, ordered
 
 pytestmark = pytest.mark.flow
 
 HOSTILE = "<img src=x onerror=alert(1)> \u202egnp.exe"
+ASKS = Foreseen(act="tool_call", subject="send", outcome="escalate", rule="send-needs-leave", sure=True)
 
 
 @pytest.fixture
@@ -68,6 +71,7 @@ class TestPlans:
 
     def test_hold_what_the_schema_says(self, ann: Person, client: Client) -> None:
         written = Written(ann).propose(["Read", "Count"])
+        written.bill(past=3, foreseen=[ASKS])
         run_id = written.complete(1)
         ordered()
         schema = client.get("/api/schema", headers={"Accept": "application/json"}).json()
@@ -78,6 +82,9 @@ class TestPlans:
         detail = got(client, f"/runs/{run_id}")
         for name, value in (
             ("PlanDetail", plan),
+            ("BillEntry", plan["bill"]),
+            ("BillLineEntry", plan["bill"]["lines"][1]),
+            ("ForeseenAct", plan["bill"]["lines"][1]["foreseen"][0]),
             ("PlanTask", plan["tasks"][0]),
             ("ActVerdict", plan["tasks"][0]["parts"][0]["verdict"]),
             ("PlanSummary", entry),
@@ -86,6 +93,23 @@ class TestPlans:
             ("ActEntry", detail["acts"][0]),
         ):
             assert set(value) == set(components[name]["properties"]), name
+
+    def test_have_a_bill_beside_what_was_used(self, ann: Person, client: Client) -> None:
+        written = Written(ann).propose(["Read", "Count"], agents=["a", "b"])
+        assert got(client, f"/plans/{written.plan_id}")["bill"] is None
+        event = written.bill(past=3, foreseen=[ASKS])
+        run_id = written.start(1)
+        for outcome, more in (("escalate", {"approval_id": uuid4()}), ("deny", {}), ("allow", {})):
+            written.decide(run_id, outcome=outcome, permitted=outcome == "allow", **more)
+        written.decide(run_id, step=2, outcome="throttle", permitted=False, retry_after=NOON)
+        plan = got(client, f"/plans/{written.plan_id}")
+        bill = plan["bill"]
+        assert bill["tokens"] == event.tokens.model_dump()
+        assert bill["costs"] == [event.costs[0].model_dump()]
+        assert (bill["approvals"], bill["throttles"], bill["denials"]) == (1, 0, 0)
+        assert (bill["samples"], bill["estimated"]) == (6, 0)
+        assert bill["lines"][1]["foreseen"][0]["rule"] == "send-needs-leave"
+        assert (plan["asked_count"], plan["throttled_count"], plan["denied_count"]) == (1, 1, 1)
 
     def test_come_in_pages(self, ann: Person, client: Client) -> None:
         first = Written(ann).propose(["Read", "Count"])
