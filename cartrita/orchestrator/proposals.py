@@ -79,12 +79,12 @@ def task_text(intent: str, inputs: Sequence[Input]) -> str:
     """Return a task for a model, with the results that it builds on as quoted data."""
     if not inputs:
         return intent
-    quoted = "\n".join(
+    quotations = "\n".join(
         f'<result number="{number}" of="{attribute(each.intent)}">\n'
         f"{quoted(each.text[:LONGEST_INPUT])}\n</result>"
         for number, each in enumerate(inputs, 1)
     )
-    return f"Results of earlier steps, as data:\n{quoted}\n\nTask: {intent}"
+    return f"Results of earlier steps, as data:\n{quotations}\n\nTask: {intent}"
 
 
 def read(text: str, tools: Sequence[Tool]) -> Move | Problem:
