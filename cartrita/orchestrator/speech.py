@@ -22,9 +22,18 @@ def delivery_of(request: DecisionRequest) -> Delivery:
     It is held where a rule may still stop the text, and where people have to approve it: they read it first.
     """
     policy = active_policy(request.workspace_id)
-    rows = LabelSet.objects.filter(subject=f"session:{request.session_id}")
-    read = frozenset(label for labels in rows.values_list("labels", flat=True) for label in labels)
-    known = replace(request, labels=request.labels | read)
+    known = _with_labels(request)
     if delivery(known, policy) == "held" or decide(known, policy).outcome == "escalate":
         return "held"
     return "live"
+
+
+def may_tell(request: DecisionRequest) -> bool:
+    """Tell whether rules would let this text out now, without people's leave."""
+    return decide(_with_labels(request), active_policy(request.workspace_id)).allowed
+
+
+def _with_labels(request: DecisionRequest) -> DecisionRequest:
+    rows = LabelSet.objects.filter(subject=f"session:{request.session_id}")
+    read = frozenset(label for labels in rows.values_list("labels", flat=True) for label in labels)
+    return replace(request, labels=request.labels | read)

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,7 @@ from cartrita.orchestrator.ledger import STOPPED, Crew, Ledger
 from cartrita.orchestrator.limits import RunLimits
 from cartrita.orchestrator.parts import parts_of
 from cartrita.orchestrator.planning import draft_plan
+from cartrita.orchestrator.speech import may_tell, speech_arguments
 from cartrita.orchestrator.steps import SHORT_PAUSE, Halted, Stopped, later
 from cartrita.orchestrator.waiting import Awaits, Leave, Pauses, Refused
 from cartrita.streaming.deltas import purge_message
@@ -418,7 +420,7 @@ class Turn:
         if finished is None and plan.status == "stopped":
             await self._reply("", outcome="stopped")
         elif finished is None:
-            await self._reply(await self._failures(), outcome="failed")
+            await self._reply(await self._tellable(await self._failures()), outcome="failed")
         elif finished.status == "answered":
             await self._reply(finished.answer + await self._unread(), outcome="answered", finished=finished)
         elif finished.status == "stopped":
@@ -426,8 +428,18 @@ class Turn:
         elif finished.status == "denied":
             await self._reply(f"This was not allowed: {finished.answer}", outcome="denied", finished=finished)
         else:
-            failure = f"There is no answer: {finished.answer}{await self._unread()}"
-            await self._reply(failure, outcome="failed", finished=finished)
+            failure = await self._tellable(f"There is no answer: {finished.answer}", code=finished.code)
+            await self._reply(failure + await self._unread(), outcome="failed", finished=finished)
+
+    async def _tellable(self, text: str, *, code: str = "") -> str:
+        """Return what may be told of a failure: tools put what they read into the words of their errors."""
+        facts = replace(self._facts(), agent=self._ledger.root.agent)
+        request = DecisionRequest.about(
+            facts, "message_out", arguments=speech_arguments(self._work.user_id, "held", text)
+        )
+        if await in_database_thread(may_tell, request):
+            return text
+        return f"There is no answer{f' ({code})' if code else ''}. A rule keeps back why."
 
     async def _failures(self) -> str:
         """Return why none of the parts came to a result."""
