@@ -142,6 +142,7 @@ class TestPage:
 class TestTheChatLoadedAgain:
     def test_knows_the_tasks_of_a_plan_under_way(self, ann: Person, client: Client) -> None:
         written = Written(ann).propose(["Read", "</script><b>"], (1, "depends_on", 2))
+        bill = written.bill()
         written.fail(1)
         ordered()
         page = client.get(f"/chat/{written.session_id}/").content.decode()
@@ -149,6 +150,7 @@ class TestTheChatLoadedAgain:
         assert found is not None
         (plan,) = json.loads(found[1])
         assert plan["id"] == str(written.plan_id)
+        assert (plan["bill"]["tasks"], plan["bill"]["tokens"]) == (3, bill.tokens.model_dump())
         assert [task["status"] for task in plan["tasks"]] == ["skipped", "failed", "skipped"]
         assert (plan["tasks"][1]["reason"], plan["tasks"][2]["intent"]) == (
             "The table has no rows.",
