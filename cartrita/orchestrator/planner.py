@@ -99,7 +99,8 @@ _REFERS = re.compile(
     r"(?<!\bme )(?<!\bdetermine )(?<!\bwhat's )"
     rf"\bthe\s+{_FIGURE}\b(?!\s+(?:of|per|by|in|for|from|over|between|column|\d))|"
     r"\b(?:the (?:above|latter|former|previous|preceding|same)|both|all (?:of (?:these|those|them)|three|"
-    r"four|five))\b|\b(?:daraus|davon|damit|dafür|darüber|darauf|hieraus|das ergebnis|die ergebnisse|"
+    r"four|five))\b|\bsie(?=\s+(?:durch|mit|um|auf)\b)|"
+    r"\b(?:daraus|davon|damit|dafür|darüber|darauf|hieraus|das ergebnis|die ergebnisse|"
     r"dem ergebnis|den ergebnissen|beides?|beiden|dieses ergebnis|diese(?:n|m|s|r)? (?:wert|zahl|text|brief|"
     r"summe)\w*|ihn|es(?=\s*(?:\Z|[.,;?!]|\s(?:auf|für|in|ins|und|dann|mit|durch|an)\b)))\b|"
     r"\b(?:le résultat|les résultats|ce résultat|cela|ça|el resultado|los resultados|eso|esto|ello)\b",
@@ -199,7 +200,8 @@ def _joined(routed: Sequence[Routed], text: str, route: Router, attachments: fro
     for part, routing in routed:
         if found and part.link == "and":
             before, of_before = found[-1]
-            if not _clearly_different(of_before, routing) or before.call is not None:
+            apart = _clearly_different(of_before, routing) or _both_calculate(found[-1], (part, routing))
+            if not apart or before.call is not None:
                 joined = merged(before, part, text)
                 found[-1] = (joined, _route(joined, text, route, attachments))
                 continue
@@ -211,6 +213,18 @@ def _clearly_different(one: Routing | None, other: Routing | None) -> bool:
     if one is None or other is None:
         return False
     return one.clear and other.clear and one.agent != other.agent and GENERAL not in {one.agent, other.agent}
+
+
+def _both_calculate(one: Routed, other: Routed) -> bool:
+    """Tell whether two requests are calculations each for itself, with figures of their own."""
+    return all(
+        routing is not None
+        and routing.clear
+        and routing.agent == CALCULATOR.name
+        and any(character.isdigit() for character in part.text)
+        and not _REFERS.search(unquoted(part.text))
+        for part, routing in (one, other)
+    )
 
 
 def _without_small_talk(routed: Sequence[Routed], text: str) -> list[Routed]:

@@ -33,6 +33,22 @@ MESSAGES: list[tuple[str, str, Expected]] = [
         ],
     ),
     (
+        "What is 20 % of 50 and what is the square root of 81?",
+        "",
+        [
+            ("What is 20 % of 50", "calculator", ()),
+            ("what is the square root of 81?", "calculator", ()),
+        ],
+    ),
+    (
+        "Wie hoch ist die Summe von amount in costs.csv? Teile sie durch 12.",
+        "table",
+        [
+            ("Wie hoch ist die Summe von amount in costs.csv?", "table_analyst", ()),
+            ("Teile sie durch 12.", "calculator", (1,)),
+        ],
+    ),
+    (
         "Was sagt der Vertrag über die Kaution? Berechne dann 5 % der Kaution.",
         "text",
         [

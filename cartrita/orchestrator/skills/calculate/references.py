@@ -14,7 +14,7 @@ from cartrita.orchestrator.skills.calculate.tokens import tokens as tokens_of
 
 Want = Literal["percent", "value", ""]
 
-PRONOUNS = frozenset({"it", "that", "this", "davon", "daraus", "es", "dies"})
+PRONOUNS = frozenset({"it", "that", "this", "davon", "daraus", "es", "sie", "dies"})
 MANY = frozenset({"these", "those", "them", "both"})
 _MOST_VALUES = 100
 
@@ -24,8 +24,8 @@ _GENERIC = one_of(
     "answer figure figures value values number numbers total totals sum amount amounts price prices "
     "cost costs bill invoice previous above last earlier first step task calculation computed "
     "calculated found resulting final new current same whole overall "
-    "der die das dem den des davon daraus es dies ergebnis "
-    "ergebnisse wert betrag summe gesamt preis query outcome it them"
+    "der die das dem den des davon daraus es sie dies "
+    "ergebnis ergebnisse wert betrag summe gesamt preis query outcome it them"
 )
 _RATES = frozenset(
     {"rate", "percentage", "percent", "tax", "satz", "steuersatz", "discount", "interest", "rabatt"}
@@ -188,6 +188,8 @@ class References:
             yield from _table(task, given, result["columns"], result["rows"], said)
             return
         prose = _CITATION.sub(" ", given.text)
+        if _GERMAN.search(prose):
+            prose = _GERMAN_THOUSANDS.sub(lambda found: found[0].replace(".", ""), prose)
         if not re.search(r"[0-9]", prose):
             return
         try:
@@ -231,6 +233,9 @@ def is_reference(word: str) -> bool:
 
 
 _DETERMINERS = frozenset({"the", "my", "our", "its", "der", "die", "das", "dem", "den", "this", "that"})
+# In a German text the point of `1.200 Euro` parts thousands.
+_GERMAN = re.compile(r"\b(?:der|das|und|ist|sind|beträgt|betragen|wird|werden|nicht|für)\b", re.IGNORECASE)
+_GERMAN_THOUSANDS = re.compile(r"(?<![\w.,])[1-9]\d{0,2}(?:\.\d{3})+(?![\d.])")
 _CITATION = re.compile(r"\[\d+\]|\[\^?\d+(?:,\s*\d+)*\]")
 
 
