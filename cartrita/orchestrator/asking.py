@@ -38,6 +38,7 @@ from tasks_app.plan import (
     TaskPruned,
     TaskStarted,
 )
+from tasks_app.plan_view import bill_in_words, bill_view
 from tasks_app.run import ActDecided, RunFinished
 
 POLL_SECONDS = 0.05
@@ -284,21 +285,13 @@ class _Progress:
                 number = len(self._tasks) + 1
                 self._tasks[event.task_id] = f"{number}. {' '.join(event.intent.split())[:100]}"
             case PlanBilled() if self._tasks:
-                self._on_phase(f"plan of {len(self._tasks)} tasks, {_bill(event)}")
+                self._on_phase(f"plan of {len(self._tasks)} tasks, {bill_in_words(bill_view(event))}")
             case TaskStarted(task_id=task_id) if task_id in self._tasks:
                 self._on_phase(f"begun: {self._tasks[task_id]}")
             case TaskCompleted(task_id=task_id) if task_id in self._tasks:
                 self._on_phase(f"done: {self._tasks[task_id]}")
             case TaskFailed(task_id=task_id) | TaskPruned(task_id=task_id) if task_id in self._tasks:
                 self._on_phase(f"without a result: {self._tasks[task_id]}")
-
-
-def _bill(bill: PlanBilled) -> str:
-    """Return in a line what a plan is expected to use."""
-    tokens = f"about {bill.tokens.p50:,} tokens (at most {bill.tokens.p90:,} in nine of ten cases)"
-    costs = ", ".join(f"{cost.p50 / 1_000_000:.4f} {cost.currency}" for cost in bill.costs if cost.p50)
-    waits = f", {bill.approvals} acts to be approved" if bill.approvals else ""
-    return tokens + (f", {costs}" if costs else "") + waits
 
 
 def _waits(session_id: UUID, event: ActDecided | PlanHeldBack) -> WaitsForApproval:
