@@ -255,13 +255,13 @@ class _Told:
         return sum(len(attempts.hindered[hindrance]) for attempts in self.attempts.values())
 
 
-def plan_view(recorded: Sequence[RecordedEvent]) -> PlanView:
+def plan_view(recorded: Sequence[RecordedEvent], *, parts_readable: bool) -> PlanView:
     """Return the plan that these events, all of its stream, make: three queries at most."""
     proposed = recorded[0].event
     if not isinstance(proposed, PlanProposed):
         raise TypeError(f"{recorded[0].type_name} proposes no plan")
     folded = plans.fold(each.event for each in recorded)
-    told = _told(recorded, folded)
+    told = _told(recorded, folded, parts_readable=parts_readable)
     views = {task.task_id: _task_view(folded, task, told) for task in folded.tasks.values()}
     worked_on = [task for task in folded.tasks.values() if task.kind != "goal"]
     costs: Counter[str] = Counter()
@@ -379,7 +379,7 @@ def _foreseen(foreseen: Foreseen) -> ForeseenView:
     )
 
 
-def _told(recorded: Sequence[RecordedEvent], folded: Plan) -> "_Told":
+def _told(recorded: Sequence[RecordedEvent], folded: Plan, *, parts_readable: bool) -> "_Told":
     attempts = _attempts_by_task(
         [each.event.run_id for each in recorded if isinstance(each.event, TaskStarted)]
     )
@@ -389,7 +389,7 @@ def _told(recorded: Sequence[RecordedEvent], folded: Plan) -> "_Told":
         for task_id, of_task in attempts.items()
         if of_task.unfinished and of_task.newest is not None and of_task.newest.waits
     }
-    readable = folded.status == "complete"
+    readable = folded.status == "complete" and parts_readable
     for each in recorded:
         at = each.recorded_at
         match each.event:

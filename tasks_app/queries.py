@@ -48,7 +48,7 @@ class SessionNotVisible(NotFound):
 
 def plan(plan_id: UUID, caller: Caller) -> PlanView:
     """Return a plan with its tasks. Raises PlanNotFound."""
-    return plan_view(_plan_events(plan_id, caller))
+    return plan_view(_plan_events(plan_id, caller), parts_readable=_reads_parts(caller))
 
 
 def plan_of_message(session_id: UUID, message_id: UUID, caller: Caller) -> PlanView | None:
@@ -115,7 +115,9 @@ def run(run_id: UUID, caller: Caller) -> RunView:
     if not isinstance(started, RunStarted) or not _readable(recorded[0], caller):
         raise RunNotFound(f"There is no run {run_id}.", field="run_id")
     of_plan = plans.fold(each.event for each in load(started.plan_id))
-    return run_view(recorded, readable=of_plan.status == "complete")
+    whole = started.task_id == of_plan.root_task_id
+    readable = of_plan.status == "complete" and (whole or _reads_parts(caller))
+    return run_view(recorded, readable=readable)
 
 
 def shapes(session_id: UUID, plan_ids: Collection[UUID]) -> dict[UUID, dict[str, int]]:
@@ -136,6 +138,11 @@ def headline(text: str) -> str:
     # A long text is cut before it is looked through: what hides in it grows when it is made visible.
     line = shown(" ".join(text[: 4 * HEADLINE_LENGTH].split()))
     return line if len(line) <= HEADLINE_LENGTH else line[: HEADLINE_LENGTH - 1].rstrip() + "…"
+
+
+def _reads_parts(caller: Caller) -> bool:
+    """Tell whether somebody may read what single parts of an answer said: nobody decided to show that."""
+    return not caller.roles.isdisjoint({"auditor", "admin"})
 
 
 def _plan_events(plan_id: UUID, caller: Caller) -> list[RecordedEvent]:

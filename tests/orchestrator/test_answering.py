@@ -40,7 +40,7 @@ class TestAbout:
         [
             ("What do the rules say about dogs?", rows(["Training", 5])),
             ("What do the rules say about it?", rows(["2025-03-01", 5])),
-            ("What do the rules say about it?", rows(*[[f"Name {letter}"] for letter in "abcd"])),
+            ("What do the rules say about it?", rows(["Name a"], ["Name b"], ["Name c"], ["Name d"])),
             ("What do the rules say about it?", Input(intent="When?", agent="a", text="At seven.")),
         ],
     )

@@ -148,7 +148,9 @@ class TestPlan:
         assert task.criticism == "revise"
         for number in (2, 0):
             written.complete(number)
-        view = seen(written)
+        assert tasks_of(seen(written), written)[1].checks[0].detail == ""
+        auditor = someone("aud@example.org", workspace_id=ann.workspace_id, roles=("auditor",))
+        view = queries.plan(written.plan_id, as_caller(auditor))
         assert view.status == "complete"
         assert tasks_of(view, written)[1].checks[0].detail == "the number 41 is nowhere"
 
@@ -264,7 +266,10 @@ class TestRun:
         assert "It is so" not in repr(asdict(before))
         for number in (2, 0):
             written.complete(number)
-        after = queries.run(run_id, as_caller(ann))
+        # What a part said by itself nobody decided to show to whoever asked.
+        assert not queries.run(run_id, as_caller(ann)).readable
+        auditor = someone("aud@example.org", workspace_id=ann.workspace_id, roles=("auditor",))
+        after = queries.run(run_id, as_caller(auditor))
         assert after.answer == "It is so."
         assert after.acts[0].content == {"preview": "", "result": {"secret": "result of 1"}}
 
