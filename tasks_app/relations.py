@@ -55,6 +55,12 @@ class Graph:
         if parent_id is not None:
             yield parent_id
 
+    def below(self, task_id: UUID) -> Iterator[UUID]:
+        """Yield the parts of a task, and theirs, each after what it is a part of."""
+        for part in self.parts[task_id]:
+            yield part
+            yield from self.below(part)
+
     def edges_into(self, task_id: UUID) -> Iterator[Edge]:
         """Yield the edges that hold for a task: to itself and to what it is a part of."""
         at: UUID | None = task_id

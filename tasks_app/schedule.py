@@ -277,8 +277,13 @@ def _settled(plan: Plan, looked_at: Iterable[UUID]) -> list[Event]:
     tasks = dict(plan.tasks)
     graph = Graph(tasks, plan.edges)
     open_parts = Counter(task.parent_id for task in tasks.values() if not task.ended)
-    queue = deque(looked_at)
-    for task_id in tuple(queue):
+    first = list(looked_at)
+    # What is stopped with its parent ends before anybody is told of either, whichever edge they come by.
+    queue = deque(
+        part for task_id in first if tasks[task_id].status == "aborted" for part in graph.below(task_id)
+    )
+    queue.extend(first)
+    for task_id in first:
         queue.extend(graph.neighbours(task_id))
     events: list[Event] = []
     while queue:
