@@ -19,7 +19,7 @@ from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.planner import plan_by_rules
-from cartrita.orchestrator.skills import SKILLS
+from cartrita.orchestrator.skills import all_skills
 from cartrita.orchestrator.slash import slash_call
 from cartrita.tools.registry import all_tools, tool
 from retrieval.embedding import EmbeddingUnavailable, encoder
@@ -250,7 +250,7 @@ def _works_alone(who: Agent, model: ModelEntry) -> bool:
     """Tell whether an agent does its work here without a model: by rules, where the model could not help."""
     if who.skill == "documents":
         return not model.can("answers")
-    return who.skill in SKILLS and not model.can("tools")
+    return who.skill in all_skills() and not model.can("tools")
 
 
 def _spec(work: Assignment, draft: DraftPlan, task: DraftTask) -> dict[str, Any]:

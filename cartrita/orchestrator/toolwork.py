@@ -15,7 +15,7 @@ from cartrita.orchestrator import proposals, results
 from cartrita.orchestrator.agents import Agent
 from cartrita.orchestrator.limits import most_repeated
 from cartrita.orchestrator.loop import Trail
-from cartrita.orchestrator.skills import SKILLS, Answer, Brief, Input, Move, Outcome, Unable
+from cartrita.orchestrator.skills import Answer, Brief, Input, Move, Outcome, Unable, all_skills
 from cartrita.tools.events import ToolFailed, ToolReturned
 from cartrita.tools.registry import Tool, all_tools, tool
 
@@ -81,7 +81,7 @@ class ToolWork:
     def next_move(self) -> Move | None:
         """Return what comes next; None where the model is to be asked."""
         if not self.by_model:
-            rules = SKILLS.get(self._who.skill)
+            rules = all_skills().get(self._who.skill)
             if rules is None:
                 return Unable(
                     code="needs_model",

@@ -22,7 +22,7 @@ from cartrita.orchestrator.agents import (
     missing_capabilities,
     problems,
 )
-from cartrita.orchestrator.skills import SKILLS
+from cartrita.orchestrator.skills import all_skills
 from cartrita.tools.registry import all_tools
 from tests.databases import Database
 from tests.orchestrator.routing_cases import read_cases
@@ -45,7 +45,7 @@ def wrong(*these: Agent) -> list[str]:
 
 class TestAgents:
     def test_are_in_order(self) -> None:
-        assert problems(all_agents(), tools=TOOLS, tiers=TIERS, skills=SKILLS) == []
+        assert problems(all_agents(), tools=TOOLS, tiers=TIERS, skills=all_skills()) == []
 
     def test_are_the_six_and_the_general_one(self) -> None:
         assert {

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cartrita.orchestrator.skills import SKILLS, Answer, Brief, Input, Move, Outcome, Unable, Use
+from cartrita.orchestrator.skills import Answer, Brief, Input, Move, Outcome, Unable, Use, all_skills
 from cartrita.orchestrator.skills.calculate import calculate
 from cartrita.tools import arithmetic
 from cartrita.tools.arithmetic import NotCalculable
@@ -62,7 +62,7 @@ class TestLabelledRequests:
 
 class TestCalculateSkill:
     def test_is_registered(self) -> None:
-        assert SKILLS["calculate"] is calculate
+        assert all_skills()["calculate"] is calculate
 
     async def test_says_what_was_taken_from_where(self) -> None:
         move = await answered("19 % VAT on the total", [TOTAL])

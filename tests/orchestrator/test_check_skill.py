@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cartrita.orchestrator.critic import cited_numbers
-from cartrita.orchestrator.skills import SKILLS, Answer, Brief, Input, Outcome, Unable, Use
+from cartrita.orchestrator.skills import Answer, Brief, Input, Outcome, Unable, Use, all_skills
 from cartrita.orchestrator.skills.check import MOST_SEARCHES, MOST_SENTENCES, check
 from cartrita.orchestrator.skills.check.asking import asked
 from cartrita.orchestrator.skills.check.claims import compare, statements_of
@@ -315,7 +315,7 @@ class TestFaults:
 
 class TestCheckSkill:
     def test_is_registered(self) -> None:
-        assert SKILLS["check"] is check
+        assert all_skills()["check"] is check
 
     def test_looks_up_one_sentence_after_the_other(self) -> None:
         intent = "Check these claims: Hello there. The VAT rate is 19 %. It was Ada Brown. Use E_404 here."

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cartrita.orchestrator.skills import SKILLS, Answer, Brief, Outcome, Unable, Use
+from cartrita.orchestrator.skills import Answer, Brief, Outcome, Unable, Use, all_skills
 from cartrita.orchestrator.skills.python import code_to_run, python
 from cartrita.tools.events import ToolReturned
 from tests.tools.test_runner import outcome
@@ -81,7 +81,7 @@ class TestCodeToRun:
 
 class TestPythonSkill:
     def test_is_registered(self) -> None:
-        assert SKILLS["python"] is python
+        assert all_skills()["python"] is python
 
     def test_uses_the_tool(self) -> None:
         assert python(Brief(intent="run print(3)")) == Use(

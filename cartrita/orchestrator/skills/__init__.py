@@ -9,6 +9,7 @@ recorded like those that a model proposes; where it cannot, a model that can use
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from importlib import import_module
 from pkgutil import iter_modules
 from types import MappingProxyType
@@ -77,7 +78,6 @@ Skill = Callable[[Brief], Move]
 
 _skills: dict[str, Skill] = {}
 
-SKILLS: Mapping[str, Skill] = MappingProxyType(_skills)
 
 
 def skill(name: str) -> Callable[[Skill], Skill]:
@@ -91,7 +91,9 @@ def skill(name: str) -> Callable[[Skill], Skill]:
     return register
 
 
-def load() -> None:
-    """Import every module of this package, so that its skills are known."""
+@cache
+def all_skills() -> Mapping[str, Skill]:
+    """Return every skill by its name. Imports the modules of this package, which no start should wait for."""
     for module in iter_modules(__path__, f"{__name__}."):
         import_module(module.name)
+    return MappingProxyType(_skills)

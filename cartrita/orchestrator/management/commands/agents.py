@@ -8,7 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from cartrita.errors import CartritaError
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import Agent, all_agents, in_words, missing_capabilities, problems
-from cartrita.orchestrator.skills import SKILLS
+from cartrita.orchestrator.skills import all_skills
 from cartrita.tools.registry import all_tools
 
 
@@ -40,7 +40,7 @@ class Command(BaseCommand):
 
     def _check(self) -> None:
         tools = {each.name for each in all_tools()}
-        wrong = problems(all_agents(), tools=tools, tiers=catalog.TIERS, skills=SKILLS)
+        wrong = problems(all_agents(), tools=tools, tiers=catalog.TIERS, skills=all_skills())
         if wrong:
             raise CommandError("\n".join(wrong), returncode=1)
         self.stdout.write(f"{len(all_agents())} agents, nothing wrong.")
