@@ -109,6 +109,7 @@ class Claims:
         # Lost, and not told yet.
         self._lost: set[UUID] = set()
         self._lock = asyncio.Lock()
+        self._asked: asyncio.Task[list[tuple[Any, ...]]] | None = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -124,6 +125,10 @@ class Claims:
             connection, self._connection = self._connection, None
             self._tokens.clear()
             self._lost.clear()
+            if self._asked is not None:
+                # A statement that its caller left to its end: a connection must not be closed under one, or
+                # the event loop goes on waiting for a socket that may be somebody else's by then.
+                await asyncio.wait({self._asked}, timeout=self._patience_seconds)
             if connection is not None:
                 # The owner's lock goes with it, and so all rows are free.
                 await connection.close()
@@ -221,7 +226,9 @@ class Claims:
         connection = await self._connected()
         # A caller that is cancelled leaves it to its end: to cancel a statement takes longer than to run it.
         own = {"owner": self._owner, "settled": time.monotonic() - self._connected_at > RESTART_SECONDS}
-        asked = asyncio.ensure_future(_fetch(connection, statement, {**parameters, **own}))
+        asked = asyncio.create_task(_fetch(connection, statement, {**parameters, **own}))
+        asked.add_done_callback(_note_end)
+        self._asked = asked
         try:
             async with asyncio.timeout(self._patience_seconds):
                 return await asyncio.shield(asked)
@@ -274,6 +281,12 @@ class Claims:
         self._tokens.clear()
         self._connection = None
         self._owner = uuid4()
+
+
+def _note_end(asked: "asyncio.Task[list[tuple[Any, ...]]]") -> None:
+    """Note how a statement ended; its caller may have been cancelled meanwhile."""
+    if not asked.cancelled() and (error := asked.exception()) is not None:
+        logger.debug("A statement on claims failed: %s", error)
 
 
 async def _fetch(
