@@ -79,7 +79,6 @@ Skill = Callable[[Brief], Move]
 _skills: dict[str, Skill] = {}
 
 
-
 def skill(name: str) -> Callable[[Skill], Skill]:
     """Register a function as the skill of that name. A name that is taken is a TypeError."""
 
