@@ -3,6 +3,7 @@
 A plan or a run is folded from its own stream, so it is as new as the log; lists come from the read models,
 which follow the log. Content of results (a model's text, a tool's result, what a critic found) is given once
 the plan's answer was: before that, and where it was denied, a reviewer may be holding the same words back.
+What single parts said is for admins and auditors: nobody decided to show that to whoever asked.
 """
 
 from collections import Counter, defaultdict
