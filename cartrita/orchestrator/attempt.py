@@ -39,7 +39,6 @@ from cartrita.tools.events import ToolFailed
 from cartrita.tools.registry import all_tools
 from governance.candidates import Candidates
 from governance.decide import DecisionRequest
-from governance.decision import ActOutcome
 from governance.doors import Permit
 from governance.step import TaskLimit
 from retrieval import ingest
@@ -53,13 +52,6 @@ from tasks_app.plan import (
 )
 from tasks_app.run import AnswerHeld, Delivery, RunFinished
 from tasks_app.schedule import Retries
-
-_ACT_OUTCOMES: dict[str, ActOutcome] = {
-    "answered": "succeeded",
-    "denied": "cancelled",
-    "stopped": "cancelled",
-    "failed": "failed",
-}
 
 # How many passages a question gets.
 PASSAGES = 10
@@ -506,7 +498,8 @@ class Attempt(RunSteps):
         async with open_message(self._work.session_id, self._ledger.reply_id, speech_attempt) as writer:
             for piece in answer.pieces:
                 if self._stop.is_set():
-                    raise Stopped(partial="".join(answer.pieces)[: writer.bytes_written])
+                    shown = "".join(answer.pieces).encode()[: writer.bytes_written]
+                    raise Stopped(partial=shown.decode(errors="ignore"))
                 await writer.write(piece)
             await writer.complete()
         await self._finish(self._answered(_held(answer, self._maker)))
@@ -683,7 +676,7 @@ class Attempt(RunSteps):
                 "result": _bounded(self._result) if finished.status == "answered" else {},
             }
         )
-        self._settle_the_rest(_ACT_OUTCOMES[finished.status])
+        self._settle_the_rest(finished.status)
         await self._end_task(finished, first=True)
 
     async def _end_task(self, finished: RunFinished, *, first: bool = False) -> None:

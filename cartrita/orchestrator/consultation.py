@@ -22,19 +22,11 @@ from cartrita.orchestrator import loop
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.steps import RunSteps, Stopped, Wanted
 from cartrita.orchestrator.waiting import Refused
-from governance.decision import ActOutcome
 from tasks_app.run import RunFinished, RunStarted
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-_OUTCOMES: dict[str, ActOutcome] = {
-    "answered": "succeeded",
-    "denied": "cancelled",
-    "stopped": "cancelled",
-    "failed": "failed",
-}
 
 
 class Consultation(RunSteps, Generic[T]):
@@ -72,9 +64,9 @@ class Consultation(RunSteps, Generic[T]):
     def _read(self, text: str) -> T:
         """Return what an answer says. Raises BadInput for one that cannot be used."""
 
-    def _again(self, text: str, error: BadInput) -> tuple[ChatMessage, ...]:
-        """Return the messages that ask for a better answer than `text`."""
-        raise NotImplementedError(f"{type(self).__name__} asks only once: {error.message} ({len(text)})")
+    def _again(self, text: str, error: BadInput) -> tuple[ChatMessage, ...]:  # noqa: ARG002 # for subclasses
+        """Return the messages that ask for a better answer than `text`, which has this error."""
+        return self._question()
 
     async def answer(self) -> T | None:
         """Return the answer, None where there is none that can be used. Raises Halted and Stopped."""
@@ -175,7 +167,7 @@ class Consultation(RunSteps, Generic[T]):
 
     async def _finish(self, status: Literal["answered", "denied", "failed", "stopped"], code: str) -> None:
         run = self._run
-        self._settle_the_rest(_OUTCOMES[status])
+        self._settle_the_rest(status)
         finished = RunFinished(
             status=status,
             answer="",

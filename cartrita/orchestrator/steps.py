@@ -11,7 +11,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 from uuid import UUID
 
 from cartrita.eventstore import Append, Context, Event, aload, derived_id, in_database_thread
@@ -37,6 +37,14 @@ T = TypeVar("T")
 
 # A shorter pause is waited for in place; during a longer one nothing is held.
 SHORT_PAUSE = timedelta(seconds=5)
+
+
+_AT_THE_END: dict[str, ActOutcome] = {
+    "answered": "succeeded",
+    "denied": "cancelled",
+    "stopped": "cancelled",
+    "failed": "failed",
+}
 
 
 class Stopped(Exception):
@@ -290,8 +298,9 @@ class RunSteps:
         if lost is not None:
             self._unrecorded.settlements.append(Settlement(decision_id=lost.decision_id, outcome="unknown"))
 
-    def _settle_the_rest(self, outcome: ActOutcome) -> None:
-        """Settle with the end of the run what nothing has settled yet."""
+    def _settle_the_rest(self, status: Literal["answered", "denied", "failed", "stopped"]) -> None:
+        """Settle with the end of the run, which has this status, what nothing has settled yet."""
+        outcome = _AT_THE_END[status]
         for decision_id in self._run.speeches:
             self._unrecorded.settlements.append(Settlement(decision_id=decision_id, outcome=outcome))
         lost = self._run.undecided_outcome
