@@ -53,6 +53,7 @@ INSTALLED_APPS = [
     "sessions_app",
     "cartrita.orchestrator",
     "cartrita.web",
+    "cartrita.interop",
     "cartrita.embedded",
     # Packages of your own with agents, skills and tools.
     *env.list("CARTRITA_APPS", default=[]),

@@ -11,6 +11,7 @@ APPS_WITH_ADDRESSES = (
     "tasks_app",
     "retrieval",
     "cartrita.web",
+    "cartrita.interop",
 )
 
 urlpatterns: list[URLPattern | URLResolver] = [

@@ -1,0 +1,1 @@
+"""What other programs speak: the OpenAI-compatible API."""

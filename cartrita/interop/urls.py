@@ -1,0 +1,5 @@
+"""Addresses of the APIs that other programs speak."""
+
+from django.urls import URLPattern
+
+urlpatterns: list[URLPattern] = []
