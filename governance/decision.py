@@ -9,6 +9,7 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field
 
 from cartrita.errors import BadInput
+from cartrita.eventstore.chain import get_chain
 from cartrita.eventstore.types import Event, Sealed
 from governance.decide import DecisionRequest, Verdict, decide
 from governance.policy import Outcome, PolicySet, RuleResult, SubjectKind
@@ -33,7 +34,9 @@ class DecisionMade(Event):
     """A request was decided, before the act.
 
     `request` is the exact input as JSON, save that each argument named in `arguments_in_blobs` (or all of
-    them, with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table.
+    them, with `all_arguments_in_blob`) stands as {sha256, bytes, first} with its JSON in the blob table. A
+    list named in `arguments_in_parts` stands as {parts, rest, items, bytes}: `rest` are its last items, and
+    `parts` names the last link of a chain of blobs with those before them, empty where there are none.
     Rules are named by what they gave. Cost limits are micro-units of `currency`.
 
     `reserved` and `possible_labels` (what the act may add to what session and `requester_id` have read) count
@@ -92,6 +95,7 @@ class DecisionMade(Event):
     delivery: Literal["", "live", "held"] = ""
     left_out: tuple[str, ...] = ()
     left_out_documents: int = Field(default=0, ge=0)
+    arguments_in_parts: tuple[str, ...] = ()
 
 
 class ActSettled(Event):
@@ -180,6 +184,10 @@ def request_of(decision: DecisionMade, read_blob: ReadBlob) -> DecisionRequest:
             name: orjson.loads(read_blob(value["sha256"])) if name in decision.arguments_in_blobs else value
             for name, value in arguments.items()
         }
+        for name in decision.arguments_in_parts:
+            stored_list = arguments[name]
+            parts = get_chain(stored_list["parts"], read_blob)
+            arguments[name] = [item for part in parts for item in orjson.loads(part)] + stored_list["rest"]
     request = DecisionRequest.from_json({**stored, "arguments": arguments})
     if request.hash != decision.request_hash:
         raise NotRedecidable("The stored request is not the one that was decided: its hash differs.")

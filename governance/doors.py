@@ -1,5 +1,6 @@
 """What the doors to the outside world ask for: the permit of a decided act, and the event of its decision."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 from uuid import UUID
@@ -16,6 +17,9 @@ LARGEST_ARGUMENT = 4096
 # All arguments together, so that a decision stays far below the event store's limit of 64 KiB.
 LARGEST_ARGUMENTS = 16 * 1024
 _FIRST_CHARACTERS = 256
+# A long list, such as the messages of a prompt, is stored in parts: each ends with the item that brings it to
+# so many bytes, so that a list that went on from another one shares its parts, and the event holds the rest.
+PART_BYTES = 2048
 
 _MINT = object()
 
@@ -113,11 +117,13 @@ def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, 
 
     Large arguments go to the blob table, on Django's connection.
     """
-    large, all_in_blob = _for_blobs(request)
+    kept = _kept(request.arguments)
     recorded = dict(request.arguments)
-    for name in large:
+    for name in kept.in_blobs:
         recorded[name] = _in_blob(recorded[name], context.key_id)
-    if all_in_blob:
+    for name, parts in kept.in_parts.items():
+        recorded[name] = parts.stored(context.key_id)
+    if kept.together:
         recorded = _in_blob(request.arguments, context.key_id)
     results: dict[str, list[str]] = {"matched": [], "not_matched": [], "error": []}
     for evaluated in verdict.evaluated:
@@ -132,8 +138,9 @@ def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, 
         definition_hash=request.definition_hash,
         at=request.at,
         request={**request.as_json, "arguments": recorded},
-        arguments_in_blobs=large,
-        all_arguments_in_blob=all_in_blob,
+        arguments_in_blobs=kept.in_blobs,
+        arguments_in_parts=tuple(kept.in_parts),
+        all_arguments_in_blob=kept.together,
         request_hash=request.hash,
         policy_hash=verdict.policy_hash,
         outcome=verdict.outcome,
@@ -163,18 +170,65 @@ def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, 
     )
 
 
-def _for_blobs(request: DecisionRequest) -> tuple[tuple[str, ...], bool]:
-    """Return the names of the large arguments; or none, and True, where all together are one large one."""
-    large, together = [], 0
-    for name, value in sorted(request.arguments.items()):
-        size = len(canonical_json(value))
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A long list as it is stored: whole parts, which are a chain of blobs, and the rest."""
+
+    whole: Sequence[bytes]
+    rest: Sequence[Any]
+    items: int
+    size: int
+
+    def stored(self, key_id: UUID | None) -> dict[str, Any]:
+        from cartrita.eventstore import put_chain
+
+        return {
+            "parts": put_chain(self.whole, key_id=key_id) if self.whole else "",
+            "rest": list(self.rest),
+            "items": self.items,
+            "bytes": self.size,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    """Where arguments are stored that are too large for the event: single ones, or all together."""
+
+    in_blobs: tuple[str, ...] = ()
+    in_parts: Mapping[str, _Parts] = field(default_factory=dict)
+    together: bool = False
+
+
+def _kept(arguments: Mapping[str, Any]) -> _Kept:
+    large, in_parts, together = [], {}, 0
+    for name, value in sorted(arguments.items()):
         together += len(name.encode())
-        if size > LARGEST_ARGUMENT:
+        parts = _parts_of(value) if type(value) is list else None
+        size = parts.size if parts is not None else len(canonical_json(value))
+        if size <= LARGEST_ARGUMENT:
+            together += size
+        elif parts is not None:
+            in_parts[name] = parts
+            together += PART_BYTES
+        else:
             large.append(name)
             together += _FIRST_CHARACTERS
-        else:
+    return _Kept(together=True) if together > LARGEST_ARGUMENTS else _Kept(tuple(large), in_parts)
+
+
+def _parts_of(items: Sequence[Any]) -> _Parts:
+    whole: list[bytes] = []
+    written: list[bytes] = []
+    size = together = 0
+    for item in items:
+        written.append(canonical_json(item))
+        size += len(written[-1]) + 1
+        if size >= PART_BYTES:
+            whole.append(b"[%b]" % b",".join(written))
             together += size
-    return ((), True) if together > LARGEST_ARGUMENTS else (tuple(large), False)
+            written, size = [], 0
+    rest = items[len(items) - len(written) :]
+    return _Parts(whole, rest, len(items), together + size + 1)
 
 
 def _in_blob(value: Any, key_id: UUID | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.aio import in_database_thread as in_database_thread
     from cartrita.eventstore.blobs import get_blob as get_blob
     from cartrita.eventstore.blobs import put_blob as put_blob
+    from cartrita.eventstore.blobs import put_chain as put_chain
     from cartrita.eventstore.canonical import canonical_json as canonical_json
     from cartrita.eventstore.catch_up import run_following as run_following
     from cartrita.eventstore.codec import EventTooLarge as EventTooLarge
@@ -83,6 +84,7 @@ _HOME_OF = {
     "load": "store",
     "load_streams": "store",
     "put_blob": "blobs",
+    "put_chain": "blobs",
     "read_log": "log",
     "recorder": "recording",
     "run_following": "catch_up",

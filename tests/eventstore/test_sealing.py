@@ -27,12 +27,14 @@ from cartrita.eventstore import (
     load,
     new_id,
     put_blob,
+    put_chain,
     seal,
     sealing,
     unseal,
     unseal_or_empty,
 )
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob
+from cartrita.eventstore.chain import get_chain
 from cartrita.eventstore.erasure import repeat_erasures
 from cartrita.eventstore.listen import listener
 from cartrita.eventstore.sealing import (
@@ -43,6 +45,7 @@ from cartrita.eventstore.sealing import (
     UnknownKey,
     forget_keys,
 )
+from cartrita.eventstore.store import execute
 from tests.databases import Database
 from tests.eventstore.notes import Note, NoteWritten, a_key, writing
 
@@ -349,3 +352,55 @@ class TestBlobs:
     def test_are_unknown_under_another_hash(self) -> None:
         with pytest.raises(UnknownBlob):
             get_blob("00" * 32)
+
+
+@pytest.mark.flow
+@pytest.mark.usefixtures("database")
+class TestChains:
+    @pytest.mark.parametrize("sealed", [True, False])
+    @pytest.mark.parametrize("count", [1, 2, 5, 6, 40])
+    def test_come_back_whole(self, count: int, sealed: bool) -> None:
+        key = a_key() if sealed else None
+        bodies = [f"body {n}".encode() for n in range(count)]
+        last = put_chain(bodies, key_id=key)
+        assert put_chain(bodies, key_id=key) == last
+        assert get_chain(last, get_blob) == bodies
+        assert get_chain("", get_blob) == []
+
+    def test_store_once_what_begins_alike(self) -> None:
+        key = a_key()
+        bodies = [f"body {n}".encode() for n in range(30)]
+        for length in (1, 2, 3, 20, 30, 10):
+            put_chain(bodies[:length], key_id=key)
+        assert blobs() == 30
+        other = put_chain([*bodies[:25], b"other", bodies[0]], key_id=key)
+        assert blobs() == 32
+        assert get_chain(other, get_blob) == [*bodies[:25], b"other", bodies[0]]
+
+    def test_differ_from_the_same_bodies_in_another_order(self) -> None:
+        assert put_chain([b"a", b"b"], key_id=None) != put_chain([b"b", b"a"], key_id=None)
+
+    def test_are_whole_or_not_there(self, database: Database) -> None:
+        def fail() -> None:
+            with transaction.atomic():
+                put_chain([b"a", b"b"], key_id=None)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            fail()
+        assert blobs() == 0
+        assert get_chain(put_chain([b"a", b"b"], key_id=None), get_blob) == [b"a", b"b"]
+
+    def test_of_an_erased_key_are_unreadable(self) -> None:
+        key = a_key()
+        last = put_chain([b"my", b"secret"], key_id=key)
+        erase_key(key)
+        with pytest.raises(Erased):
+            get_chain(last, get_blob)
+        with pytest.raises(Erased):
+            put_chain([b"more"], key_id=key)
+
+
+def blobs() -> int:
+    ((count,),) = execute("select count(*) from blob").fetchall()
+    return int(count)

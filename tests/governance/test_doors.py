@@ -1,5 +1,6 @@
 import asyncio
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -13,10 +14,12 @@ from cartrita.eventstore import (
     append,
     create_data_key,
     erase_key,
+    get_blob,
     new_id,
     rebuild,
     run_following,
 )
+from cartrita.eventstore.store import execute
 from governance.decide import DecisionRequest, decide
 from governance.decision import DecisionMade, NotRedecidable, redecide, request_of, verdict_of
 from governance.doors import NotPermitted, Permit, make_decision, permit_of
@@ -34,6 +37,11 @@ DENYING = policy(rule("no", "deny"))
 
 def context(**more: Any) -> Context:
     return Context(workspace_id=WORKSPACE, **more)
+
+
+def blob_bytes() -> int:
+    ((size,),) = execute("select sum(octet_length(content))::int8 from blob").fetchall()
+    return int(size or 0)
 
 
 def no_blob(sha256: str) -> bytes:
@@ -150,6 +158,44 @@ class TestDecisionFlow:
         stub = made_of(asked := request(arguments=one_large), where).request["arguments"]["code"]
         assert (stub["bytes"], stub["first"]) == (5002, "x" * 256)
         assert asked.arguments["timeout"] == 3
+
+    def test_stores_a_list_that_grows_in_parts_that_are_shared(self) -> None:
+        where = context(key_id=create_data_key(subject_id=new_id(), scope="session"))
+        messages: list[dict[str, str]] = []
+        stored: list[int] = []
+        for number in range(60):
+            messages.append({"role": "user", "content": f"{number} é " + "x" * 500})
+            asked = request(arguments={"messages": messages, "stop": []})
+            verdict, decision, permit = make_decision(
+                asked, decision_id=new_id(), context=where, policy=active_policy(WORKSPACE)
+            )
+            append(decision)
+            recorded = decision_made(decision.stream_id)
+            assert decisions.redecide(recorded) == verdict
+            made = recorded.event
+            assert isinstance(made, DecisionMade)
+            assert request_of(made, decisions.blobs_of(recorded)) == asked
+            assert permit_of(decision.stream_id, made) == permit
+            stored.append(len(recorded.data) + blob_bytes())
+            grown = [after - before for before, after in pairwise(stored)]
+        assert max(grown[40:]) <= max(grown[:20]) + 200
+        assert made.arguments_in_parts == ("messages",)
+        assert made.request["arguments"]["messages"]["items"] == 60
+
+    def test_stores_another_list_from_where_it_differs(self) -> None:
+        where = context(key_id=create_data_key(subject_id=new_id(), scope="session"))
+        items = [f"{number} {'x' * 500}" for number in range(100)]
+        for value in (items, [*items[:80], "other", *items[80:]], [*items, "more"], items[50:], ["x" * 9000]):
+            asked = request(arguments={"messages": value})
+            made = made_of(asked, where)
+            assert made.arguments_in_parts == ("messages",)
+            assert request_of(made, get_blob) == asked
+
+    @pytest.mark.parametrize("value", [[], ["a"], ["x" * 4000], [{"a": [1, 2.5, None]}] * 10])
+    def test_keeps_a_short_list_in_the_event(self, value: list[Any]) -> None:
+        made = made_of(asked := request(arguments={"messages": value}), context())
+        assert (made.arguments_in_parts, made.request["arguments"]) == ((), {"messages": value})
+        assert request_of(made, no_blob) == asked
 
     def test_cannot_decide_again_what_is_erased(self) -> None:
         key_id = create_data_key(subject_id=new_id(), scope="session")
