@@ -63,7 +63,8 @@ class ModelEntry:
 
     Limits are in tokens; `context_limit` holds prompt and answer together. `tokenizer` names a vocabulary
     (o200k_base, cl100k_base), `server` (the endpoint counts) or `words` (scripted only). A lower
-    `quality_rank` is better. Capabilities: answers, planning, tools, json_schema, json_object, vision.
+    `quality_rank` is better. Capabilities: answers, planning, tools, json_schema, json_object, vision;
+    one with embeddings makes those and nothing else, and its `context_limit` is that of one text.
     """
 
     name: str
@@ -91,6 +92,11 @@ def models(*, at: datetime | None = None) -> list[ModelEntry]:
     return entries
 
 
+def available(*, at: datetime | None = None) -> list[ModelEntry]:
+    """Return the models of `models` that can be called as this installation is set up."""
+    return [entry for entry in models(at=at) if _can_be_called(entry)]
+
+
 def model(name: str, *, at: datetime | None = None) -> ModelEntry:
     """Return the model called `name`.
 
@@ -100,17 +106,31 @@ def model(name: str, *, at: datetime | None = None) -> ModelEntry:
     for entry in known:
         if entry.name == name:
             return entry
-    names = ", ".join(sorted(entry.name for entry in known))
-    raise UnknownModel(f"There is no model {name!r}; choose one of: {names}.", field="model")
+    raise _unknown(name, [entry for entry in known if not entry.can("embeddings")])
+
+
+def embedding_model(name: str, *, at: datetime | None = None) -> ModelEntry:
+    """Return the model that makes embeddings by its name, or the one of a tier by the tier's.
+
+    Raises UnknownModel, which names those there are, and ModelNotConfigured.
+    """
+    known = [entry for entry in models(at=at) if entry.can("embeddings")]
+    for entry in known:
+        if name in {entry.name, entry.tier}:
+            return _callable(entry)
+    raise _unknown(name, known)
 
 
 def choose(*, name: str | None, tier: str | None, purpose: Purpose, at: datetime | None = None) -> ModelEntry:
     """Return the model for a request: by name, else the best of a tier, else the default for the purpose.
 
+    A tier's name in place of a model's means the best of the tier.
     The default is CARTRITA_DEFAULT_MODEL; else, with OPENAI_API_KEY, gpt-4o's tier for planning and the
     standard tier otherwise; else the local model. Raises UnknownModel, BadInput for an unknown tier,
     ModelNotConfigured when the choice cannot be called.
     """
+    if name in TIERS:
+        name, tier = None, name
     if name:
         return _callable(model(name, at=at))
     if tier:
@@ -129,7 +149,7 @@ def choose(*, name: str | None, tier: str | None, purpose: Purpose, at: datetime
 def cheaper(entry: ModelEntry, *, at: datetime | None = None) -> ModelEntry | None:
     """Return the best model of the next lower tier that can be called and does not cost more; else None."""
     below = TIERS[TIERS.index(entry.tier) + 1 :]
-    lower = [each for each in models(at=at) if each.tier in below]
+    lower = [each for each in models(at=at) if each.tier in below and not each.can("embeddings")]
     return next(
         (
             other
@@ -157,7 +177,10 @@ def _chain(entry: ModelEntry, needs: frozenset[str], others: Sequence[ModelEntry
     after = [
         each
         for each in others
-        if _place(each) > _place(entry) and needs <= each.capabilities and each.provider != SCRIPTED
+        if _place(each) > _place(entry)
+        and needs <= each.capabilities
+        and each.provider != SCRIPTED
+        and not each.can("embeddings")
     ]
     return tuple(sorted(after, key=_place))
 
@@ -174,6 +197,11 @@ def _costs_no_more(price: ModelPrice, than: ModelPrice) -> bool:
     )
 
 
+def _unknown(name: str, known: Sequence[ModelEntry]) -> UnknownModel:
+    names = ", ".join(sorted(entry.name for entry in known))
+    return UnknownModel(f"There is no model {name!r}; choose one of: {names}.", field="model")
+
+
 def _can_be_called(entry: ModelEntry) -> bool:
     if entry.provider == "openai":
         return bool(settings.OPENAI_API_KEY)
@@ -182,7 +210,7 @@ def _can_be_called(entry: ModelEntry) -> bool:
 
 def _best_of(tier: str, entries: Sequence[ModelEntry]) -> ModelEntry:
     for entry in sorted(entries, key=lambda each: each.quality_rank):
-        if entry.tier == tier and entry.provider != SCRIPTED:
+        if entry.tier == tier and entry.provider != SCRIPTED and not entry.can("embeddings"):
             return entry
     raise UnknownModel(f"The catalog holds no model of tier {tier!r}.", field="tier")
 

@@ -44,13 +44,18 @@ class ModelAnswered(ModelUse):
     """A model gave a whole answer, `text`.
 
     `finish_reason` is `stop`, `length` (cut at max_output_tokens) or what else the provider says. `repairs`
-    holds the validation error of each rejected structured answer that preceded this one.
+    holds the validation error of each rejected structured answer that preceded this one. `tool_calls` are the
+    functions that the model wants called, each with id, name and arguments (a JSON object, as text); where
+    they are too large for an event, `tool_calls_blob` names the blob that holds them as JSON instead
+    (`gateway.whole_calls`).
     """
 
     type_name: ClassVar[str] = "llm.ModelAnswered"
 
     finish_reason: str
     repairs: Sealed[tuple[str, ...]] = ()
+    tool_calls: Sealed[tuple[dict[str, str], ...]] = ()
+    tool_calls_blob: str = ""
 
 
 class ModelFailed(ModelUse):

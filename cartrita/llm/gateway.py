@@ -9,21 +9,32 @@ from dataclasses import dataclass, replace
 from typing import Any, get_args
 from uuid import UUID
 
-from opentelemetry.trace import Span, Status, StatusCode
+import orjson
+from opentelemetry.trace import Span, SpanKind
 
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import get_blob, in_database_thread, put_blob
-from cartrita.llm import breaker, catalog, structured
+from cartrita.llm import breaker, catalog, functions, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
-from cartrita.llm.providers import Call, ChatMessage, ProviderFailed, Usage, provider
+from cartrita.llm.providers import (
+    Call,
+    CallPiece,
+    ChatMessage,
+    Function,
+    FunctionCall,
+    ProviderFailed,
+    ToolChoice,
+    Usage,
+    provider,
+)
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts
 from governance.doors import NotPermitted, Permit
 
 TEMPERATURES: Mapping[Purpose, float] = {"planning": 0.1, "execution": 0.2, "creative": 0.7}
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 USUAL_OUTPUT_TOKENS = 1024
 MAX_REPAIRS = 2
 # A model that says nothing is asked once more, and paid for both.
@@ -34,6 +45,7 @@ LONGEST_TOKEN = 256
 COUNT_SECONDS = 0.5
 # Sealed and in base64 this leaves an event far below the store's 64 KiB.
 LONGEST_TEXT_BYTES = 24 * 1024
+LONGEST_CALLS_BYTES = 12 * 1024
 LONGEST_MESSAGE = 2000
 
 OnDelta = Callable[[str], Awaitable[None]]
@@ -43,6 +55,12 @@ class ContextTooLong(TooLarge):
     """Prompt and answer together do not fit into the model's context."""
 
     code = "context_too_long"
+
+
+class ToolsNotSupported(BadInput):
+    """The model can neither use tools nor keep to a JSON Schema, which would do instead."""
+
+    code = "tools_not_supported"
 
 
 class CallCancelled(asyncio.CancelledError):
@@ -64,6 +82,9 @@ class ModelRequest:
     may have 1024 tokens, or what the context leaves. `temperature` defaults by purpose: planning 0.1,
     execution 0.2, creative 0.7. With `json_schema` (JSON Schema 2020-12) the answer's text is JSON that fits
     it. `deadline_seconds` bounds the whole call, retries and repairs included.
+
+    `tools` are functions that the caller runs itself: the answer may be calls of them in place of a text.
+    `tool_choice` is auto, none, required (some function), or {"name": the function}.
     """
 
     messages: tuple[ChatMessage, ...]
@@ -75,6 +96,8 @@ class ModelRequest:
     json_schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
     deadline_seconds: float = 120.0
+    tools: tuple[Function, ...] = ()
+    tool_choice: ToolChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +126,8 @@ USUAL_RETRY = Retry()
 async def prepare(request: ModelRequest, *, facts: RequestFacts) -> PreparedCall:
     """Choose the model, count the prompt and state the request that policy has to decide on.
 
-    Raises BadInput, UnknownModel, ModelNotConfigured, ContextTooLong, and ProviderFailed when the local
-    model's server, which counts its own tokens, does not answer.
+    Raises BadInput, UnknownModel, ModelNotConfigured, ContextTooLong, ToolsNotSupported, and ProviderFailed
+    when the local model's server, which counts its own tokens, does not answer.
     """
     _check(request)
     entry = await in_database_thread(
@@ -112,11 +135,8 @@ async def prepare(request: ModelRequest, *, facts: RequestFacts) -> PreparedCall
     )
     if request.json_schema is not None:
         structured.check_schema(request.json_schema)
-        if not entry.can("json_schema"):
-            request = replace(
-                request, messages=(structured.instruction(request.json_schema), *request.messages)
-            )
-    prompt_tokens = await count_tokens(entry, request.messages)
+    request = _fitted(request, entry)
+    prompt_tokens = await count_tokens(entry, request.messages, tools=_native_tools(entry, request))
     request = replace(
         request,
         model=entry.name,
@@ -158,7 +178,7 @@ async def perform(
         prepared, permit, attempt=attempt, key_id=key_id, on_delta=on_delta, retry=retry or USUAL_RETRY
     )
     deadline = asyncio.timeout(prepared.request.deadline_seconds)
-    with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_CHAT} {prepared.entry.name}") as span:
+    with telemetry.span(f"{telemetry.SPAN_CHAT} {prepared.entry.name}", kind=SpanKind.CLIENT) as span:
         performance.describe(span)
         outcome: ModelAnswered | ModelFailed
         admission: breaker.Admission | None = None
@@ -193,9 +213,24 @@ async def perform(
         return outcome
 
 
-async def count_tokens(entry: ModelEntry, messages: Sequence[ChatMessage]) -> int:
-    """Return the tokens of a prompt for this model, the chat form's own included. Raises ProviderFailed."""
-    return await provider(entry.provider).count_prompt(entry, messages)
+async def count_tokens(
+    entry: ModelEntry, messages: Sequence[ChatMessage], *, tools: Sequence[Function] = ()
+) -> int:
+    """Return the tokens of a prompt for this model, the chat form's own included. Raises ProviderFailed.
+
+    Those of `tools` are estimated, by their JSON: how a provider writes them into the prompt is not known.
+    """
+    counting = provider(entry.provider)
+    counted = await counting.count_prompt(entry, messages)
+    return counted + (await counting.count_text(entry, functions.text_of(tools)) if tools else 0)
+
+
+async def whole_calls(event: ModelAnswered) -> tuple[FunctionCall, ...]:
+    """Return the functions that the model wants called. Raises Erased."""
+    found: Sequence[dict[str, str]] = event.tool_calls
+    if event.tool_calls_blob:
+        found = orjson.loads(await in_database_thread(get_blob, event.tool_calls_blob))
+    return tuple(FunctionCall(**each) for each in found)
 
 
 async def whole_text(event: ModelAnswered | ModelFailed) -> str:
@@ -247,6 +282,8 @@ class _Performance:
         self._silences = 0
         self._delivered = False
         self._deltas: list[str] = []
+        self._pieces: list[CallPiece] = []
+        self._calls: tuple[FunctionCall, ...] = ()
         self._unicode = _Unicode()
         self._prompt_tokens = prepared.prompt_tokens
         # Of the current try: what the provider said besides text, and whether its tokens are still to be
@@ -264,23 +301,69 @@ class _Performance:
         while True:
             finish_reason = await self._say(messages, deadline)
             text = "".join(self._deltas)
-            if request.json_schema is None:
-                break
-            wrong = await asyncio.to_thread(structured.complaint, text, finish_reason, request.json_schema)
+            wrong = await asyncio.to_thread(self._wrong, text, finish_reason)
             if wrong is None:
-                await self._deliver(text)
                 break
-            if len(self._repairs) == MAX_REPAIRS:
+            # What was said already cannot be said in another way.
+            if len(self._repairs) == MAX_REPAIRS or self._delivered:
                 raise ProviderFailed(
                     "invalid_output",
-                    f"{self._prepared.entry.name} gave no answer that fits the schema in {1 + MAX_REPAIRS} "
-                    f"attempts: {wrong}",
+                    f"{self._prepared.entry.name} gave no answer that can be used in "
+                    f"{1 + len(self._repairs)} attempts: {wrong}",
                     retryable=False,
                 )
             self._repairs.append(wrong)
-            messages = (*request.messages, *structured.repair(text, wrong, request.json_schema))
+            messages = (*request.messages, *self._repair(text, wrong))
             await self._recount(messages)
-        return ModelAnswered(**await self._use(), finish_reason=finish_reason, repairs=tuple(self._repairs))
+        if request.tools and not self._native:
+            text, self._calls = functions.read_proposal(text, decision_id=self._permit.decision_id)
+            self._deltas[:] = [text]
+        if request.json_schema is not None and text.strip():
+            await self._deliver(text)
+        calls, blob = await self._kept_calls()
+        return ModelAnswered(
+            **await self._use(),
+            finish_reason="tool_calls" if self._calls else finish_reason,
+            repairs=tuple(self._repairs),
+            tool_calls=calls,
+            tool_calls_blob=blob,
+        )
+
+    @property
+    def _native(self) -> tuple[Function, ...]:
+        """The functions that the provider itself offers to the model."""
+        return _native_tools(self._prepared.entry, self._prepared.request)
+
+    def _wrong(self, text: str, finish_reason: str) -> str | None:
+        """Return what keeps an answer from being used; checking a large one takes long."""
+        request = self._prepared.request
+        self._calls = functions.assembled(self._pieces, decision_id=self._permit.decision_id)
+        if self._native:
+            wrong = functions.complaint(self._calls, request.tools, request.tool_choice, finish_reason)
+            if wrong is not None or self._calls:
+                return wrong
+        if request.json_schema is None:
+            return None
+        wrong = structured.complaint(text, finish_reason, request.json_schema)
+        if wrong is None and request.tools and not self._native:
+            # The schema allows it, and nobody could do anything with it.
+            return (
+                "The answer is empty."
+                if not any(functions.read_proposal(text, decision_id=self._permit.decision_id))
+                else None
+            )
+        return wrong
+
+    def _repair(self, text: str, wrong: str) -> tuple[ChatMessage, ChatMessage]:
+        request = self._prepared.request
+        must_call = (
+            request.tool_choice not in {"auto", "none"} if isinstance(request.tool_choice, str) else True
+        )
+        if self._native and (self._calls or must_call or request.json_schema is None):
+            return functions.repair(
+                text, self._calls, wrong, functions.offered(request.tools, request.tool_choice)
+            )
+        return structured.repair(text, wrong, request.json_schema or {})
 
     async def failed(self, failure: ProviderFailed) -> ModelFailed:
         """Return the failure's event; the unfinished try is counted locally, briefly, whatever happens."""
@@ -309,12 +392,16 @@ class _Performance:
                 telemetry.GEN_AI_AGENT_NAME: facts.agent,
                 telemetry.OPENINFERENCE_SPAN_KIND: "LLM",
                 telemetry.LLM_MODEL_NAME: entry.name,
+                telemetry.LLM_PROVIDER: entry.provider,
                 telemetry.SESSION_ID: str(facts.session_id or ""),
                 telemetry.WORKSPACE_ID: str(facts.workspace_id),
                 telemetry.DECISION_ID: str(self._permit.decision_id),
                 telemetry.ATTEMPT: self._attempt,
+                telemetry.GEN_AI_REQUEST_STREAM: self._on_delta is not None,
             }
         )
+        if telemetry.traces_content():
+            telemetry.tell_model_call(span, said=[(each.role, each.content) for each in request.messages])
 
     async def _say(self, messages: Sequence[ChatMessage], deadline: asyncio.Timeout) -> str:
         """Get one whole answer, in as many tries as it takes; return its finish reason."""
@@ -351,9 +438,12 @@ class _Performance:
             temperature=request.temperature or 0.0,
             stop=request.stop,
             json_schema=request.json_schema,
+            tools=self._native,
+            tool_choice=request.tool_choice,
         )
         self._tries += 1
         self._deltas.clear()
+        self._pieces.clear()
         self._unicode = _Unicode()
         self._finish_reason, self._usage, self._in_flight = "", None, True
         try:
@@ -372,6 +462,9 @@ class _Performance:
                 if chunk.text:
                     await self._hear(self._unicode.whole(chunk.text[:left]))
                     left -= len(chunk.text)
+                for piece in chunk.calls:
+                    self._pieces.append(piece)
+                    left -= len(piece.id) + len(piece.name) + len(piece.arguments)
                 self._finish_reason = chunk.finish_reason or self._finish_reason
                 self._usage = chunk.usage or self._usage
                 if left < 0:
@@ -397,7 +490,8 @@ class _Performance:
             raise ProviderFailed(
                 "filtered", f"{name}'s provider filtered its answer.", retryable=False, billed=True
             )
-        if self._prepared.request.json_schema is None and not any(each.strip() for each in self._deltas):
+        said = self._pieces or any(each.strip() for each in self._deltas)
+        if self._prepared.request.json_schema is None and not said:
             self._silences += 1
             raise ProviderFailed(
                 "no_answer",
@@ -414,7 +508,7 @@ class _Performance:
     async def _recount(self, messages: Sequence[ChatMessage]) -> None:
         """Count a repair's prompt, and refuse one that no longer fits."""
         entry = self._prepared.entry
-        self._prompt_tokens = await count_tokens(entry, messages)
+        self._prompt_tokens = await count_tokens(entry, messages, tools=self._native)
         if self._prompt_tokens + (self._prepared.request.max_output_tokens or 0) > entry.context_limit:
             raise ProviderFailed(
                 "invalid_output",
@@ -430,7 +524,8 @@ class _Performance:
             self._add(self._usage)
 
     async def _estimate(self, *, billed: bool) -> None:
-        text = "".join(self._deltas)
+        said_pieces = [text for piece in self._pieces for text in (piece.name, piece.arguments) if text]
+        text = "".join([*self._deltas, *said_pieces])
         if not billed and not text:
             self._in_flight = False
             return
@@ -439,7 +534,7 @@ class _Performance:
                 said = await self._provider.count_text(self._prepared.entry, text) if text else 0
         except (TimeoutError, ProviderFailed):
             # Providers send about one token a delta: the nearest figure when the one that counts is gone too.
-            said = len(self._deltas)
+            said = len(self._deltas) + len(said_pieces)
         self._estimated = True
         self._add(Usage(self._prompt_tokens, said))
 
@@ -491,6 +586,14 @@ class _Performance:
         blob = await in_database_thread(put_blob, content, key_id=self._key_id)
         return content[:LONGEST_TEXT_BYTES].decode(errors="ignore"), blob
 
+    async def _kept_calls(self) -> tuple[tuple[dict[str, str], ...], str]:
+        """Return the calls for the event or, where they are too large, none and the blob that holds them."""
+        calls = tuple(each.as_dict() for each in self._calls)
+        content = orjson.dumps(calls)
+        if self._key_id is None or len(content) <= LONGEST_CALLS_BYTES:
+            return calls, ""
+        return (), await in_database_thread(put_blob, content, key_id=self._key_id)
+
     def _elapsed_ms(self) -> int:
         return round((time.monotonic() - self._started) * 1000)
 
@@ -505,6 +608,8 @@ def _check(request: ModelRequest) -> None:
                 field=f"messages[{number}].role",
             )
         canonical(message.content, f"messages[{number}].content")
+    _check_calls(request.messages)
+    functions.check(request.tools, request.tool_choice)
     if request.purpose not in get_args(Purpose):
         raise BadInput(
             f"purpose is {request.purpose!r}; use one of {', '.join(get_args(Purpose))}.", field="purpose"
@@ -519,6 +624,65 @@ def _check(request: ModelRequest) -> None:
         raise BadInput(
             f"deadline_seconds is {request.deadline_seconds}; use more than 0.", field="deadline_seconds"
         )
+
+
+def _check_calls(messages: Sequence[ChatMessage]) -> None:
+    """Refuse answers to calls that nobody made, and calls whose arguments are no JSON object."""
+    known: set[str] = set()
+    for number, message in enumerate(messages):
+        field = f"messages[{number}]"
+        if message.role == "tool" and message.tool_call_id not in known:
+            raise BadInput(
+                f"{field}.tool_call_id is {message.tool_call_id[:80]!r}, which no earlier message calls.",
+                field=f"{field}.tool_call_id",
+            )
+        canonical([message.name, message.tool_call_id], field)
+        if message.tool_calls and message.role != "assistant":
+            raise BadInput(f"{field} has tool_calls; only the assistant calls.", field=f"{field}.tool_calls")
+        for place, call in enumerate(message.tool_calls):
+            here = f"{field}.tool_calls[{place}]"
+            canonical(call.as_dict(), here)
+            wrong = structured.complaint(call.arguments, "", {"type": "object"})
+            if wrong is not None:
+                raise BadInput(f"{here}.arguments: {wrong}", field=f"{here}.arguments")
+            known.add(call.id)
+
+
+def _fitted(request: ModelRequest, entry: ModelEntry) -> ModelRequest:
+    """Return the request in the form that this model takes: what it cannot do by itself is asked in words."""
+    if entry.can("embeddings"):
+        raise BadInput(
+            f"{entry.name} makes embeddings and does not talk; choose another model.", field="model"
+        )
+    if not entry.can("tools"):
+        request = replace(request, messages=functions.plain(request.messages))
+        if request.tools and request.tool_choice == "none":
+            request = replace(request, tools=())
+        if request.tools:
+            return _with_tools_as_text(request, entry)
+    if request.json_schema is not None and not entry.can("json_schema"):
+        told = structured.instruction(request.json_schema)
+        request = replace(request, messages=(told, *request.messages))
+    return request
+
+
+def _with_tools_as_text(request: ModelRequest, entry: ModelEntry) -> ModelRequest:
+    if not entry.can("json_schema"):
+        raise ToolsNotSupported(
+            f"{entry.name} can neither use tools nor keep to a JSON Schema; choose another model, or send no "
+            "tools.",
+            field="tools",
+        )
+    wanted = (request.tools, request.tool_choice, request.json_schema)
+    return replace(
+        request,
+        messages=(functions.instruction(*wanted), *request.messages),
+        json_schema=functions.proposal_schema(*wanted),
+    )
+
+
+def _native_tools(entry: ModelEntry, request: ModelRequest) -> tuple[Function, ...]:
+    return request.tools if entry.can("tools") else ()
 
 
 def _output_tokens(request: ModelRequest, entry: ModelEntry, prompt_tokens: int) -> int:
@@ -544,17 +708,39 @@ def _output_tokens(request: ModelRequest, entry: ModelEntry, prompt_tokens: int)
 
 def _arguments(entry: ModelEntry, prompt_tokens: int, request: ModelRequest) -> dict[str, Any]:
     """Return all that makes the call what it is: the permit is bound to it, and rules can read it."""
-    return {
+    tools = {} if not request.tools else _tool_arguments(request)
+    return tools | {
         "provider": entry.provider,
         "base_url": entry.base_url,
         "tier": entry.tier,
         "purpose": request.purpose,
-        "messages": [{"role": each.role, "content": each.content} for each in request.messages],
+        "messages": [_message_argument(each) for each in request.messages],
         "prompt_tokens": prompt_tokens,
         "max_output_tokens": request.max_output_tokens,
         "temperature": request.temperature,
         "stop": list(request.stop),
         "json_schema": None if request.json_schema is None else dict(request.json_schema),
+    }
+
+
+def _message_argument(message: ChatMessage) -> dict[str, Any]:
+    shown: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.name:
+        shown["name"] = message.name
+    if message.tool_call_id:
+        shown["tool_call_id"] = message.tool_call_id
+    if message.tool_calls:
+        shown["tool_calls"] = [each.as_dict() for each in message.tool_calls]
+    return shown
+
+
+def _tool_arguments(request: ModelRequest) -> dict[str, Any]:
+    choice = request.tool_choice
+    return {
+        "tools": [each.name for each in request.tools],
+        # Binds the decision, and an approval of it, to all that the model is told of the functions.
+        "tools_hash": functions.fingerprint(request.tools),
+        "tool_choice": choice if isinstance(choice, str) else {"name": choice["name"]},
     }
 
 
@@ -583,11 +769,16 @@ def _describe_outcome(span: Span, outcome: ModelAnswered | ModelFailed) -> None:
             telemetry.GEN_AI_USAGE_OUTPUT_TOKENS: outcome.completion_tokens,
             telemetry.LLM_TOKEN_COUNT_PROMPT: outcome.prompt_tokens,
             telemetry.LLM_TOKEN_COUNT_COMPLETION: outcome.completion_tokens,
+            telemetry.LLM_TOKEN_COUNT_TOTAL: outcome.prompt_tokens + outcome.completion_tokens,
             telemetry.COST_MICROS: outcome.cost_micros,
         }
     )
     if isinstance(outcome, ModelAnswered):
         span.set_attribute(telemetry.GEN_AI_RESPONSE_FINISH_REASONS, [outcome.finish_reason])
+        span.set_attribute(telemetry.GEN_AI_RESPONSE_MODEL, outcome.model)
     else:
-        span.set_attribute(telemetry.ERROR_TYPE, outcome.code)
-        span.set_status(Status(StatusCode.ERROR, outcome.code))
+        telemetry.fail(span, outcome.code)
+    if outcome.first_token_ms is not None:
+        span.set_attribute(telemetry.GEN_AI_RESPONSE_TIME_TO_FIRST_CHUNK, outcome.first_token_ms / 1000)
+    if telemetry.traces_content():
+        telemetry.tell_model_call(span, answered=outcome.text)

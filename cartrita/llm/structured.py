@@ -3,11 +3,17 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice
 from typing import Any
 
+from pydantic_core import SchemaError, SchemaValidator, core_schema
+from referencing import Registry
+from referencing.exceptions import Unresolvable
+
 from cartrita.errors import BadInput
 from cartrita.llm.providers import ChatMessage
+from governance.canonical import canonical
 
 LONGEST_COMPLAINT = 800
 # More than any plan or extract needs; a larger one would take seconds to check.
@@ -15,18 +21,27 @@ LONGEST_ANSWER = 256 * 1024
 # How much of a rejected answer a model is shown again: the complaint matters more.
 LONGEST_QUOTE = 4000
 COMPLAINTS = 8
+# References of a schema that are followed for one answer: some schemas of a few lines would take years.
+MOST_REFERENCES = 20_000
+
+_REFUSED = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef")
 
 
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Raise BadInput when `schema` is not a JSON Schema 2020-12."""
+def check_schema(schema: Mapping[str, Any], *, field: str = "json_schema") -> None:
+    """Raise BadInput when `schema` is not a JSON Schema 2020-12 that answers can be checked against safely.
+
+    Safely means: nothing is fetched for it, and no text makes checking it take for ever.
+    """
     import jsonschema
 
     try:
+        for wrong in _unsafe(canonical(dict(schema), field), field):
+            raise wrong
         jsonschema.Draft202012Validator.check_schema(schema)
     except jsonschema.SchemaError as error:
         raise BadInput(
-            f"json_schema is not a JSON Schema 2020-12: {error.message}",
-            field=f"json_schema{error.json_path[1:]}",
+            f"{field} is not a JSON Schema 2020-12: {error.message[:LONGEST_COMPLAINT]}",
+            field=f"{field}{error.json_path[1:]}",
         ) from error
 
 
@@ -47,6 +62,8 @@ def complaint(text: str, finish_reason: str, schema: Mapping[str, Any]) -> str |
         wrong = "\n".join(islice(_violations(value, schema), COMPLAINTS))
     except RecursionError:
         return "The answer is nested too deeply."
+    except Unresolvable as error:
+        return f"The schema refers to what it does not hold: {error.ref[:200]}"
     except ValueError as error:
         wrong = f"The answer is not JSON: {error}"
     return wrong[:LONGEST_COMPLAINT] or None
@@ -89,10 +106,71 @@ def _finite(literal: str) -> float:
     return number
 
 
-def _violations(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+def _unsafe(part: Any, path: str) -> Iterator[BadInput]:
+    """Yield what a schema may not hold: references to elsewhere, and patterns that may take for ever."""
+    if isinstance(part, list):
+        for number, each in enumerate(part):
+            yield from _unsafe(each, f"{path}[{number}]")
+        return
+    if not isinstance(part, dict):
+        return
+    for name, each in part.items():
+        here = f"{path}.{name}"
+        if name in _REFUSED and not isinstance(each, dict | list):
+            yield BadInput(f"{here}: {name} is not supported in a schema; leave it out.", field=here)
+        elif (
+            name == "patternProperties" and isinstance(each, dict) and path.rpartition(".")[2] != "properties"
+        ):
+            yield BadInput(f"{here}: patternProperties is not supported; name the properties.", field=here)
+        elif name == "$ref" and isinstance(each, str) and not each.startswith("#"):
+            yield BadInput(
+                f"{here} points to elsewhere; put the definition into the schema, under $defs.", field=here
+            )
+        elif name == "pattern" and isinstance(each, str):
+            try:
+                _pattern(each)
+            except SchemaError:
+                yield BadInput(
+                    f"{here} is no regular expression that can be matched in linear time (RE2's syntax).",
+                    field=here,
+                )
+        yield from _unsafe(each, here)
+
+
+@lru_cache(maxsize=256)
+def _pattern(expression: str) -> SchemaValidator:
+    """Return what tells whether a text has the pattern, in time linear in its length (Rust's regex)."""
+    return SchemaValidator(core_schema.str_schema(pattern=expression, regex_engine="rust-regex"))
+
+
+def _has_pattern(_validator: Any, expression: str, value: Any, _schema: Any) -> Iterator[Any]:
     import jsonschema
 
-    for error in jsonschema.Draft202012Validator(schema).iter_errors(value):
+    if isinstance(value, str) and not _pattern(expression).isinstance_python(value):
+        yield jsonschema.ValidationError(f"{value!r} does not match {expression!r}")
+
+
+def _validator(schema: Mapping[str, Any]) -> Any:
+    """Return a validator of the schema that follows a bounded number of references."""
+    import jsonschema
+
+    follow = jsonschema.Draft202012Validator.VALIDATORS["$ref"]
+    left = [MOST_REFERENCES]
+
+    def bounded(validator: Any, reference: str, value: Any, within: Any) -> Iterator[Any]:
+        left[0] -= 1
+        if left[0] < 0:
+            raise RecursionError
+        yield from follow(validator, reference, value, within) or ()
+
+    kind = jsonschema.validators.extend(
+        jsonschema.Draft202012Validator, {"$ref": bounded, "pattern": _has_pattern}
+    )
+    return kind(schema, registry=Registry())
+
+
+def _violations(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
+    for error in _validator(schema).iter_errors(value):
         path, said = error.json_path[:200], error.message
         # It quotes the value, however large; what is wrong with it stands at the end.
         yield f"{path}: {said if len(said) <= 300 else f'{said[:100]} [...] {said[-180:]}'}"

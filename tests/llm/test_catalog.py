@@ -12,7 +12,7 @@ from pytest_django import Settings
 
 from cartrita.accounts.models import User
 from cartrita.llm import catalog
-from cartrita.llm.catalog import ModelPrice, UnknownModel
+from cartrita.llm.catalog import ModelNotConfigured, ModelPrice, UnknownModel
 from cartrita.llm.models import Model, Price
 from tests.databases import Database
 
@@ -53,6 +53,7 @@ class TestModels:
         found = {
             entry.name: (entry.tier, entry.price.input_price, entry.price.output_price, entry.context_limit)
             for entry in catalog.models()
+            if not entry.can("embeddings")
         }
         assert found == {
             "gpt-4o": ("premium", 2_500_000, 10_000_000, 128_000),
@@ -60,6 +61,41 @@ class TestModels:
             "gpt-3.5-turbo": ("fallback", 500_000, 1_500_000, 16_385),
             "SmolLM2-135M-Instruct": ("local", 0, 0, 2_048),
         }
+
+    def test_that_make_embeddings_are_never_chosen_to_talk(
+        self, database: Database, settings: Settings
+    ) -> None:
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        makers = {
+            entry.name: entry.price.input_price for entry in catalog.models() if entry.can("embeddings")
+        }
+        assert makers == {
+            "text-embedding-3-large": 130_000,
+            "text-embedding-3-small": 20_000,
+            "text-embedding-ada-002": 100_000,
+            "all-minilm-l6-v2": 0,
+        }
+        talking = [entry for entry in catalog.models() if entry.name not in makers]
+        for entry in talking:
+            assert makers.keys().isdisjoint(each.name for each in catalog.fallbacks(entry))
+            assert getattr(catalog.cheaper(entry), "name", "") not in makers
+        for tier in catalog.TIERS:
+            assert catalog.choose(name=None, tier=tier, purpose="execution").name not in makers
+
+    def test_that_make_embeddings_are_found_by_name_and_tier(
+        self, database: Database, settings: Settings
+    ) -> None:
+        assert catalog.embedding_model("local").name == "all-minilm-l6-v2"
+        with pytest.raises(ModelNotConfigured):
+            catalog.embedding_model("text-embedding-3-small")
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        assert catalog.embedding_model("standard").name == "text-embedding-3-small"
+        with pytest.raises(UnknownModel, match="all-minilm-l6-v2, text-embedding-3-large"):
+            catalog.embedding_model("gpt-4o")
+
+    def test_are_named_by_their_tier_too(self, database: Database, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        assert catalog.choose(name="premium", tier=None, purpose="execution").name == "gpt-4o"
 
     def test_do_not_trust_the_local_one_with_answers(self, database: Database) -> None:
         assert not catalog.model("SmolLM2-135M-Instruct").can("answers")

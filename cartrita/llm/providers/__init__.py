@@ -8,13 +8,52 @@ from typing import Any, ClassVar, Protocol
 from cartrita.errors import CartritaError
 from cartrita.llm.catalog import ModelEntry
 
+# Which of the functions a model is to call: auto, none, required, or {"name": the one}.
+ToolChoice = str | Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionCall:
+    """A function that a model wants called; `arguments` is a JSON object as the model wrote it."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return it as JSON."""
+        return {"id": self.id, "name": self.name, "arguments": self.arguments}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Function:
+    """A function that whoever asks the model runs itself; `parameters` is a JSON Schema of an object."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any]
+    strict: bool = False
+
 
 @dataclass(frozen=True, slots=True)
 class ChatMessage:
-    """One message of a prompt; `role` is system, user or assistant."""
+    """One message of a prompt; `role` is system, user, assistant, or tool for what the call `tool_call_id` of
+    an earlier message gave. `name` tells speakers of one role apart.
+    """
 
     role: str
     content: str
+    tool_calls: tuple[FunctionCall, ...] = ()
+    tool_call_id: str = ""
+    name: str = ""
+
+    @property
+    def counted(self) -> str:
+        """All of the message's text that a model reads."""
+        if not (self.tool_calls or self.name):
+            return self.content
+        called = (f"{each.id} {each.name} {each.arguments}" for each in self.tool_calls)
+        return "\n".join((self.name, self.content, *called))
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +66,8 @@ class Call:
     temperature: float
     stop: Sequence[str] = ()
     json_schema: Mapping[str, Any] | None = None
+    tools: Sequence[Function] = ()
+    tool_choice: ToolChoice = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,12 +80,31 @@ class Usage:
 
 
 @dataclass(frozen=True, slots=True)
+class CallPiece:
+    """A piece of the call that stands at `index`: texts to be added to what is known of it."""
+
+    index: int
+    id: str = ""
+    name: str = ""
+    arguments: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a stream: text, the reason of its end, the usage, or any of them together."""
+    """A piece of a stream: text, pieces of calls, the reason of its end, the usage, or some of them."""
 
     text: str = ""
     finish_reason: str | None = None
     usage: Usage | None = None
+    calls: tuple[CallPiece, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """One vector a text, in the order of the texts; `tokens` None where the provider did not count."""
+
+    vectors: tuple[tuple[float, ...], ...]
+    tokens: int | None
 
 
 class ProviderFailed(CartritaError):
@@ -85,6 +145,18 @@ class Provider(Protocol):
 
     def stream(self, call: Call) -> AsyncGenerator[Chunk, None]:
         """Yield the answer as it comes; closing the generator stops the model. Raises ProviderFailed."""
+        ...
+
+
+class Embedder(Protocol):
+    """A way to reach models that turn texts into vectors."""
+
+    async def count_text(self, entry: ModelEntry, text: str, /) -> int:
+        """Return the tokens of a text. Raises ProviderFailed."""
+        ...
+
+    async def embed(self, entry: ModelEntry, texts: Sequence[str], /) -> Embedded:
+        """Return the vectors of texts, few enough for one request. Raises ProviderFailed."""
         ...
 
 

@@ -18,7 +18,7 @@ class LocalProvider(OpenAIProvider):
     """Calls the local server, and starts one that ends with this process where none runs."""
 
     async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
-        chat = [{"role": message.role, "content": message.content} for message in messages]
+        chat = [{"role": message.role, "content": message.counted} for message in messages]
         formed = await self._post(entry, "/apply-template", {"messages": chat})
         return await self.count_text(entry, formed["prompt"])
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib
+import math
 import threading
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,17 @@ from cartrita.errors import BadInput
 from cartrita.eventstore.aio import close_with_loop
 from cartrita.llm import vocabularies
 from cartrita.llm.catalog import ModelEntry
-from cartrita.llm.providers import Call, ChatMessage, Chunk, ProviderFailed, Usage
+from cartrita.llm.providers import (
+    Call,
+    CallPiece,
+    ChatMessage,
+    Chunk,
+    Embedded,
+    Function,
+    ProviderFailed,
+    ToolChoice,
+    Usage,
+)
 
 if TYPE_CHECKING:
     import openai
@@ -46,7 +57,7 @@ class OpenAIProvider:
 
     async def count_prompt(self, entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
         def total() -> int:
-            counted = sum(vocabularies.count(entry.tokenizer, message.content) for message in messages)
+            counted = sum(vocabularies.count(entry.tokenizer, message.counted) for message in messages)
             return counted + TOKENS_PER_MESSAGE * len(messages) + TOKENS_OF_ANSWER_START
 
         return await asyncio.to_thread(total)
@@ -108,7 +119,7 @@ class OpenAIProvider:
         """Return the arguments of the SDK's `create`."""
         arguments: dict[str, Any] = {
             "model": call.entry.name,
-            "messages": [{"role": each.role, "content": each.content} for each in call.messages],
+            "messages": [_message(each) for each in call.messages],
             # Compatible servers know this older name too, and all models of the catalog take it.
             "max_tokens": call.max_output_tokens,
             "temperature": call.temperature,
@@ -119,7 +130,38 @@ class OpenAIProvider:
             arguments["stop"] = list(call.stop)
         if call.json_schema is not None:
             arguments["response_format"] = _response_format(call.entry, call.json_schema)
+        if call.tools:
+            arguments["tools"] = [{"type": "function", "function": described(each)} for each in call.tools]
+            arguments["tool_choice"] = _tool_choice(call.tool_choice)
         return arguments
+
+    async def embed(self, entry: ModelEntry, texts: Sequence[str], /) -> Embedded:
+        sdk, client = await self.client(entry)
+        try:
+            # As numbers: not every compatible server knows the SDK's own default, base64.
+            found = await client.embeddings.create(
+                model=entry.name, input=list(texts), encoding_format="float"
+            )
+            return _embedded(found, len(texts))
+        except sdk.OpenAIError as error:
+            raise _failure(sdk, error, entry.name, opened=False) from error
+        except (ValueError, RecursionError) as error:
+            raise ProviderFailed(
+                "server_error",
+                f"{entry.name} sent an answer that is not one of embeddings: {error}",
+                retryable=True,
+                billed=True,
+            ) from error
+
+
+def described(function: Function) -> dict[str, Any]:
+    """Return a function as OpenAI's API takes it."""
+    shown: dict[str, Any] = {"name": function.name, "parameters": dict(function.parameters)}
+    if function.description:
+        shown["description"] = function.description
+    if function.strict:
+        shown["strict"] = True
+    return shown
 
 
 def status_failure(status: int, message: str, code: str | None, headers: Mapping[str, str]) -> ProviderFailed:
@@ -173,6 +215,31 @@ def _failure(sdk: Any, error: Exception, name: str, *, opened: bool) -> Provider
     return ProviderFailed("server_error", f"{name} reported: {error}", retryable=True, billed=opened)
 
 
+def _message(message: ChatMessage) -> dict[str, Any]:
+    sent: dict[str, Any] = {"role": message.role, "content": message.content}
+    if message.role == "tool":
+        return {**sent, "tool_call_id": message.tool_call_id}
+    if message.name:
+        sent["name"] = message.name
+    if message.tool_calls:
+        sent["content"] = message.content or None
+        sent["tool_calls"] = [
+            {
+                "id": each.id,
+                "type": "function",
+                "function": {"name": each.name, "arguments": each.arguments},
+            }
+            for each in message.tool_calls
+        ]
+    return sent
+
+
+def _tool_choice(choice: ToolChoice) -> Any:
+    if isinstance(choice, str):
+        return choice
+    return {"type": "function", "function": {"name": choice["name"]}}
+
+
 def _response_format(entry: ModelEntry, schema: Mapping[str, Any]) -> dict[str, Any]:
     if entry.can("json_schema"):
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": dict(schema)}}
@@ -190,7 +257,44 @@ def _chunk(part: Any) -> Chunk:
     finish_reason = getattr(choice, "finish_reason", None)
     if not isinstance(text, str) or not isinstance(finish_reason, str | None):
         raise ValueError("a part of the stream has no text where text belongs")  # noqa: TRY004 - as bad JSON
-    return Chunk(text=text, finish_reason=finish_reason, usage=_usage(getattr(part, "usage", None)))
+    return Chunk(
+        text=text,
+        finish_reason=finish_reason,
+        usage=_usage(getattr(part, "usage", None)),
+        calls=tuple(map(_call_piece, getattr(delta, "tool_calls", None) or ())),
+    )
+
+
+def _call_piece(piece: Any) -> CallPiece:
+    function = getattr(piece, "function", None)
+    index = getattr(piece, "index", None)
+    texts = [
+        getattr(piece, "id", None) or "",
+        getattr(function, "name", None) or "",
+        getattr(function, "arguments", None) or "",
+    ]
+    if type(index) is not int or index < 0 or not all(isinstance(each, str) for each in texts):
+        raise ValueError("a part of the stream has no call where a call belongs")
+    return CallPiece(index, *texts)
+
+
+def _embedded(found: Any, count: int) -> Embedded:
+    """Return the vectors in the order of the texts; the SDK has checked nothing. Raises ValueError."""
+    vectors: dict[int, tuple[float, ...]] = {}
+    for each in getattr(found, "data", None) or ():
+        index, numbers = getattr(each, "index", None), getattr(each, "embedding", None)
+        if type(index) is not int or not isinstance(numbers, list) or not all(map(_is_finite, numbers)):
+            raise ValueError("a vector is none")
+        vectors[index] = tuple(map(float, numbers))
+    if sorted(vectors) != list(range(count)) or len({len(each) for each in vectors.values()}) != 1:
+        raise ValueError(f"there are not {count} vectors of one length")
+    tokens = getattr(getattr(found, "usage", None), "prompt_tokens", None)
+    counted = tokens if type(tokens) is int and 0 <= tokens <= MOST_TOKENS else None
+    return Embedded(tuple(vectors[index] for index in range(count)), counted)
+
+
+def _is_finite(number: Any) -> bool:
+    return type(number) in {int, float} and math.isfinite(number)
 
 
 def _usage(reported: Any) -> Usage | None:

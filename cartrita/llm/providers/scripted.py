@@ -2,9 +2,10 @@
 
 The file holds `{"log": PATH?, "seconds_per_token": 0?, "answers": [ANSWER...]}`. The first answer fits whose
 `when` (default: anything) occurs in the prompt and which was given less than `times` (default: any number)
-times by this process. Further keys of an answer: `text`, `seconds_per_token`, `finish_reason`, `usage`
-(false: reports none), `fail` {code, message?, retryable, after_tokens?}, `cut_after` (tokens after which the
-stream just ends). Each production appends a JSON line {event: started|finished, text, pid} to the log.
+times by this process. Further keys of an answer: `text`, `calls` [{name, arguments: TEXT or JSON, id?}],
+`seconds_per_token`, `finish_reason`, `usage` (false: reports none), `fail` {code, message?, retryable,
+after_tokens?}, `cut_after` (tokens after which the stream just ends). Each production appends a JSON line
+{event: started|finished, text, pid} to the log.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import Any
 from django.conf import settings
 
 from cartrita.llm.catalog import ModelEntry
-from cartrita.llm.providers import Call, ChatMessage, Chunk, ProviderFailed, Usage
+from cartrita.llm.providers import Call, CallPiece, ChatMessage, Chunk, ProviderFailed, Usage
 
 
 class ScriptedProvider:
@@ -29,7 +30,7 @@ class ScriptedProvider:
         self._given: Counter[tuple[str, int]] = Counter()
 
     async def count_prompt(self, _entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
-        return sum(len(_tokens(message.content)) + 1 for message in messages)
+        return sum(len(_tokens(message.counted)) + 1 for message in messages)
 
     async def count_text(self, _entry: ModelEntry, text: str, /) -> int:
         return len(_tokens(text))
@@ -61,15 +62,18 @@ class ScriptedProvider:
                 retryable=fail["retryable"],
                 billed=bool(tokens),
             )
+        calls = tuple(_call(number, each) for number, each in enumerate(answer.get("calls", ())))
+        if calls:
+            yield Chunk(calls=calls)
         _log(script, "finished", text)
         usage = Usage(await self.count_prompt(call.entry, call.messages), len(tokens))
         yield Chunk(
-            finish_reason=answer.get("finish_reason", "stop"),
+            finish_reason=answer.get("finish_reason", "tool_calls" if calls else "stop"),
             usage=usage if answer.get("usage", True) else None,
         )
 
     def _answer(self, path: str, script: dict[str, Any], call: Call) -> dict[str, Any]:
-        prompt = "\n".join(message.content for message in call.messages)
+        prompt = "\n".join(message.counted for message in call.messages)
         for number, answer in enumerate(script["answers"]):
             if answer.get("when", "") not in prompt:
                 continue
@@ -78,6 +82,12 @@ class ScriptedProvider:
             self._given[path, number] += 1
             return dict(answer)
         raise ProviderFailed("rejected", "The script holds no answer to this prompt.", retryable=False)
+
+
+def _call(number: int, told: dict[str, Any]) -> CallPiece:
+    arguments = told["arguments"]
+    written = arguments if isinstance(arguments, str) else json.dumps(arguments)
+    return CallPiece(number, told.get("id", f"call_{number}"), told["name"], written)
 
 
 def _read(path: str) -> Any:
