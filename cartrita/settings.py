@@ -62,6 +62,7 @@ INSTALLED_APPS = [
 # Modules that define event types, so that every process can read every stored event.
 EVENT_MODULES = [
     "cartrita.eventstore.erasure",
+    "cartrita.eventstore.restored",
     "cartrita.accounts.api_token",
     "cartrita.accounts.sign_in",
     "cartrita.accounts.workspace",

@@ -1,8 +1,16 @@
-"""Erasure as facts: which keys were destroyed, so that a restored backup destroys them again first."""
+"""Erasure as facts: which keys were destroyed, so that a restored backup destroys them again first.
 
+Each erasure is an event, and a line of a file outside the database: a backup that is older than an erasure
+does not know it, and the database that did may be gone.
+"""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import ClassVar, LiteralString
 from uuid import UUID
 
+from django.conf import settings
 from django.db import transaction
 
 from cartrita.eventstore import sealing
@@ -61,13 +69,42 @@ def repeat_erasures() -> int:
     """
     destroyed = 0
     with transaction.atomic():
-        for recorded in read_rows(_ERASURES, [[KeyErased.type_name, SubjectErased.type_name]]):
-            match recorded.event:
-                case KeyErased(key_id=key_id):
-                    destroyed += sealing.destroy_data_key(key_id)
-                case SubjectErased(subject_id=subject_id):
-                    destroyed += sealing.destroy_subject_keys(subject_id)
+        for kind, erased_id in recorded_erasures():
+            if kind == "key":
+                destroyed += sealing.destroy_data_key(erased_id)
+            else:
+                destroyed += sealing.destroy_subject_keys(erased_id)
     return destroyed
+
+
+def erased_list() -> Path:
+    """Return the file that lists what was erased: a line each with time, `key` or `subject`, and its id."""
+    return Path(settings.HOME) / "keys" / "erased.log"
+
+
+def list_erased(kind: str, erased_id: UUID) -> None:
+    """Add a line to the list of erasures, on disk when this returns. Raises OSError."""
+    path = erased_list()
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {kind} {erased_id}\n"
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(descriptor, line.encode("ascii"))
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def recorded_erasures() -> list[tuple[str, UUID]]:
+    """Return what the log says was erased, oldest first: `key` or `subject`, and its id."""
+    found: list[tuple[str, UUID]] = []
+    for recorded in read_rows(_ERASURES, [[KeyErased.type_name, SubjectErased.type_name]]):
+        match recorded.event:
+            case KeyErased(key_id=key_id):
+                found.append(("key", key_id))
+            case SubjectErased(subject_id=subject_id):
+                found.append(("subject", subject_id))
+    return found
 
 
 def _record_once(subject: UUID, event: Event, actor: str) -> None:
@@ -81,6 +118,10 @@ def _record_once(subject: UUID, event: Event, actor: str) -> None:
             event_ids=[derived_id(subject, "erased")],
         )
     )
+    kind = "key" if isinstance(event, KeyErased) else "subject"
+    # Not before the commit: what is rolled back must not be erased by a restore. Robust: the erasure stands
+    # although a full disk keeps it off the list; that is logged, and the doctor compares the two.
+    transaction.on_commit(lambda: list_erased(kind, subject), robust=True)
 
 
 _ERASURES: LiteralString = (

@@ -23,6 +23,11 @@ _STREAM = f"""
     where stream_id = %s and version > %s and version <= %s order by version
 """  # noqa: S608 - a constant list of columns
 _LAST_VERSION = 2**31 - 1
+# A loose index scan would be quicker; this is asked once per process.
+_EPOCH = """
+    select epoch, chain from tick where epoch = (select epoch from tick order by number desc limit 1)
+    order by number limit 1
+"""
 
 
 class LogNotContiguous(CartritaError):
@@ -89,6 +94,18 @@ async def ahead() -> int:
     async with async_pool().connection() as connection:
         cursor = await connection.execute("select coalesce(max(position), 0) from log")
         return int((await _only(cursor))[0])
+
+
+async def aepoch() -> str:
+    """Return the name of the log's epoch, "" before its first tick.
+
+    A position says nothing in another epoch than its own: a restore gives those after the backup anew. The
+    name holds the epoch's first link, so that no two restores of a backup share one.
+    """
+    async with async_pool().connection() as connection:
+        cursor = await connection.execute(_EPOCH)
+        row = await cursor.fetchone()
+    return f"{row[0]}-{bytes(row[1])[:8].hex()}" if row else ""
 
 
 async def aload(

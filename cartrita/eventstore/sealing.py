@@ -354,6 +354,14 @@ def _unwrap(cipher_of_wrapper: AESGCM, wrapped: bytes, associated: bytes) -> byt
         raise SealBroken("A wrapped key was altered in the database") from error
 
 
+def master_key_ids() -> list[str]:
+    """Return the ids of the master keys that are set, the one that wraps new keys first.
+
+    Raises MasterKeyMissing.
+    """
+    return list(_master_keys())
+
+
 def _master_keys() -> Mapping[str, AESGCM]:
     """Return the master keys by id, the one that wraps new keys first."""
     text: str = settings.MASTER_KEY

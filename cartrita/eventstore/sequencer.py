@@ -144,16 +144,17 @@ class Sequencer:
             self._standing = None
             await asyncio.sleep(random.uniform(0.5, 1) * min(5.0, 0.1 * 2 ** min(failures, 10)))
 
-    async def order(self) -> int:
+    async def order(self, *, new_epoch: bool = False) -> int:
         """Give positions to what is committed now, on a connection of its own; return how many events.
 
-        Works beside a leader. For commands and tests that run without a sequencer.
+        Works beside a leader. For commands and tests that run without a sequencer. With `new_epoch` the tick
+        begins one, as after a restore, which gives positions after the backup a second time.
         """
         ordered = 0
         connection = await _open()
         try:
             while True:
-                self._standing = self._standing or await _read_standing(connection)
+                self._standing = self._standing or await _read_standing(connection, new_epoch=new_epoch)
                 try:
                     taken = await self._tick(connection)
                 except (errors.UniqueViolation, errors.SerializationFailure):
@@ -243,7 +244,7 @@ async def _try_to_lead(connection: Connection) -> bool:
     return await cursor.fetchone() == (True,)
 
 
-async def _read_standing(connection: Connection) -> _Standing:
+async def _read_standing(connection: Connection, *, new_epoch: bool = False) -> _Standing:
     await connection.execute("begin isolation level repeatable read read only")
     try:
         cursor = await connection.execute("select system_identifier from pg_control_system()")
@@ -251,8 +252,9 @@ async def _read_standing(connection: Connection) -> _Standing:
         cursor = await connection.execute(_LAST_TICK)
         last = await cursor.fetchone()
         if last is None:
-            return _Standing(0, 0, "0:0:", GENESIS, cluster, Frontier())
+            return _Standing(0, int(new_epoch), "0:0:", GENESIS, cluster, Frontier())
         number, epoch, snapshot, size, root, chain, tick_cluster = last
+        begins = new_epoch or tick_cluster != cluster
         cursor = await connection.execute(
             "select number, size, frontier from tick where frontier is not null order by number desc limit 1"
         )
@@ -269,9 +271,9 @@ async def _read_standing(connection: Connection) -> _Standing:
             )
         return _Standing(
             number=number,
-            epoch=epoch + (tick_cluster != cluster),
+            epoch=epoch + begins,
             # Another cluster's transaction ids say nothing here.
-            snapshot=snapshot if tick_cluster == cluster else "",
+            snapshot="" if begins else snapshot,
             chain=chain,
             cluster=cluster,
             frontier=frontier,

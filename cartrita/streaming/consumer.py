@@ -11,6 +11,8 @@ from uuid import UUID, uuid4
 
 import psycopg
 from channels.generic.websocket import AsyncWebsocketConsumer
+from opentelemetry import trace
+from opentelemetry.trace import SpanKind
 
 from cartrita import telemetry
 from cartrita.errors import CartritaError, NotAllowed, NotFound, NotSignedIn
@@ -53,6 +55,7 @@ from cartrita.streaming.registry import (
     UnknownCommand,
     authentication,
     channel_kind,
+    is_command,
     socket_command,
 )
 
@@ -212,6 +215,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             return
         try:
             await self._hub.start()
+            await self._hub.learn_epoch()
             session_id = await self._authenticate(offered)
         except NotSignedIn as error:
             self._hub.handshake_failed(address)
@@ -254,7 +258,14 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             self._flow = Flow.begin(at=now)
             self._beat_at = self._checked_at = now
             await self.accept(protocol)
-            self._say(welcome(connection=str(uuid4()), session_id=session_id, at=datetime.now(UTC)))
+            self._say(
+                welcome(
+                    connection=str(uuid4()),
+                    session_id=session_id,
+                    epoch=self._hub.epoch,
+                    at=datetime.now(UTC),
+                )
+            )
 
     async def _refuse(self, protocol: str | None, close: Close, reason: str) -> None:
         self._ending = (close, reason)
@@ -334,7 +345,12 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             while self._requests:
                 frame = self._requests.popleft()
                 what = frame.name if isinstance(frame, Cmd) else frame.t
-                with telemetry.tracer.start_as_current_span(f"{telemetry.SPAN_SOCKET} {what}"):
+                # Nobody has checked yet what a client calls a command: an unknown one names no span.
+                known = not isinstance(frame, Cmd) or is_command(frame.name)
+                with telemetry.span(
+                    f"{telemetry.SPAN_SOCKET} {what}" if known else telemetry.SPAN_SOCKET,
+                    kind=SpanKind.SERVER,
+                ):
                     await self._answer(frame)
         finally:
             self._worker = None
@@ -343,8 +359,10 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         try:
             await self._carry_out(frame)
         except CartritaError as error:
-            self._say(refusal(frame.id, error))
-        except Exception:
+            telemetry.fail(trace.get_current_span(), error.code)
+            self._say(refusal(frame.id, error, trace=telemetry.current_trace_id()))
+        except Exception as error:
+            telemetry.fail(trace.get_current_span(), type(error).__name__)
             logger.exception("A frame %s was not carried out", frame.t)
             failure = InternalFailure("The server failed and logged why; try again later.")
             self._say(refusal(frame.id, failure, trace=telemetry.current_trace_id()))

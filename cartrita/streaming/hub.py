@@ -27,7 +27,7 @@ import psycopg
 
 from cartrita.eventstore.aio import close_with_loop, connect
 from cartrita.eventstore.listen import follow
-from cartrita.eventstore.log import ahead, aread_log
+from cartrita.eventstore.log import aepoch, ahead, aread_log
 from cartrita.eventstore.types import RecordedEvent
 from cartrita.eventstore.wake import Bell, wait_for_ring
 from cartrita.streaming import deltas
@@ -300,6 +300,8 @@ class Hub:
 
     def __init__(self) -> None:
         self.position = 0
+        # Of the log that this process reads: a restore happens while no server runs.
+        self.epoch = ""
         self.members: set[Member] = set()
         self._by_user: dict[Any, int] = {}
         self._channels: dict[str, Channel] = {}
@@ -327,6 +329,11 @@ class Hub:
             ]
             close_with_loop(self.stop)
         await self._listening.wait()
+
+    async def learn_epoch(self) -> None:
+        """Read the log's epoch, until it has one."""
+        if not self.epoch:
+            self.epoch = await aepoch()
 
     async def stop(self) -> None:
         """Stop reading; connections that are left are ended as for a restart."""

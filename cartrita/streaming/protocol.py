@@ -208,13 +208,14 @@ def encode(frame: Mapping[str, Any]) -> str:
     return orjson.dumps(frame).decode()
 
 
-def welcome(*, connection: str, session_id: UUID | None, at: datetime) -> dict[str, Any]:
-    """Return the first frame of every accepted connection."""
+def welcome(*, connection: str, session_id: UUID | None, epoch: str, at: datetime) -> dict[str, Any]:
+    """Return the first frame of every accepted connection; positions hold within `epoch` alone."""
     return {
         "t": "welcome",
         "v": VERSION,
         "conn": connection,
         "sessionId": None if session_id is None else str(session_id),
+        "epoch": epoch,
         "status": "connected",
         "timestamp": at.isoformat(),
         "limits": {

@@ -45,7 +45,10 @@ class ChannelCopy:
 
 @dataclass(frozen=True, slots=True)
 class Replica:
-    """All that the client knows; `number` and `acked` are those of the present connection."""
+    """All that the client knows; `number` and `acked` are those of the present connection.
+
+    `epoch` is the server's, in which the positions held count; None before the first connection.
+    """
 
     channels: Mapping[str, ChannelCopy] = field(default_factory=lambda: _NOTHING)
     connected: bool = False
@@ -53,6 +56,7 @@ class Replica:
     number: int = 0
     acked: int = 0
     characters: int = 0
+    epoch: str | None = None
 
 
 Step = tuple[Replica, tuple[Effect, ...]]
@@ -131,10 +135,22 @@ def _take(state: Replica, frame: Mapping[str, Any]) -> Step:
             return _heartbeat(state, frame)
         case "res":
             return _answer(state, frame)
-        case "welcome" | "bye":
-            return state, ({"do": frame["t"], "frame": dict(frame)},)
+        case "welcome":
+            return _in_epoch(state, frame.get("epoch")), ({"do": "welcome", "frame": dict(frame)},)
+        case "bye":
+            return state, ({"do": "bye", "frame": dict(frame)},)
         case _:
             return state, ()
+
+
+def _in_epoch(state: Replica, epoch: str | None) -> Replica:
+    """Forget positions and texts of another epoch: the server was restored, and gives them anew."""
+    if epoch is None or epoch == state.epoch:
+        return state
+    if state.epoch is None:
+        return replace(state, epoch=epoch)
+    channels = {name: replace(copy, have=None, messages=_NOTHING) for name, copy in state.channels.items()}
+    return replace(state, epoch=epoch, channels=channels)
 
 
 def _subscribe(state: Replica, channel: str) -> Step:

@@ -15,6 +15,7 @@ export const emptyState = () => ({
   number: 0,
   acked: 0,
   characters: 0,
+  epoch: null,
 });
 
 /** The connection stands: subscribe to every wanted channel after what is held. */
@@ -87,11 +88,23 @@ function take(state, frame) {
     case "res":
       return takeAnswer(state, frame);
     case "welcome":
+      return [inEpoch(state, frame.epoch ?? null), [{ do: "welcome", frame }]];
     case "bye":
-      return [state, [{ do: frame.t, frame }]];
+      return [state, [{ do: "bye", frame }]];
     default:
       return [state, []];
   }
+}
+
+// Positions and texts of another epoch are forgotten: the server was restored, and gives them anew.
+function inEpoch(state, epoch) {
+  if (epoch === null || epoch === state.epoch) return state;
+  if (state.epoch === null) return { ...state, epoch };
+  const channels = {};
+  for (const [name, copy] of Object.entries(state.channels)) {
+    channels[name] = { ...copy, have: null, messages: {} };
+  }
+  return { ...state, epoch, channels };
 }
 
 function subscribeTo(state, channel) {
