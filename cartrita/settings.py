@@ -44,6 +44,7 @@ INSTALLED_APPS = [
     "cartrita.eventstore",
     "cartrita.http",
     "cartrita.streaming",
+    "cartrita.upkeep",
     "cartrita.accounts",
     "governance",
     "cartrita.llm",
@@ -157,6 +158,29 @@ CHANNEL_LAYERS = (
     else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
 )
 
+# Requests are counted here (cartrita.http.throttles): by all processes together where there is Redis, and by
+# each for itself where there is none, or while it does not answer.
+CACHES = {
+    "process": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "OPTIONS": {"MAX_ENTRIES": 100_000},
+    },
+    "default": (
+        {
+            "BACKEND": "django.core.cache.backends.redis.RedisCache",
+            "LOCATION": REDIS_URL,
+            "KEY_PREFIX": "cartrita",
+            "OPTIONS": {"socket_timeout": 0.5},
+        }
+        if REDIS_URL
+        else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}
+    ),
+}
+# How many requests to the API one person, with all tokens together, and one address of nobody known may send
+# in a minute; 0: any number.
+REQUESTS_PER_MINUTE = env.int("CARTRITA_REQUESTS_PER_MINUTE", default=600)
+ANONYMOUS_REQUESTS_PER_MINUTE = env.int("CARTRITA_ANONYMOUS_REQUESTS_PER_MINUTE", default=300)
+
 AUTH_USER_MODEL = "accounts.User"
 AUTHENTICATION_BACKENDS = [
     "django.contrib.auth.backends.ModelBackend",
@@ -180,6 +204,7 @@ REST_FRAMEWORK = {
     "DEFAULT_PARSER_CLASSES": ["cartrita.http.parsers.StrictJSONParser"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",
+    "DEFAULT_THROTTLE_CLASSES": ["cartrita.http.throttles.AddressThrottle"],
     "EXCEPTION_HANDLER": "cartrita.http.problems.answer_rest_error",
     "URL_FORMAT_OVERRIDE": None,
 }
@@ -195,6 +220,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "VerdictOutcome": "governance.api.policies.OUTCOMES",
         "GrantScope": "governance.api.approvals.SCOPES",
+        "MemberRole": "cartrita.accounts.api.ROLES",
         "TokenScope": "cartrita.accounts.api_token.Scope.__args__",
         "ApprovalStatus": "governance.api.approvals.STATUSES",
         "PlanStatus": "tasks_app.api.PLAN_STATUSES",
@@ -256,17 +282,40 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
-# Beat's schedules are rows, editable in the admin.
-CELERY_BEAT_SCHEDULER = "django_celery_beat.schedulers:DatabaseScheduler"
-# Copied into rows that do not exist yet when beat starts; `schedule` is in seconds.
+# Beat's schedules are rows, editable in the admin; one beat of all that run works.
+CELERY_BEAT_SCHEDULER = "cartrita.upkeep.scheduler:Scheduler"
+# What has run is stored at once, so that a beat that takes over knows it.
+CELERY_BEAT_SYNC_EVERY = 1
+# Becomes rows where beat finds none of that name; `schedule` is in seconds. A run that no worker took in time
+# is dropped: the next one does the same.
 CELERY_BEAT_SCHEDULE = {
-    "expire idle sessions": {"task": "sessions_app.expire_idle_sessions", "schedule": 60.0},
-    "expire due approvals": {"task": "governance.expire_due_approvals", "schedule": 30.0},
-    "delete ended tickets and links": {"task": "cartrita.accounts.delete_what_ended", "schedule": 600.0},
-    "delete old stored answers": {"task": "cartrita.http.delete_old_answers", "schedule": 3600.0},
+    name: {"task": task, "schedule": seconds, "options": {"expire_seconds": max(int(seconds), 60)}}
+    for name, task, seconds in (
+        ("expire due approvals", "governance.expire_due_approvals", 30.0),
+        ("expire idle sessions", "sessions_app.expire_idle_sessions", 60.0),
+        ("reap claims of dead processes", "cartrita.orchestrator.reap_claims", 60.0),
+        ("delete texts on their way", "cartrita.streaming.delete_old_texts", 300.0),
+        ("delete ended tickets and links", "cartrita.accounts.delete_what_ended", 600.0),
+        ("release dead reservations", "cartrita.orchestrator.release_dead_reservations", 600.0),
+        ("embed stale documents", "retrieval.embed_stale", 900.0),
+        ("delete old stored answers", "cartrita.http.delete_old_answers", 3600.0),
+        ("delete ended logins", "cartrita.upkeep.delete_ended_logins", 3600.0),
+        ("delete old signs of life", "sessions_app.delete_old_signs_of_life", 3600.0),
+    )
 }
 CELERY_BROKER_URL = REDIS_URL or "memory://"
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # until Redis is back
+# A job is a worker's until it has ended: one whose worker was killed is given to another one. Longer than any
+# job may take, or a job would be given away while it runs.
+CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": env.int("CARTRITA_JOB_SECONDS", default=1800) + 60}
+CELERY_TASK_ACKS_LATE = True
+CELERY_TASK_REJECT_ON_WORKER_LOST = True
+CELERY_TASK_TIME_LIMIT = env.int("CARTRITA_JOB_SECONDS", default=1800)
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_WORKER_CANCEL_LONG_RUNNING_TASKS_ON_CONNECTION_LOSS = True
 CELERY_TASK_IGNORE_RESULT = True
+CELERY_RESULT_EXPIRES = None  # there are no results, so there is nothing to clean up
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False

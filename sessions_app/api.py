@@ -6,7 +6,6 @@ from uuid import UUID
 
 from django.conf import settings
 from django.utils import timezone
-from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
@@ -15,11 +14,13 @@ from rest_framework.response import Response
 from cartrita.accounts.authentication import caller
 from cartrita.accounts.permissions import require_scope
 from cartrita.accounts.queries import Caller, roles_of
-from cartrita.errors import NotAllowed
+from cartrita.errors import BadInput, NotAllowed
 from cartrita.eventstore import new_id
-from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version, require_version
+from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 from sessions_app import commands, queries
+from sessions_app.queries import TITLE_LENGTH
 from sessions_app.session import (
     ATTACHMENT_LIMIT,
     CONTENT_LIMIT,
@@ -28,16 +29,6 @@ from sessions_app.session import (
     SessionStatus,
     TurnPolicy,
 )
-
-PAGE_PARAMETERS = [
-    OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
-    OpenApiParameter(
-        "limit",
-        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50},
-        description="Entries on a page.",
-    ),
-]
-
 
 TURN_POLICY = (
     "What becomes of a message while another one is being answered: it waits (queue), is refused with 409 "
@@ -182,12 +173,34 @@ class Cancelled(serializers.Serializer[Any]):
 class Sessions(ApiView):
     """The caller's sessions."""
 
-    @extend_schema(operation_id="sessions_list", parameters=PAGE_PARAMETERS, responses=SessionPage)
+    @extend_schema(
+        operation_id="sessions_list",
+        parameters=[
+            OpenApiParameter(
+                "q",
+                {"type": "string", "maxLength": TITLE_LENGTH},
+                description="Only those whose title holds these words, in any order and case. A page looks "
+                f"through {queries.SEARCHED} sessions, so that it may be empty and yet have a next one.",
+            ),
+            OpenApiParameter("status", {"type": "string", "enum": ["active", "expired"]}),
+            OpenApiParameter("kind", {"type": "string", "enum": ["chat", "api"]}),
+            *PAGE_PARAMETERS,
+        ],
+        responses=SessionPage,
+    )
     def get(self, request: Request) -> Response:
         """List the caller's sessions, newest first."""
         asked = caller(request)
         cursor, limit = page_parameters(request)
-        page = queries.sessions_of(asked.user_id, asked.workspace_id, cursor=cursor, limit=limit)
+        page = queries.sessions_of(
+            asked.user_id,
+            asked.workspace_id,
+            words=_words(request),
+            status=_one_of(request, "status", ("active", "expired")),
+            kind=_one_of(request, "kind", ("chat", "api")),
+            cursor=cursor,
+            limit=limit,
+        )
         return Response({"items": page.items, "next_cursor": page.next_cursor})
 
     @extend_schema(operation_id="sessions_create", request=NewSession, responses={201: OpenedSession})
@@ -218,22 +231,29 @@ class SessionDetail(ApiView):
     @extend_schema(operation_id="sessions_get", responses=SessionEntry)
     def get(self, request: Request, session_id: UUID) -> Response:
         """Return a session, also an expired one."""
-        return Response(queries.visible_session(session_id, caller(request)))
+        return _answer(queries.visible_session(session_id, caller(request)))
 
-    @extend_schema(operation_id="sessions_change", request=ChangedSession, responses=SessionEntry)
+    @extend_schema(
+        operation_id="sessions_change", parameters=[IF_MATCH], request=ChangedSession, responses=SessionEntry
+    )
     def patch(self, request: Request, session_id: UUID) -> Response:
         """Change a session's turn policy; turns that are open go on as they are."""
         asked = caller(request)
         queries.open_session(session_id, asked, own=True, now=timezone.now())
         wanted = _validated(ChangedSession, request)
-        commands.set_turn_policy(session_id=session_id, turn_policy=wanted["turnPolicy"], actor=asked.actor)
-        return Response(queries.visible_session(session_id, asked, own=True))
+        commands.set_turn_policy(
+            session_id=session_id,
+            turn_policy=wanted["turnPolicy"],
+            actor=asked.actor,
+            expected_version=expected_version(request),
+        )
+        return _answer(queries.visible_session(session_id, asked, own=True))
 
-    @extend_schema(operation_id="sessions_erase", responses={204: None})
+    @extend_schema(operation_id="sessions_erase", parameters=[IF_MATCH], responses={204: None})
     def delete(self, request: Request, session_id: UUID) -> Response:
         """Erase a session for ever: its key is destroyed, its text is unreadable in every copy."""
         asked = caller(request)
-        queries.visible_session(session_id, asked, own=True)
+        require_version(request, queries.visible_session(session_id, asked, own=True)["version"])
         commands.erase_session(session_id=session_id, actor=asked.actor)
         return Response(status=204)
 
@@ -249,7 +269,12 @@ class Messages(ApiView):
         page = queries.messages_page(session_id, cursor=cursor, limit=limit)
         return Response({"items": page.items, "next_cursor": page.next_cursor})
 
-    @extend_schema(operation_id="messages_post", request=NewMessage, responses={202: QueuedMessage})
+    @extend_schema(
+        operation_id="messages_post",
+        parameters=[IF_MATCH],
+        request=NewMessage,
+        responses={202: QueuedMessage},
+    )
     def post(self, request: Request, session_id: UUID) -> Response:
         """Post a message; the answer streams over the socket and is listed when it is complete."""
         asked = caller(request)
@@ -267,6 +292,7 @@ class Messages(ApiView):
             attachments=wanted.get("attachments", ()),
             metadata=wanted.get("metadata"),
             actor=asked.actor,
+            expected_version=expected_version(request),
         )
         return Response({"messageId": message_id, "status": "queued"}, status=202)
 
@@ -292,16 +318,42 @@ class Status(ApiView):
 class Cancel(ApiView):
     """Stopping an answer."""
 
-    @extend_schema(operation_id="sessions_cancel", request=TurnToCancel, responses={202: Cancelled})
+    @extend_schema(
+        operation_id="sessions_cancel",
+        parameters=[IF_MATCH],
+        request=TurnToCancel,
+        responses={202: Cancelled},
+    )
     def post(self, request: Request, session_id: UUID) -> Response:
         """Ask to stop an answer; what was written of it is kept."""
         asked = caller(request)
         queries.open_session(session_id, asked, own=True, now=timezone.now())
         wanted = _validated(TurnToCancel, request)
         recorded = commands.cancel_turn(
-            session_id=session_id, message_id=wanted.get("message_id"), actor=asked.actor
+            session_id=session_id,
+            message_id=wanted.get("message_id"),
+            actor=asked.actor,
+            expected_version=expected_version(request),
         )
         return Response({"cancel_requested": bool(recorded)}, status=202)
+
+
+def _answer(found: dict[str, Any]) -> Response:
+    return Response(found, headers=entity_tag(found["version"]))
+
+
+def _words(request: Request) -> str:
+    text = request.query_params.get("q", "")
+    if "\0" in text or len(text) > TITLE_LENGTH:
+        raise BadInput(f"q is a text of at most {TITLE_LENGTH} characters.", field="q")
+    return text
+
+
+def _one_of(request: Request, name: str, values: tuple[str, ...]) -> str:
+    text = request.query_params.get(name, "")
+    if text and text not in values:
+        raise BadInput(f"{name} is {' or '.join(values)}.", field=name)
+    return text
 
 
 def _validated(serializer: type[serializers.Serializer[Any]], request: Request) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from django.utils import timezone
 
 from cartrita.accounts.queries import Caller
 from cartrita.eventstore import unseal_or_empty
-from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
+from cartrita.http.pagination import DEFAULT_LIMIT, LARGEST_LIMIT, Page, cursor_of, page_of
 from sessions_app.activity import has_open_socket, last_signs
 from sessions_app.models import ChatSession, Message
 from sessions_app.session import IDLE_LIFETIME, SessionHasExpired, SessionIsErased, SessionNotFound
@@ -19,6 +19,9 @@ from sessions_app.session import IDLE_LIFETIME, SessionHasExpired, SessionIsEras
 # Who may read sessions of others in their workspace.
 READERS: frozenset[str] = frozenset({"admin", "auditor"})
 TITLE_LENGTH = 80
+NEWEST_FIRST = ("-created_at", "-id")
+# How many sessions one page of a search for titles looks through: each is deciphered.
+SEARCHED = 1000
 
 
 def session(session_id: UUID) -> dict[str, Any]:
@@ -61,12 +64,42 @@ def may_read(session_id: UUID, user_id: UUID, *, roles_by_workspace: dict[UUID, 
 
 
 def sessions_of(
-    user_id: UUID, workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+    user_id: UUID,
+    workspace_id: UUID,
+    *,
+    words: str = "",
+    status: str = "",
+    kind: str = "",
+    cursor: str | None = None,
+    limit: int = DEFAULT_LIMIT,
 ) -> Page:
-    """Return a person's sessions in a workspace, newest first, without the erased ones."""
+    """Return a person's sessions in a workspace, newest first, without the erased ones.
+
+    `words` must all be in the title. Titles are sealed: one page looks through so many sessions, and tells
+    where the next one goes on.
+    """
     rows = ChatSession.objects.filter(user_id=user_id, workspace_id=workspace_id).exclude(status="erased")
-    page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
-    return Page(_sessions(page.items), page.next_cursor)
+    if status:
+        rows = rows.filter(status=status)
+    if kind:
+        rows = rows.filter(kind=kind)
+    wanted = words.casefold().split()
+    if not wanted:
+        page = page_of(rows, order=NEWEST_FIRST, cursor=cursor, limit=limit)
+        return Page(_sessions(page.items), page.next_cursor)
+    found: list[dict[str, Any]] = []
+    for _ in range(SEARCHED // LARGEST_LIMIT):
+        page = page_of(rows, order=NEWEST_FIRST, cursor=cursor, limit=LARGEST_LIMIT)
+        for one, row in zip(_sessions(page.items), page.items, strict=True):
+            if all(word in one["title"].casefold() for word in wanted):
+                found.append(one)
+            if len(found) == limit:
+                more = row is not page.items[-1] or page.next_cursor is not None
+                return Page(found, cursor_of(row, NEWEST_FIRST) if more else None)
+        cursor = page.next_cursor
+        if cursor is None:
+            break
+    return Page(found, cursor)
 
 
 def messages(session_id: UUID) -> list[dict[str, Any]]:
@@ -106,6 +139,12 @@ def sessions_with_open_turns(
     waiting = waiting.exclude(session_id__in=halted, cancel_requested_at=None)
     rows = waiting.values("session_id").annotate(since=Min("created_at")).order_by("since")
     return [row["session_id"] for row in rows[:limit]]
+
+
+def which_have_open_turns(session_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Return those of these sessions that hold a message of a person without a reply."""
+    waiting = Message.objects.filter(session_id__in=session_ids, role="user", answered_at=None)
+    return frozenset(waiting.values_list("session_id", flat=True).distinct())
 
 
 def key_of(session_id: UUID) -> UUID:

@@ -11,21 +11,13 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
-from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 from tasks_app import queries
 from tasks_app.plan import Criticism, PlanStatus, Relation, TaskKind, TaskStatus
 from tasks_app.plan_view import WaitsFor
 from tasks_app.run import ActKind, Delivery, RunStatus
 
-PAGE_PARAMETERS = [
-    OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
-    OpenApiParameter(
-        "limit",
-        {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50},
-        description="Entries on a page.",
-    ),
-]
 PLAN_STATUSES = [one for one in get_args(PlanStatus) if one != "new"]
 TASK_STATUSES = list(get_args(TaskStatus))
 RUN_STATUSES = list(get_args(RunStatus))

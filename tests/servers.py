@@ -75,6 +75,8 @@ class Server:
             "DATABASE_URL": self.database.url,
             "DATABASE_OWNER_URL": self.database.owner_url,
             "CARTRITA_URL": self.url,
+            "CARTRITA_REQUESTS_PER_MINUTE": "0",
+            "CARTRITA_ANONYMOUS_REQUESTS_PER_MINUTE": "0",
             "DJANGO_SETTINGS_MODULE": self.settings,
             REPORT: str(report_write),
         }

@@ -1,4 +1,4 @@
-"""REST: API tokens and socket tickets."""
+"""REST: who asks, the workspace and its members, API tokens and socket tickets."""
 
 from typing import Any, ClassVar, get_args
 from uuid import UUID
@@ -12,7 +12,12 @@ from rest_framework.response import Response
 from cartrita.accounts import commands, queries
 from cartrita.accounts.api_token import NAME_LIMIT, Scope
 from cartrita.accounts.authentication import caller
+from cartrita.accounts.workspace import Role
+from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
+
+ROLES = list(get_args(Role))
 
 
 class TokenRequest(serializers.Serializer[Any]):
@@ -52,6 +57,7 @@ class TokenList(serializers.Serializer[Any]):
     """The caller's tokens, newest first."""
 
     items = TokenEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class IssuedTicket(serializers.Serializer[Any]):
@@ -61,16 +67,176 @@ class IssuedTicket(serializers.Serializer[Any]):
     expires_at = serializers.DateTimeField()
 
 
+class WorkspaceEntry(serializers.Serializer[Any]):
+    """The workspace that the caller acts in."""
+
+    id = serializers.UUIDField()
+    name = serializers.CharField()
+    created_at = serializers.DateTimeField()
+
+
+class MeEntry(serializers.Serializer[Any]):
+    """Who asks, where, and what that allows."""
+
+    user_id = serializers.UUIDField()
+    name = serializers.CharField()
+    email = serializers.CharField()
+    workspace = WorkspaceEntry()
+    roles = serializers.ListField(child=serializers.ChoiceField(choices=ROLES))
+    scopes = serializers.ListField(child=serializers.ChoiceField(choices=get_args(Scope)))
+    token_id = serializers.UUIDField(allow_null=True, help_text="The API token that asks.")
+
+
+class MemberEntry(serializers.Serializer[Any]):
+    """Somebody who belongs to the workspace; `active` tells whether they may sign in at all."""
+
+    user_id = serializers.UUIDField()
+    name = serializers.CharField(allow_blank=True)
+    email = serializers.CharField(allow_blank=True)
+    roles = serializers.ListField(child=serializers.ChoiceField(choices=ROLES))
+    since = serializers.DateTimeField()
+    version = serializers.IntegerField()
+    active = serializers.BooleanField()
+
+
+class MemberPage(serializers.Serializer[Any]):
+    """Members, those who joined first before the others."""
+
+    items = MemberEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class MemberRoles(serializers.Serializer[Any]):
+    """The roles that somebody shall have, and no other."""
+
+    roles = serializers.ListField(
+        child=serializers.ChoiceField(choices=ROLES), allow_empty=False, max_length=len(ROLES)
+    )
+
+
+class NewMember(MemberRoles):
+    """Who joins the workspace."""
+
+    email = serializers.EmailField(max_length=254)
+    name = serializers.CharField(
+        required=False, default="", allow_blank=True, max_length=150, help_text="Of somebody new here."
+    )
+
+
+class Me(ApiView):
+    """Who asks."""
+
+    @extend_schema(operation_id="me_get", responses=MeEntry)
+    def get(self, request: Request) -> Response:
+        """Return who asks, in which workspace, with which roles and scopes."""
+        asked = caller(request)
+        person = queries.person(asked.user_id)
+        return Response(
+            {
+                "user_id": asked.user_id,
+                "name": str(person),
+                "email": person.email,
+                "workspace": _workspace(asked.workspace_id),
+                "roles": [role for role in ROLES if role in asked.roles],
+                "scopes": [scope for scope in get_args(Scope) if scope in asked.scopes],
+                "token_id": asked.token_id,
+            }
+        )
+
+
+class WorkspaceOne(ApiView):
+    """The workspace that the caller acts in."""
+
+    @extend_schema(operation_id="workspace_get", responses=WorkspaceEntry)
+    def get(self, request: Request) -> Response:
+        """Return the workspace that the caller acts in."""
+        return Response(_workspace(caller(request).workspace_id))
+
+
+class Members(ApiView):
+    """Who belongs to the workspace; for its administrators."""
+
+    roles = frozenset({"admin"})
+
+    @extend_schema(operation_id="members_list", parameters=PAGE_PARAMETERS, responses=MemberPage)
+    def get(self, request: Request) -> Response:
+        """List the members, those who joined first before the others."""
+        cursor, limit = page_parameters(request)
+        page = queries.members_of(caller(request).workspace_id, cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+    @extend_schema(operation_id="members_add", request=NewMember, responses={201: MemberEntry})
+    def post(self, request: Request) -> Response:
+        """Let somebody join with these roles; 409 for who is a member already."""
+        asked = caller(request)
+        wanted = NewMember(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        values = wanted.validated_data
+        user_id = commands.add_member(
+            workspace_id=asked.workspace_id,
+            email=values["email"],
+            display_name=values["name"],
+            roles=values["roles"],
+            actor=asked.actor,
+        )
+        found = queries.member(asked.workspace_id, user_id)
+        headers = {"Location": f"/api/v2/members/{user_id}", **entity_tag(found["version"])}
+        return Response(found, status=201, headers=headers)
+
+
+class MemberDetail(ApiView):
+    """One member of the workspace; for its administrators."""
+
+    roles = frozenset({"admin"})
+
+    @extend_schema(operation_id="members_get", responses=MemberEntry)
+    def get(self, request: Request, user_id: UUID) -> Response:
+        """Return a member with their roles."""
+        return _member(caller(request).workspace_id, user_id)
+
+    @extend_schema(
+        operation_id="members_change", parameters=[IF_MATCH], request=MemberRoles, responses=MemberEntry
+    )
+    def patch(self, request: Request, user_id: UUID) -> Response:
+        """Give a member exactly these roles; their sockets and streams are checked again at once."""
+        asked = caller(request)
+        queries.member(asked.workspace_id, user_id)
+        wanted = MemberRoles(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        commands.set_roles(
+            workspace_id=asked.workspace_id,
+            user_id=user_id,
+            roles=wanted.validated_data["roles"],
+            actor=asked.actor,
+            expected_version=expected_version(request),
+        )
+        return _member(asked.workspace_id, user_id)
+
+    @extend_schema(operation_id="members_remove", parameters=[IF_MATCH], responses={204: None})
+    def delete(self, request: Request, user_id: UUID) -> Response:
+        """Take somebody out of the workspace; what they wrote stays."""
+        asked = caller(request)
+        commands.remove_member(
+            workspace_id=asked.workspace_id,
+            user_id=user_id,
+            actor=asked.actor,
+            expected_version=expected_version(request),
+        )
+        return Response(status=204)
+
+
 class Tokens(ApiView):
     """The caller's API tokens."""
 
     scopes: ClassVar = {"GET": "tokens", "POST": "tokens"}
 
-    @extend_schema(operation_id="tokens_list", responses=TokenList)
+    @extend_schema(operation_id="tokens_list", parameters=PAGE_PARAMETERS, responses=TokenList)
     def get(self, request: Request) -> Response:
-        """List the caller's tokens in this workspace."""
+        """List the caller's tokens in this workspace, newest first."""
         asked = caller(request)
-        return Response({"items": queries.tokens_of(asked.user_id, asked.workspace_id)})
+        cursor, limit = page_parameters(request)
+        page = queries.tokens_of(asked.user_id, asked.workspace_id, cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
 
     @extend_schema(operation_id="tokens_create", request=TokenRequest, responses={201: IssuedToken})
     def post(self, request: Request) -> Response:
@@ -122,3 +288,13 @@ class Tickets(ApiView):
             now=timezone.now(),
         )
         return Response({"ticket": ticket.secret, "expires_at": ticket.expires_at}, status=201)
+
+
+def _workspace(workspace_id: UUID) -> dict[str, Any]:
+    found = queries.workspace(workspace_id)
+    return {"id": found.id, "name": found.name, "created_at": found.created_at}
+
+
+def _member(workspace_id: UUID, user_id: UUID) -> Response:
+    found = queries.member(workspace_id, user_id)
+    return Response(found, headers=entity_tag(found["version"]))

@@ -28,6 +28,7 @@ from cartrita.errors import BadInput
 from cartrita.eventstore import (
     Append,
     Context,
+    StreamMoved,
     append,
     create_data_key,
     derived_id,
@@ -105,12 +106,24 @@ def create_workspace(*, name: str, owner_id: UUID, actor: str, workspace_id: UUI
     return workspace_id
 
 
-def set_roles(*, workspace_id: UUID, user_id: UUID, roles: Iterable[str], actor: str) -> None:
-    """Give a person exactly these roles in a workspace. Raises BadInput for an unknown role, LastAdmin."""
+def set_roles(
+    *,
+    workspace_id: UUID,
+    user_id: UUID,
+    roles: Iterable[str],
+    actor: str,
+    expected_version: int | None = None,
+) -> None:
+    """Give a person exactly these roles in a workspace.
+
+    Raises BadInput for an unknown role, LastAdmin, and StreamMoved when the membership is not at
+    `expected_version`.
+    """
     with transaction.atomic():
         others_administer = _others_administer(workspace_id, user_id)
         stream_id = workspace.membership_id(workspace_id, user_id)
         history = load(stream_id)
+        _require_version(stream_id, len(history), expected_version)
         events = workspace.set_roles(
             workspace.fold(recorded.event for recorded in history),
             user_id=user_id,
@@ -121,9 +134,33 @@ def set_roles(*, workspace_id: UUID, user_id: UUID, roles: Iterable[str], actor:
             append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
 
 
-def remove_member(*, workspace_id: UUID, user_id: UUID, actor: str) -> None:
-    """Take a person out of a workspace. Raises MemberNotFound, LastAdmin."""
+def add_member(
+    *, workspace_id: UUID, email: str, roles: Iterable[str], actor: str, display_name: str = ""
+) -> UUID:
+    """Let a person, made where nobody has that address, join a workspace; return who it is.
+
+    Raises BadInput for a wrong address or role, AlreadyMember.
+    """
     with transaction.atomic():
+        user = ensure_user(email=email, display_name=display_name)
+        if roles_of(user.pk, workspace_id):
+            raise workspace.AlreadyMember(
+                "This person is a member already; change their roles instead.",
+                field="email",
+                user_id=str(user.pk),
+            )
+        set_roles(workspace_id=workspace_id, user_id=user.pk, roles=roles, actor=actor)
+    return user.pk
+
+
+def remove_member(
+    *, workspace_id: UUID, user_id: UUID, actor: str, expected_version: int | None = None
+) -> None:
+    """Take a person out of a workspace. Raises MemberNotFound, LastAdmin, StreamMoved as `set_roles`."""
+    with transaction.atomic():
+        stream_id = workspace.membership_id(workspace_id, user_id)
+        if expected_version is not None:
+            _require_version(stream_id, len(load(stream_id)), expected_version)
         others_administer = _others_administer(workspace_id, user_id)
         _remove(workspace_id, user_id, actor=actor, others_administer=others_administer)
 
@@ -323,6 +360,11 @@ def _remove(workspace_id: UUID, user_id: UUID, *, actor: str, others_administer:
     membership = workspace.fold(recorded.event for recorded in history)
     events = workspace.remove(membership, user_id=user_id, others_administer=others_administer)
     append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+
+
+def _require_version(stream_id: UUID, version: int, expected: int | None) -> None:
+    if expected is not None and expected != version:
+        raise StreamMoved(stream_id=stream_id, expected_version=expected, actual_version=version)
 
 
 def _others_administer(workspace_id: UUID, user_id: UUID) -> bool:

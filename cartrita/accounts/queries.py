@@ -7,10 +7,12 @@ from typing import Any
 from uuid import UUID
 
 from cartrita.accounts.api_token import SCOPES
-from cartrita.accounts.models import ApiToken, Membership, User
+from cartrita.accounts.models import ApiToken, Membership, User, Workspace
 from cartrita.accounts.secrets import TOKEN_PREFIX, secret_hash
+from cartrita.accounts.workspace import MemberNotFound
 from cartrita.errors import NotAllowed, NotFound
 from cartrita.eventstore import unseal_or_empty
+from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 
 # What a person in a browser may do; acting as others and importing belong to programs.
 BROWSER_SCOPES: frozenset[str] = SCOPES - {"act_as", "import"}
@@ -128,20 +130,62 @@ def account_of_token(token_id: UUID, *, now: datetime) -> tuple[User, Caller] | 
     return _caller_of_row(ApiToken.objects.filter(id=token_id).first(), now)
 
 
-def tokens_of(user_id: UUID, workspace_id: UUID) -> list[dict[str, Any]]:
+def tokens_of(
+    user_id: UUID, workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page:
     """Return a person's tokens in a workspace, newest first, without secrets."""
-    rows = ApiToken.objects.filter(user_id=user_id, workspace_id=workspace_id).order_by("-created_at", "-id")
-    return [
-        {
-            "id": row.id,
-            "name": unseal_or_empty(row.key_id, row.name),
-            "scopes": row.scopes,
-            "created_at": row.created_at,
-            "expires_at": row.expires_at,
-            "revoked_at": row.revoked_at,
-        }
-        for row in rows
-    ]
+    rows = ApiToken.objects.filter(user_id=user_id, workspace_id=workspace_id)
+    page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
+    return Page([_token(row) for row in page.items], page.next_cursor)
+
+
+def members_of(workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return the people of a workspace with their roles, those who joined first before the others."""
+    rows = Membership.objects.filter(workspace_id=workspace_id)
+    page = page_of(rows, order=("since", "id"), cursor=cursor, limit=limit)
+    people = User.objects.in_bulk([row.user_id for row in page.items])
+    return Page([_member(row, people.get(row.user_id)) for row in page.items], page.next_cursor)
+
+
+def member(workspace_id: UUID, user_id: UUID) -> dict[str, Any]:
+    """Return one member of a workspace. Raises MemberNotFound."""
+    row = Membership.objects.filter(workspace_id=workspace_id, user_id=user_id).first()
+    if row is None:
+        raise MemberNotFound("This person is no member of the workspace.", field="user_id")
+    return _member(row, User.objects.filter(id=user_id).first())
+
+
+def workspace(workspace_id: UUID) -> Workspace:
+    """Return a workspace that somebody acts in."""
+    return Workspace.objects.get(id=workspace_id)
+
+
+def person(user_id: UUID) -> User:
+    """Return a person who acts."""
+    return User.objects.get(id=user_id)
+
+
+def _token(row: ApiToken) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "name": unseal_or_empty(row.key_id, row.name),
+        "scopes": row.scopes,
+        "created_at": row.created_at,
+        "expires_at": row.expires_at,
+        "revoked_at": row.revoked_at,
+    }
+
+
+def _member(row: Membership, user: User | None) -> dict[str, Any]:
+    return {
+        "user_id": row.user_id,
+        "name": str(user) if user else "",
+        "email": user.email if user else "",
+        "roles": row.roles,
+        "since": row.since,
+        "version": row.version,
+        "active": user is not None and user.is_active,
+    }
 
 
 def _in_browser(user: User, workspace_id: UUID) -> Caller:

@@ -11,6 +11,10 @@ urlpatterns = [
     # Ahead of the console's own, which count no failures and record nothing.
     path("admin/login/", views.console_sign_in, name="console-sign-in"),
     path("admin/logout/", views.sign_out, name="console-sign-out"),
+    path("api/v2/me", api.Me.as_view(), name="me"),
+    path("api/v2/workspace", api.WorkspaceOne.as_view(), name="workspace"),
+    path("api/v2/members", api.Members.as_view(), name="members"),
+    path("api/v2/members/<uuid:user_id>", api.MemberDetail.as_view(), name="member"),
     path("api/v2/tokens", api.Tokens.as_view(), name="tokens"),
     path("api/v2/tokens/<uuid:token_id>", api.TokenDetail.as_view(), name="token"),
     path("api/v2/tickets", api.Tickets.as_view(), name="tickets"),

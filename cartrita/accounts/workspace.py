@@ -54,6 +54,12 @@ class MemberNotFound(NotFound):
     code = "member_not_found"
 
 
+class AlreadyMember(Conflict):
+    """The person belongs to the workspace already."""
+
+    code = "already_member"
+
+
 class LastAdmin(Conflict):
     """Nobody would administer the workspace any more."""
 

@@ -19,12 +19,25 @@ _PROBLEM = {
     },
     "required": ["type", "title", "status", "detail", "code", "trace_id"],
 }
+_ANYWHERE = (401, 403, 404, 429, 503)
 _ANSWERS = {
-    "get": (401, 403, 404),
-    "delete": (401, 403, 404),
-    "post": (400, 401, 403, 404, 409, 413, 415, 422),
-    "put": (400, 401, 403, 404, 409, 412, 413, 415),
-    "patch": (400, 401, 403, 404, 409, 412, 413, 415),
+    "get": _ANYWHERE,
+    "delete": (*_ANYWHERE, 409),
+    "post": (*_ANYWHERE, 400, 409, 413, 415, 422),
+    "put": (*_ANYWHERE, 400, 409, 413, 415),
+    "patch": (*_ANYWHERE, 400, 409, 413, 415),
+}
+_RATE_LIMIT = {
+    "RateLimit-Policy": "How many requests a minute: `q` in `w` seconds.",
+    "RateLimit": "How many are left, `r`, and after how many seconds there are more, `t`.",
+}
+_RETRY_AFTER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds."}}
+_IF_NONE_MATCH = {
+    "in": "header",
+    "name": "If-None-Match",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "ETags of earlier answers; 304 where nothing changed since.",
 }
 _IDEMPOTENCY_KEY = {
     "in": "header",
@@ -42,14 +55,36 @@ def describe_problems(result: dict[str, Any], generator: Any, request: Any, publ
     answer = {"content": {CONTENT_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}}
     for operations in result["paths"].values():
         for method, operation in operations.items():
-            for status in _ANSWERS.get(method, ()):
-                described = {"description": _title(status), **answer}
-                operation["responses"].setdefault(str(status), described)
-            if method == "get" and operation.get("parameters"):
-                operation["responses"].setdefault("400", {"description": _title(400), **answer})
-            if method == "post":
-                operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+            _describe(method, operation, answer)
     return result
+
+
+def _describe(method: str, operation: dict[str, Any], answer: dict[str, Any]) -> None:
+    responses = operation["responses"]
+    said = operation.get("description", "").strip().split("\n")[0]
+    operation.setdefault("summary", said.removesuffix("."))
+    conditional = "If-Match" in {parameter["name"] for parameter in operation.get("parameters", ())}
+    statuses = [*_ANSWERS.get(method, ())]
+    if operation.get("parameters"):
+        statuses.append(400)
+    if conditional:
+        statuses.append(412)
+    for status in statuses:
+        described = {"description": _title(status), **answer}
+        if status in {429, 503}:
+            described["headers"] = _RETRY_AFTER
+        responses.setdefault(str(status), described)
+    if method == "post":
+        operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
+    if method == "get" and "application/json" in responses.get("200", {}).get("content", {}):
+        operation.setdefault("parameters", []).append(_IF_NONE_MATCH)
+        responses.setdefault("304", {"description": "Nothing changed since."})
+        responses["200"].setdefault("headers", {})["ETag"] = {"schema": {"type": "string"}}
+    for status, response in responses.items():
+        if status.startswith("2"):
+            headers = response.setdefault("headers", {})
+            for name, text in _RATE_LIMIT.items():
+                headers[name] = {"schema": {"type": "string"}, "description": text}
 
 
 def _title(status: int) -> str:
@@ -63,4 +98,6 @@ def _title(status: int) -> str:
         413: "The input is above a limit.",
         415: "The content type is not accepted.",
         422: "The Idempotency-Key came before with another request.",
+        429: "Too many requests, or a rule says to wait; `Retry-After` says how long.",
+        503: "A part that is needed does not answer now; try again after `Retry-After`.",
     }[status]

@@ -1,6 +1,7 @@
 """Errors as answers: problem+json (RFC 9457) for programs, a page for people."""
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from http import HTTPStatus
 from typing import Any
@@ -177,8 +178,8 @@ def _headers(members: Mapping[str, Any], error: Exception) -> dict[str, str]:
             headers["Retry-After"] = str(members.get("retry_after", RETRY_AFTER_SECONDS))
         case HTTPStatus.TOO_MANY_REQUESTS:
             wait = members.get("retry_after") or getattr(error, "wait", None)
-            if wait is not None:
-                headers["Retry-After"] = str(int(wait))
+            if isinstance(wait, int | float):
+                headers["Retry-After"] = str(math.ceil(wait))
     return headers
 
 

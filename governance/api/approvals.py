@@ -15,16 +15,10 @@ from rest_framework.response import Response
 from cartrita.accounts.authentication import caller
 from cartrita.errors import NotFound
 from cartrita.eventstore.canonical import canonical_json
-from cartrita.http.pagination import page_parameters
+from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
-from governance.api.shared import (
-    IF_MATCH,
-    PAGE_PARAMETERS,
-    entity_tag,
-    expected_version,
-    uuid_parameter,
-    validated,
-)
+from governance.api.shared import uuid_parameter, validated
 from governance.approval import NOTE_LIMIT, ApprovalStatus, GrantScope, NoteKind, Vote
 from governance.commands import approvals as commands
 from governance.policy import SubjectKind

@@ -13,8 +13,10 @@ from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
 from cartrita.errors import BadInput
+from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
-from governance.api.shared import IF_MATCH, entity_tag, expected_version, validated
+from governance.api.shared import validated
 from governance.budget import LARGEST_LIMIT, Period, ScopeKind
 from governance.commands import budgets as commands
 from governance.queries import budgets as queries
@@ -62,10 +64,11 @@ class BudgetNode(BudgetEntry):
 
 
 class BudgetTree(serializers.Serializer[Any]):
-    """The workspace's budgets; `at` is the time of their balances."""
+    """The workspace's budgets by name, each with its parts; `at` is the time of their balances."""
 
     at = serializers.DateTimeField()
     items = BudgetNode(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class NewBudget(serializers.Serializer[Any]):
@@ -106,19 +109,27 @@ class Budgets(ApiView):
 
     @extend_schema(
         operation_id="budgets_tree",
-        parameters=[OpenApiParameter("closed", OpenApiTypes.BOOL, description="Also the closed ones.")],
+        parameters=[
+            OpenApiParameter("closed", OpenApiTypes.BOOL, description="Also the closed ones."),
+            *PAGE_PARAMETERS,
+        ],
         responses=BudgetTree,
     )
     def get(self, request: Request) -> Response:
-        """Return the workspace's budgets as a tree, with their balances of now."""
+        """Return the workspace's budgets as a tree, with their balances of now.
+
+        A page counts those at the top.
+        """
         asked = caller(request)
         queries.require_reader(asked)
         closed = request.query_params.get("closed", "false").lower()
         if closed not in {"true", "false"}:
             raise BadInput("closed is true or false.", field="closed")
+        cursor, limit = page_parameters(request)
         now = timezone.now()
-        nodes = queries.tree(asked.workspace_id, now, closed=closed == "true")
-        return Response(BudgetTree({"at": now, "items": nodes}).data)
+        roots = queries.tree(asked.workspace_id, now, closed=closed == "true")
+        page = page_of_all(roots, key=lambda one: f"{one.name} {one.id}", cursor=cursor, limit=limit)
+        return Response(BudgetTree({"at": now, "items": page.items, "next_cursor": page.next_cursor}).data)
 
     @extend_schema(
         operation_id="budgets_set", parameters=[IF_MATCH], request=NewBudget, responses={201: BudgetEntry}

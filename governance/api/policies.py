@@ -2,6 +2,7 @@
 
 from dataclasses import asdict
 from datetime import timedelta
+from operator import itemgetter
 from typing import Any, ClassVar, get_args
 
 from django.utils import timezone
@@ -14,8 +15,10 @@ from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
 from cartrita.accounts.console import CONSOLE_ROLES
+from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
-from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version, require_version
+from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
 from governance import cel
 from governance.commands import policies as commands
@@ -115,6 +118,7 @@ class RuleList(serializers.Serializer[Any]):
     """The draft's rules, in order of priority."""
 
     items = RuleEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class VersionEntry(serializers.Serializer[Any]):
@@ -228,6 +232,7 @@ class RuleHitList(serializers.Serializer[Any]):
 
     since = serializers.DateTimeField()
     items = RuleHitEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class KnownName(serializers.Serializer[Any]):
@@ -242,6 +247,7 @@ class KnownNames(serializers.Serializer[Any]):
     """The names that conditions may read."""
 
     items = KnownName(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
 
 
 class PolicyView(ApiView):
@@ -254,10 +260,12 @@ class PolicyView(ApiView):
 class Rules(PolicyView):
     """The draft's rules."""
 
-    @extend_schema(operation_id="policy_rules_list", responses=RuleList)
+    @extend_schema(operation_id="policy_rules_list", parameters=PAGE_PARAMETERS, responses=RuleList)
     def get(self, request: Request) -> Response:
         """List the draft's rules, in order of priority."""
-        return Response({"items": [_rule(row) for row in queries.rules(caller(request).workspace_id)]})
+        cursor, limit = page_parameters(request)
+        page = queries.rules_page(caller(request).workspace_id, cursor=cursor, limit=limit)
+        return Response({"items": [_rule(row) for row in page.items], "next_cursor": page.next_cursor})
 
 
 class RuleDetail(PolicyView):
@@ -266,11 +274,11 @@ class RuleDetail(PolicyView):
     @extend_schema(operation_id="policy_rules_get", responses=RuleEntry)
     def get(self, request: Request, name: str) -> Response:
         """Return a rule of the draft."""
-        return Response(_rule(queries.rule(caller(request).workspace_id, name)))
+        return _answer_rule(queries.rule(caller(request).workspace_id, name))
 
     @extend_schema(
         operation_id="policy_rules_put",
-        parameters=[_EXPECTED],
+        parameters=[_EXPECTED, IF_MATCH],
         request=OpenApiTypes.OBJECT,
         responses=RuleEntry,
     )
@@ -286,11 +294,13 @@ class RuleDetail(PolicyView):
             workspace_id=asked.workspace_id,
             definition={**definition, "name": name},
             caller=asked,
-            expected_version=_expected_version(request),
+            expected_version=_version_seen(request, asked, name),
         )
-        return Response(_rule(queries.rule(asked.workspace_id, name)))
+        return _answer_rule(queries.rule(asked.workspace_id, name))
 
-    @extend_schema(operation_id="policy_rules_withdraw", parameters=[_EXPECTED], responses={204: None})
+    @extend_schema(
+        operation_id="policy_rules_withdraw", parameters=[_EXPECTED, IF_MATCH], responses={204: None}
+    )
     def delete(self, request: Request, name: str) -> Response:
         """Take a rule out of the draft."""
         asked = caller(request)
@@ -298,7 +308,7 @@ class RuleDetail(PolicyView):
             workspace_id=asked.workspace_id,
             name=name,
             caller=asked,
-            expected_version=_expected_version(request),
+            expected_version=_version_seen(request, asked, name),
         )
         return Response(status=204)
 
@@ -309,13 +319,15 @@ class DraftDetail(PolicyView):
     @extend_schema(operation_id="policy_draft_get", responses=PolicyDraft)
     def get(self, request: Request) -> Response:
         """Return the draft with what is wrong with it, and what is in force."""
-        return Response(_draft(queries.draft(caller(request).workspace_id)))
+        return _answer_draft(queries.draft(caller(request).workspace_id))
 
 
 class Imports(PolicyView):
     """Policy files that replace the draft."""
 
-    @extend_schema(operation_id="policy_import", request=PolicyImport, responses=PolicyDraft)
+    @extend_schema(
+        operation_id="policy_import", parameters=[IF_MATCH], request=PolicyImport, responses=PolicyDraft
+    )
     def post(self, request: Request) -> Response:
         """Make the draft equal to a policy file; a problem names line and column."""
         asked = caller(request)
@@ -328,9 +340,9 @@ class Imports(PolicyView):
             caller=asked,
             activate=values["activate"],
             note=values["note"],
-            expected_version=values.get("expected_version"),
+            expected_version=values.get("expected_version", expected_version(request)),
         )
-        return Response(_draft(queries.draft(asked.workspace_id)))
+        return _answer_draft(queries.draft(asked.workspace_id))
 
 
 class Validations(PolicyView):
@@ -374,7 +386,9 @@ class Trials(PolicyView):
 class Proposals(PolicyView):
     """What a second person is asked to put in force."""
 
-    @extend_schema(operation_id="policy_propose", request=PolicyProposal, responses=PolicyDraft)
+    @extend_schema(
+        operation_id="policy_propose", parameters=[IF_MATCH], request=PolicyProposal, responses=PolicyDraft
+    )
     def post(self, request: Request) -> Response:
         """Ask a second person to put the draft, or an earlier set, in force."""
         asked = caller(request)
@@ -386,15 +400,20 @@ class Proposals(PolicyView):
             caller=asked,
             policy_hash=values.get("policy_hash"),
             note=values["note"],
-            expected_version=values.get("expected_version"),
+            expected_version=values.get("expected_version", expected_version(request)),
         )
-        return Response(_draft(queries.draft(asked.workspace_id)))
+        return _answer_draft(queries.draft(asked.workspace_id))
 
 
 class Activations(PolicyView):
     """Which set decides."""
 
-    @extend_schema(operation_id="policy_activate", request=PolicyActivation, responses=VersionEntry)
+    @extend_schema(
+        operation_id="policy_activate",
+        parameters=[IF_MATCH],
+        request=PolicyActivation,
+        responses=VersionEntry,
+    )
     def post(self, request: Request) -> Response:
         """Put the draft, the proposed set or an earlier one in force."""
         asked = caller(request)
@@ -406,7 +425,7 @@ class Activations(PolicyView):
             policy_hash=values["policy_hash"],
             caller=asked,
             note=values["note"],
-            expected_version=values.get("expected_version"),
+            expected_version=values.get("expected_version", expected_version(request)),
         )
         return Response(_version(queries.version_in_force(asked.workspace_id)))
 
@@ -416,12 +435,7 @@ class Versions(PolicyView):
 
     @extend_schema(
         operation_id="policy_versions_list",
-        parameters=[
-            OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
-            OpenApiParameter(
-                "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50}
-            ),
-        ],
+        parameters=PAGE_PARAMETERS,
         responses=VersionPage,
     )
     def get(self, request: Request) -> Response:
@@ -453,30 +467,52 @@ class Hits(PolicyView):
         parameters=[
             OpenApiParameter(
                 "since", OpenApiTypes.DATETIME, description="At most 366 days ago; 30 days by default."
-            )
+            ),
+            *PAGE_PARAMETERS,
         ],
         responses=RuleHitList,
     )
     def get(self, request: Request) -> Response:
         """Count how often each rule matched and decided since a time."""
+        cursor, limit = page_parameters(request)
         since = _since(request)
         hits = queries.rule_hits(caller(request).workspace_id, since)
-        items = [{"rule": name, **asdict(each)} for name, each in hits.items()]
-        return Response({"since": since, "items": items})
+        page = page_of_all(hits.items(), key=itemgetter(0), cursor=cursor, limit=limit)
+        items = [{"rule": name, **asdict(each)} for name, each in page.items]
+        return Response({"since": since, "items": items, "next_cursor": page.next_cursor})
 
 
 class Names(PolicyView):
     """The names that conditions may read."""
 
-    @extend_schema(operation_id="policy_names", responses=KnownNames)
+    @extend_schema(operation_id="policy_names", parameters=PAGE_PARAMETERS, responses=KnownNames)
     def get(self, request: Request) -> Response:
         """List the names that conditions may read, with types and meanings."""
         caller(request)
+        cursor, limit = page_parameters(request)
+        page = page_of_all(cel.VARIABLES.items(), key=itemgetter(0), cursor=cursor, limit=limit)
         items = [
-            {"name": name, "type": kind.name(), "meaning": meaning}
-            for name, (kind, meaning) in cel.VARIABLES.items()
+            {"name": name, "type": kind.name(), "meaning": meaning} for name, (kind, meaning) in page.items
         ]
-        return Response({"items": items})
+        return Response({"items": items, "next_cursor": page.next_cursor})
+
+
+def _answer_rule(row: PolicyRule) -> Response:
+    return Response(_rule(row), headers=entity_tag(row.version))
+
+
+def _answer_draft(draft: Draft) -> Response:
+    return Response(_draft(draft), headers=entity_tag(draft.version))
+
+
+def _version_seen(request: Request, asked: Caller, name: str) -> int | None:
+    """Return at which version of the draft a change of a rule holds: If-Match names that of the rule."""
+    wanted = _expected_version(request)
+    if expected_version(request) is None:
+        return wanted
+    draft = queries.draft(asked.workspace_id)
+    require_version(request, queries.rule(asked.workspace_id, name).version)
+    return draft.version if wanted is None else wanted
 
 
 def _rule(row: PolicyRule) -> dict[str, Any]:

@@ -169,6 +169,13 @@ def rules(workspace_id: UUID) -> list[PolicyRule]:
     return list(PolicyRule.objects.filter(workspace_id=workspace_id, withdrawn=False))
 
 
+def rules_page(workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return a page of the draft's rules, in order of priority."""
+    active_policy(workspace_id)
+    rows = PolicyRule.objects.filter(workspace_id=workspace_id, withdrawn=False)
+    return page_of(rows, order=("priority", "name"), cursor=cursor, limit=limit)
+
+
 def rule(workspace_id: UUID, name: str) -> PolicyRule:
     """Return one rule of the draft. Raises UnknownRule."""
     active_policy(workspace_id)

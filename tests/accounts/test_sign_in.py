@@ -312,7 +312,7 @@ class TestErasePerson:
         assert queries.caller_of_secret(token, now=timezone.now()) is None
         with pytest.raises(LinkEnded):
             commands.redeem_sign_in_link(link, now=timezone.now())
-        assert queries.tokens_of(ann.id, ann.workspace_id)[0]["name"] == ""
+        assert queries.tokens_of(ann.id, ann.workspace_id).items[0]["name"] == ""
         with pytest.raises(CommandError):
             call_command("erase_person", "ann@example.org", yes=True)
         commands.erase_person(user_id=ann.id, actor="system")
