@@ -1,5 +1,6 @@
 """What people, programs and runs may ask of a session: load, decide, append."""
 
+import hashlib
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -148,6 +149,25 @@ def post_message(
         )
 
     return _change(session_id, decide, actor=actor, expected_version=expected_version)
+
+
+def add_context(*, session_id: UUID, said: Sequence[tuple[str, str]], actor: str) -> UUID | None:
+    """Let a session know what was said elsewhere, as (role, text), and return what the next message follows.
+
+    What the session holds already is not added again; nothing of it starts a turn. Raises SessionNotFound,
+    SessionIsErased, MessageTooLarge, BadInput.
+    """
+    newest: list[UUID | None] = [None]
+
+    def name(follows: UUID | None, words: str) -> UUID:
+        return derived_id(follows or session_id, f"context:{hashlib.sha256(words.encode()).hexdigest()}")
+
+    def decide(session: Session) -> list[Event]:
+        events, newest[0] = sessions.add_context(session, said=said, author=actor, name=name)
+        return events
+
+    _change(session_id, decide, actor=actor)
+    return newest[0]
 
 
 def post_reply(

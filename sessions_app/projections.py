@@ -87,6 +87,8 @@ def project_messages(recorded: RecordedEvent) -> None:
                 content=recorded.sealed["content"],
                 metadata=recorded.sealed["metadata"],
                 attachments=[str(attachment) for attachment in event.attachments],
+                # Nothing answers what was said elsewhere: it awaits no reply.
+                answered_at=recorded.recorded_at if event.context else None,
                 created_at=recorded.recorded_at,
             )
         case ReplyPosted() as event:

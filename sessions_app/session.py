@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from types import MappingProxyType
@@ -44,7 +44,8 @@ class MessagePosted(Event):
     """Somebody added a message to the session, as an answer to `parent` (None: it begins the conversation).
 
     `author` is who wrote it (`user:<uuid>`, `token:<uuid>`, `agent:<name>`, `system`); `attachments` are
-    documents of the session's scope.
+    documents of the session's scope. `context` marks what was said elsewhere before, as `author` tells it: it
+    is read with what follows it and is not answered itself.
     """
 
     type_name: ClassVar[str] = "sessions_app.MessagePosted"
@@ -56,6 +57,7 @@ class MessagePosted(Event):
     author: str
     attachments: tuple[UUID, ...] = ()
     metadata: Sealed[dict[str, Any]] = Field(default_factory=dict)
+    context: bool = False
 
 
 class ReplyPosted(Event):
@@ -174,6 +176,12 @@ class Message:
     said: tuple[object, ...]
     answered_by: UUID | None = None
     cancel_requested: bool = False
+    context: bool = False
+
+    @property
+    def awaits_reply(self) -> bool:
+        """Tell whether it begins a turn that has not ended."""
+        return self.role == "user" and self.answered_by is None and not self.context
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,6 +295,42 @@ def post_message(
     return [*reopened, *_before_turn(session, checked_role), event]
 
 
+def add_context(
+    session: Session,
+    *,
+    said: Sequence[tuple[str, str]],
+    author: str,
+    name: Callable[[UUID | None, str], UUID],
+) -> tuple[list[Event], UUID | None]:
+    """Let the session know a conversation that was held elsewhere, as (role, text), oldest first.
+
+    Where a branch of the session begins with the same words, only what goes beyond it is added, below it;
+    else a branch of its own. Returns the events and the message that the next one follows. `name` gives a
+    message its id by the one that it follows and by what it says. Raises SessionNotFound, SessionIsErased,
+    MessageTooLarge, BadInput.
+    """
+    _require_exists(session)
+    known = {(each.parent, *_words(each)): message_id for message_id, each in session.messages.items()}
+    events: list[Event] = []
+    newest: UUID | None = None
+    for role, content in said:
+        found = known.get((newest, role, content))
+        if found is None:
+            _check_content(content)
+            found = name(newest, f"{role}:{content}")
+            event = MessagePosted(
+                message_id=found,
+                role=_checked_role(role),
+                content=content,
+                parent=newest,
+                author=author,
+                context=True,
+            )
+            events.append(event)
+        newest = found
+    return events, newest
+
+
 def post_reply(
     session: Session,
     *,
@@ -337,7 +381,7 @@ def cancel_turn(session: Session, *, message_id: UUID | None = None) -> list[Eve
     message = session.messages.get(message_id)
     if message is None:
         raise MessageNotFound("The session holds no message with this id.", field="message_id")
-    if message.answered_by is not None or message.cancel_requested:
+    if message.answered_by is not None or message.cancel_requested or message.context:
         return []
     return [TurnCancelRequested(message_id=message_id)]
 
@@ -384,7 +428,7 @@ def waiting_message(session: Session) -> UUID | None:
         (
             message_id
             for message_id, message in reversed(list(session.messages.items()))
-            if message.role == "user" and message.answered_by is None and not message.cancel_requested
+            if message.awaits_reply and not message.cancel_requested
         ),
         None,
     )
@@ -392,11 +436,7 @@ def waiting_message(session: Session) -> UUID | None:
 
 def open_turns(session: Session) -> list[UUID]:
     """Return the messages of people that have no reply yet, oldest first, those being stopped included."""
-    return [
-        message_id
-        for message_id, message in session.messages.items()
-        if message.role == "user" and message.answered_by is None
-    ]
+    return [message_id for message_id, message in session.messages.items() if message.awaits_reply]
 
 
 def _before_turn(session: Session, role: Role) -> list[Event]:
@@ -441,7 +481,9 @@ def _step(session: Session, messages: dict[UUID, Message], event: Event, at: dat
             # A setting is no sign of life.
             return replace(session, turn_policy=event.turn_policy)
         case MessagePosted():
-            messages[event.message_id] = Message(role=event.role, parent=event.parent, said=_said(event))
+            messages[event.message_id] = Message(
+                role=event.role, parent=event.parent, said=_said(event), context=event.context
+            )
             return replace(session, newest=event.message_id, last_activity_at=at)
         case ReplyPosted():
             messages[event.message_id] = Message(role="assistant", parent=event.parent, said=_said(event))
@@ -466,6 +508,11 @@ def _nothing_if_same(known: Message, event: MessagePosted | ReplyPosted, message
             f"The id {message_id} names another message of this session; send a new id.", field="message_id"
         )
     return []
+
+
+def _words(message: Message) -> tuple[str, object]:
+    """Return a message's role and text."""
+    return message.role, message.said[3] if message.said[0] == "reply" else message.said[2]
 
 
 def _said(event: MessagePosted | ReplyPosted) -> tuple[object, ...]:

@@ -1,5 +1,13 @@
 """Addresses of the APIs that other programs speak."""
 
-from django.urls import URLPattern
+from django.urls import path, re_path
 
-urlpatterns: list[URLPattern] = []
+from cartrita.interop.openai_api import views
+
+urlpatterns = [
+    path("v1/models", views.models, name="openai-models"),
+    path("v1/models/<path:name>", views.model, name="openai-model"),
+    path("v1/chat/completions", views.chat_completions, name="openai-chat-completions"),
+    path("v1/embeddings", views.embeddings, name="openai-embeddings"),
+    re_path(r"^v1/", views.unknown),
+]

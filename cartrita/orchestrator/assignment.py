@@ -68,7 +68,9 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
             case SessionErased():
                 return None
             case MessagePosted() as message:
-                said[message.message_id] = (message.role, message.content, message.parent)
+                # What a caller calls its system's words is the caller's, and as weak as all that it says.
+                role = "user" if message.context and message.role == "system" else message.role
+                said[message.message_id] = (role, message.content, message.parent)
                 attachments[message.message_id] = message.attachments
                 if message.message_id == message_id:
                     asked = recorded
@@ -116,7 +118,7 @@ def open_messages(events: Sequence[RecordedEvent]) -> list[UUID]:
     waiting: dict[UUID, None] = {}
     for recorded in events:
         match recorded.event:
-            case MessagePosted(role="user", message_id=message_id):
+            case MessagePosted(role="user", message_id=message_id, context=False):
                 waiting[message_id] = None
             case ReplyPosted(parent=message_id):
                 waiting.pop(message_id, None)

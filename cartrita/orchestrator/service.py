@@ -100,7 +100,7 @@ class Orchestrator:
         async for batch in follow(after=await ahead()):
             for recorded in batch:
                 match recorded.event:
-                    case MessagePosted(role="user") if self._serves(recorded.session_id):
+                    case MessagePosted(role="user", context=False) if self._serves(recorded.session_id):
                         self._offer(recorded.stream_id)
                     case TurnCancelRequested(message_id=message_id) if self._serves(recorded.stream_id):
                         if (stop := self._stops.get((recorded.stream_id, message_id))) is not None:

@@ -299,7 +299,8 @@ class _Told:
     def _message_of_event(self, recorded: RecordedEvent) -> UUID | None:
         match recorded.event:
             case (
-                MessagePosted(role="user", message_id=message_id) | TurnCancelRequested(message_id=message_id)
+                MessagePosted(role="user", message_id=message_id, context=False)
+                | TurnCancelRequested(message_id=message_id)
             ):
                 return message_id
             case ReplyPosted(parent=message_id):

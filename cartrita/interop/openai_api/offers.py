@@ -1,0 +1,90 @@
+"""What can be named as a model: the router, the agents, the tiers, and the models of the catalog."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, ClassVar, Literal
+
+from cartrita.errors import NotFound
+from cartrita.llm import catalog
+from cartrita.orchestrator.agents import all_agents
+from cartrita.orchestrator.relay import RELAY_AGENT
+
+ROUTER = "cartrita"
+OWNER = "cartrita"
+
+Kind = Literal["router", "agent", "tier", "model"]
+
+
+class ModelNotFound(NotFound):
+    """Nothing that can be called has that name."""
+
+    code: ClassVar[str] = "model_not_found"
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Something that answers under a name.
+
+    `since` is when a model's price began, None for what is no model. `answers_with` is the catalog's model
+    behind a tier.
+    """
+
+    name: str
+    kind: Kind
+    owner: str
+    purpose: str = ""
+    since: datetime | None = None
+    answers_with: str = ""
+
+    @property
+    def relays(self) -> bool:
+        """Tell whether the caller's messages go to a model as they are."""
+        return self.kind in ("tier", "model")
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the model object; `created` is 0 where there is no such time."""
+        told = {"kind": self.kind, "purpose": self.purpose, "answers_with": self.answers_with}
+        return {
+            "id": self.name,
+            "object": "model",
+            "created": int(self.since.timestamp()) if self.since else 0,
+            "owned_by": self.owner,
+            "cartrita": {name: value for name, value in told.items() if value},
+        }
+
+
+def offers() -> list[Offer]:
+    """Return everything that can be called now, the router first; reads the database."""
+    found = [Offer(ROUTER, "router", OWNER, "Plans, and lets the agents work that fit.")]
+    found += [
+        Offer(each.name, "agent", OWNER, each.purpose) for each in all_agents() if each.name != RELAY_AGENT
+    ]
+    entries = catalog.available()
+    for tier in catalog.TIERS:
+        best = min(
+            (each for each in entries if each.tier == tier and each.provider != catalog.SCRIPTED),
+            key=lambda each: each.quality_rank,
+            default=None,
+        )
+        if best is not None:
+            found.append(Offer(tier, "tier", OWNER, "", best.price.valid_from, best.name))
+    found += [Offer(each.name, "model", each.provider, "", each.price.valid_from) for each in entries]
+    # A name stands once: agents come before tiers, and those before models.
+    named: dict[str, Offer] = {}
+    for each in found:
+        named.setdefault(each.name, each)
+    return list(named.values())
+
+
+def offer(name: str) -> Offer:
+    """Return what is offered under a name. Raises ModelNotFound, ModelNotConfigured; reads the database."""
+    for each in offers():
+        if each.name == name:
+            return each
+    # Known and not set up is worth telling apart from unknown.
+    if name in catalog.TIERS or any(each.name == name for each in catalog.models()):
+        is_tier = name in catalog.TIERS
+        catalog.choose(name=None if is_tier else name, tier=name if is_tier else None, purpose="execution")
+    raise ModelNotFound(
+        f"There is no model {name[:100]!r} for you here; GET /v1/models lists what there is.", field="model"
+    )
