@@ -99,7 +99,10 @@ class DocumentChunked(Event):
 
 
 class DocumentEmbedded(Event):
-    """Every chunk has a vector; from here on the document is found by its meaning too."""
+    """Every chunk has a vector; from here on the document is found by its meaning too.
+
+    Recorded again when another model has made all of the vectors anew.
+    """
 
     type_name: ClassVar[str] = "retrieval.DocumentEmbedded"
 
@@ -179,6 +182,7 @@ class Document:
     blob: str = ""
     text_blob: str = ""
     chunks: int = 0
+    model: str = ""
     version: int = 0
 
 
@@ -195,7 +199,7 @@ def evolve(document: Document, event: Event) -> Document:
         case DocumentChunked():
             return replace(after, status="chunked", text_blob=event.text_blob, chunks=event.chunks)
         case DocumentEmbedded():
-            return replace(after, status="ready")
+            return replace(after, status="ready", model=event.model)
         case DocumentFailed():
             return replace(after, status="failed")
         case DocumentRemoved():
@@ -253,7 +257,8 @@ def divide(document: Document, chunked: DocumentChunked) -> Sequence[Event]:
 def embed(document: Document, embedded: DocumentEmbedded) -> Sequence[Event]:
     """Note that all chunks have vectors; nothing when that is known. Raises DocumentNotOpen."""
     _require_open(document)
-    return [embedded] if document.status == "chunked" else []
+    anew = document.status == "ready" and document.model != embedded.model
+    return [embedded] if document.status == "chunked" or anew else []
 
 
 def fail(document: Document, failed: DocumentFailed) -> Sequence[Event]:

@@ -79,6 +79,12 @@ ORDER BY c.number LIMIT %s
 """
 
 
+_OF_DOCUMENT = """
+SELECT c.number, c.document_id, d.key_id, d.title, c.heading, c.text
+FROM retrieval_chunks c JOIN retrieval_documents d ON d.id = c.document_id
+WHERE c.document_id = %s ORDER BY c.number
+"""
+
 _BETWEEN_WORDS = re.compile(r"(?<=\w)[/-](?=\w)")
 
 
@@ -167,6 +173,7 @@ def drop_document(document_id: UUID) -> None:
         numbers = [number for (number,) in cursor.fetchall()]
         cursor.execute("DELETE FROM retrieval_postings WHERE chunk_number = any(%s)", [numbers])
         cursor.execute("DELETE FROM retrieval_vectors WHERE document_id = %s", [document_id])
+        cursor.execute("DELETE FROM retrieval_document_vectors WHERE document_id = %s", [document_id])
 
 
 def refresh_statistics(collection_ids: Iterable[UUID]) -> None:
@@ -179,7 +186,17 @@ def without_vector(document_ids: Sequence[UUID], *, limit: int) -> list[Unembedd
     """Return up to `limit` chunks of these documents that have no vector yet. Raises Erased."""
     with connection.cursor() as cursor:
         cursor.execute(_WITHOUT_VECTOR, [list(document_ids), limit])
-        rows = cursor.fetchall()
+        return _opened(cursor.fetchall())
+
+
+def chunks_of(document_id: UUID) -> list[Unembedded]:
+    """Return all chunks of a document, whether or not they have vectors. Raises Erased."""
+    with connection.cursor() as cursor:
+        cursor.execute(_OF_DOCUMENT, [document_id])
+        return _opened(cursor.fetchall())
+
+
+def _opened(rows: "Iterable[tuple[int, UUID, UUID, str, str, str]]") -> list[Unembedded]:
     return [
         Unembedded(
             number,

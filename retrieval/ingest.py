@@ -31,9 +31,12 @@ from retrieval.parsing.structure import Parsed, ParseError, parsed_from
 
 logger = logging.getLogger(__name__)
 
+# What makes the vectors now; those of another one are stale.
+EMBEDDER = f"{MODEL}-{RECIPE}"
 READ_BATCH = 50
 EMBED_BATCH = 32
 EMBED_DOCUMENTS = 200
+STALE_AT_ONCE = 1000
 POLL_SECONDS = 1.0
 ERASED_SECONDS = 60.0
 
@@ -126,8 +129,53 @@ def reindex(document_ids: Sequence[UUID] | None = None) -> int:
             index.refresh_statistics([row.collection_id])
             while _embed([document_id]):
                 pass
+            with suppress(documents.DocumentNotOpen):  # removed meanwhile
+                _record_embedded(row)
             done += 1
     return done
+
+
+def embed_stale(*, seconds: float = 300.0) -> int:
+    """Make the vectors of documents anew that another model made, for so long at most; return how many.
+
+    A document's old vectors are found until all of its new ones are there. Several processes may do so at
+    once; what is left is done by the next call.
+    """
+    until = time.monotonic() + seconds
+    current = models.DocumentVectors.objects.filter(document_id=OuterRef("id"), model=EMBEDDER)
+    stale = models.Document.objects.filter(~Exists(current), status="ready").order_by("created_at", "id")
+    done = 0
+    for document_id in list(stale.values_list("id", flat=True)[:STALE_AT_ONCE]):
+        if time.monotonic() > until:
+            break
+        with _held(document_id) as held:
+            if held and stale.filter(id=document_id).exists():
+                done += _embed_anew(document_id)
+    return done
+
+
+def _embed_anew(document_id: UUID) -> bool:
+    row = models.Document.objects.get(id=document_id)
+    try:
+        chunks = index.chunks_of(document_id)
+    except Erased:
+        _remove_erased(row)
+        return False
+    vectors = [
+        encoder().encode([chunk.text for chunk in chunks[first : first + EMBED_BATCH]])
+        for first in range(0, len(chunks), EMBED_BATCH)
+    ]
+    try:
+        with transaction.atomic():
+            _lock_row(document_id)
+            for place, some in enumerate(vectors):
+                first = place * EMBED_BATCH
+                index.write_vectors([chunk.number for chunk in chunks[first : first + EMBED_BATCH]], some)
+            _record_embedded(row)
+    except documents.DocumentNotOpen:
+        logger.info("document %s was removed while it was embedded anew", document_id)
+        return False
+    return True
 
 
 def remove_erased() -> int:
@@ -308,11 +356,8 @@ def _embed_some() -> int:
         advanced = _embed(held)
         rows = models.Document.objects.filter(id__in=held, status="chunked").order_by("created_at", "id")
         for row in rows.filter(~Exists(_chunks_without_vector())):
-            embedded = DocumentEmbedded(
-                model=f"{MODEL}-{RECIPE}", dimension=DIMENSION, chunks=row.chunks or 0
-            )
             with suppress(documents.DocumentNotOpen):  # removed meanwhile
-                _record(row, embedded)
+                _record_embedded(row)
             advanced += 1
         return advanced
     finally:
@@ -335,6 +380,13 @@ def _embed(document_ids: Sequence[UUID]) -> int:
             [chunk.number for chunk in waiting], encoder().encode([chunk.text for chunk in waiting])
         )
     return len(waiting)
+
+
+def _record_embedded(row: models.Document) -> None:
+    """Note that the present model made a document's vectors. Raises DocumentNotOpen."""
+    with transaction.atomic():
+        _record(row, DocumentEmbedded(model=EMBEDDER, dimension=DIMENSION, chunks=row.chunks or 0))
+        models.DocumentVectors.objects.update_or_create(document_id=row.id, defaults={"model": EMBEDDER})
 
 
 def _record(row: models.Document, event: Event) -> None:

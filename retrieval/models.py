@@ -106,6 +106,17 @@ class Vector(models.Model):
         db_table = "retrieval_vectors"
 
 
+class DocumentVectors(models.Model):
+    """Which model made the vectors of a document; without a row it has none yet, or was removed."""
+
+    document_id = models.UUIDField(primary_key=True)
+    model = models.CharField(max_length=100, db_index=True)
+
+    class Meta:
+        db_table = "retrieval_document_vectors"
+        verbose_name_plural = "vectors of documents"
+
+
 class Vocabulary(models.Model):
     """The key that hashes the words of one owner's documents in a collection."""
 

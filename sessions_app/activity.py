@@ -10,6 +10,8 @@ from sessions_app.models import SessionPresence
 OPEN_WITHIN = timedelta(seconds=130)
 # The time of the last look is enough for an hour's limit; this bounds the writes of many tabs.
 NOTED_EVERY = timedelta(seconds=20)
+# Far beyond any use: a session expires an hour after its last sign of life.
+KEPT_FOR = timedelta(days=1)
 
 SignsOfLife = Callable[[Collection[UUID], datetime], Mapping[UUID, datetime]]
 _sources: list[SignsOfLife] = []
@@ -49,6 +51,12 @@ def note_open_socket(session_id: UUID, *, now: datetime) -> None:
 def has_open_socket(session_id: UUID, *, now: datetime) -> bool:
     """Tell whether a socket showed the session within the last two minutes."""
     return SessionPresence.objects.filter(session_id=session_id, seen_at__gt=now - OPEN_WITHIN).exists()
+
+
+def delete_old_signs(*, now: datetime) -> int:
+    """Delete what sockets left more than a day ago; return how many rows that were."""
+    deleted, _ = SessionPresence.objects.filter(seen_at__lt=now - KEPT_FOR).delete()
+    return deleted
 
 
 def _sockets(session_ids: Collection[UUID], now: datetime) -> Mapping[UUID, datetime]:

@@ -1,4 +1,4 @@
-"""The beat process: django-celery-beat's schedules, their tasks applied here, without broker or worker.
+"""The beat process: django-celery-beat's schedules, their jobs applied here, without broker or worker.
 
 python -m cartrita.embedded.beat
 """
@@ -27,20 +27,11 @@ def main() -> int:
     telemetry.set_up("beat")
 
     from celery.beat import Service
-    from django.db import close_old_connections
-    from django_celery_beat.schedulers import DatabaseScheduler
 
     from cartrita.celery import app
+    from cartrita.upkeep.scheduler import Scheduler
 
-    class Scheduler(DatabaseScheduler):  # type: ignore[misc] # the library has no types
-        """The database's schedule, read through a connection that survives a restart of the database."""
-
-        def tick(self, *args: object, **kwargs: object) -> object:
-            """Apply what is due; returns the seconds until the next."""
-            close_old_connections()
-            return super().tick(*args, **kwargs)
-
-    # Each task runs in this process and in turn; a failing one is logged and does not end the schedule.
+    # Each job runs in this process and in turn; a failing one is noted and logged, and the next one runs.
     app.conf.update(task_always_eager=True, task_eager_propagates=False)
     service = Service(app, scheduler_cls=Scheduler)
     for number in (signal.SIGTERM, signal.SIGINT):

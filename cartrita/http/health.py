@@ -17,14 +17,21 @@ REDIS_TIMEOUT_SECONDS = 1.0
 
 Check = Callable[[], Mapping[str, Any]]
 _components: dict[str, Check] = {}
+# Parts without which requests are answered all the same.
+_not_needed: set[str] = set()
 _session_counts: list[Callable[[], int]] = []
 
 
-def register_component(name: str, check: Check) -> None:
-    """Register a part. `check` returns JSON-compatible facts, or raises CartritaError or a database error."""
+def register_component(name: str, check: Check, *, needed: bool = True) -> None:
+    """Register a part. `check` returns JSON-compatible facts, or raises CartritaError or a database error.
+
+    The failure of a part that is not `needed` to answer requests shows in /health, and /readyz stays ready.
+    """
     if name in _components:
         raise ValueError(f"the component {name!r} is registered twice")
     _components[name] = check
+    if not needed:
+        _not_needed.add(name)
 
 
 def register_session_count(count: Callable[[], int]) -> None:
@@ -40,11 +47,12 @@ def components() -> dict[str, dict[str, Any]]:
 @never_cache
 @require_safe
 def health(request: HttpRequest) -> JsonResponse:
-    """Tell status, version, parts and the number of open sessions; 503 when a part does not answer."""
+    """Tell status, version, parts and the number of open sessions; 503 when a needed part does not answer."""
     del request
     parts = components()
     well = all(part["status"] == "ok" for part in parts.values())
-    sessions = _session_counts[0]() if well and _session_counts else None
+    ready = not _failed(parts)
+    sessions = _session_counts[0]() if ready and _session_counts else None
     return JsonResponse(
         {
             "status": "ok" if well else "degraded",
@@ -52,7 +60,7 @@ def health(request: HttpRequest) -> JsonResponse:
             "components": parts,
             "sessions": sessions,
         },
-        status=200 if well else 503,
+        status=200 if ready else 503,
     )
 
 
@@ -69,7 +77,7 @@ def healthz(request: HttpRequest) -> JsonResponse:
 def readyz(request: HttpRequest) -> JsonResponse:
     """Tell whether every part that requests need answers; 503 names those that do not."""
     del request
-    failed = [name for name, part in components().items() if part["status"] != "ok"]
+    failed = _failed(components())
     if failed:
         return JsonResponse({"status": "not ready", "failed": failed}, status=503)
     return JsonResponse({"status": "ready"})
@@ -96,6 +104,11 @@ def check_redis() -> Mapping[str, Any]:
     finally:
         client.close()
     return {"used": True}
+
+
+def _failed(parts: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Name the needed parts that do not answer."""
+    return [name for name, part in parts.items() if part["status"] != "ok" and name not in _not_needed]
 
 
 def _asked(check: Check) -> dict[str, Any]:

@@ -26,6 +26,7 @@ import psycopg
 
 from cartrita.errors import Conflict
 from cartrita.eventstore.aio import connect
+from cartrita.eventstore.store import execute
 
 logger = logging.getLogger(__name__)
 
@@ -83,6 +84,14 @@ _TIDY: LiteralString = """
     delete from orchestrator_claim where session_id in (
         select session_id from orchestrator_claim where renewed_at < clock_timestamp() - interval '1 hour'
         for update skip locked)
+"""
+
+
+# Ten times as long as a claim lasts without a heartbeat: whoever held it is dead or lost it long ago.
+_REAP: LiteralString = """
+    delete from orchestrator_claim where session_id in (
+        select session_id from orchestrator_claim
+        where renewed_at < clock_timestamp() - make_interval(secs => %s) for update skip locked)
 """
 
 
@@ -281,6 +290,14 @@ class Claims:
         self._tokens.clear()
         self._connection = None
         self._owner = uuid4()
+
+
+def reap_claims() -> int:
+    """Delete the claims whose last heartbeat is a minute ago; return how many.
+
+    Anybody could take them already; without their rows it shows that nobody works there.
+    """
+    return execute(_REAP, [10 * EXPIRY_SECONDS]).rowcount
 
 
 def _note_end(asked: "asyncio.Task[list[tuple[Any, ...]]]") -> None:

@@ -5,7 +5,7 @@ from datetime import datetime
 from uuid import UUID
 
 from governance.queries.approvals import waiting_sessions
-from sessions_app.queries import sessions_with_open_turns
+from sessions_app.queries import sessions_with_open_turns, which_have_open_turns
 from tasks_app.models import PlanRow
 from tasks_app.plan import FINAL_PLAN_STATUSES
 
@@ -19,6 +19,11 @@ def running_plans(session_ids: Collection[UUID], now: datetime) -> Mapping[UUID,
 def waiting_approvals(session_ids: Collection[UUID], now: datetime) -> Mapping[UUID, datetime]:
     """Return `now` for each of these sessions in which something waits for people."""
     return dict.fromkeys(waiting_sessions(session_ids), now)
+
+
+def sessions_at_work(session_ids: Collection[UUID]) -> frozenset[UUID]:
+    """Return those of these sessions whose acts somebody goes on with, now or after people have decided."""
+    return which_have_open_turns(session_ids)
 
 
 def sessions_to_work_on(*, halted: Collection[UUID] = ()) -> list[UUID]:

@@ -12,6 +12,7 @@ import logging
 import secrets
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from contextvars import Context
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, LiteralString, Self
@@ -91,7 +92,7 @@ class _Wakes:
     def wake(self, session_id: UUID) -> None:
         self._sessions.add(session_id)
         if self._task is None:
-            self._task = asyncio.create_task(self._notify(), name="streaming-wakes")
+            self._task = asyncio.create_task(self._notify(), name="streaming-wakes", context=Context())
 
     async def drained(self) -> None:
         if self._task is not None:
@@ -388,6 +389,13 @@ async def purge_message(message_id: UUID) -> int:
 async def purge_old() -> int:
     """Remove text that was completed 60 s ago, or not written for an hour. Returns how many messages."""
     return await _purge(_REMOVE_OLD + _AND_PIECES, KEEP_COMPLETED_SECONDS, KEEP_ABANDONED_SECONDS)
+
+
+def delete_old_texts() -> int:
+    """Do as `purge_old` on Django's connection, where no hub runs. Returns how many messages."""
+    with connection.cursor() as cursor:
+        cursor.execute(_REMOVE_OLD + _AND_PIECES, [KEEP_COMPLETED_SECONDS, KEEP_ABANDONED_SECONDS])
+        return int(cursor.fetchone()[0])
 
 
 async def _purge(statement: LiteralString, *parameters: UUID | float) -> int:

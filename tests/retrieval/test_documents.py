@@ -4,8 +4,10 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 from django.core.management import call_command
 from django.db import connection
@@ -21,7 +23,7 @@ from retrieval.commands import (
     erase_session_documents,
     remove_document,
 )
-from retrieval.document import DocumentNotFound
+from retrieval.document import DocumentEmbedded, DocumentNotFound
 from retrieval.embedding import encoder
 from retrieval.search import hits_of, performed_event, search
 from tests.databases import Database
@@ -273,6 +275,52 @@ class TestReindex:
             cursor.execute("UPDATE retrieval_chunks SET ordinal = ordinal + 7")
         call_command("reindex")
         assert index_content() == before
+
+
+class TestEmbedStale:
+    def test_makes_vectors_anew_that_another_model_made(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch, check_read_models: Callable[[], None]
+    ) -> None:
+        fresh = library.shelve(APPLES)
+        monkeypatch.setattr(ingest, "EMBEDDER", "another-model-1")
+        stale = library.shelve("\n\n".join(f"Paragraph {n}. {TAXES * 3}" for n in range(12)))
+        monkeypatch.undo()
+        before = index_content()
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "UPDATE retrieval_vectors SET embedding = (SELECT embedding FROM retrieval_vectors"
+                " WHERE document_id = %s LIMIT 1) WHERE document_id = %s",
+                [fresh, stale],
+            )
+        assert index_content() != before
+        assert ingest.embed_stale() == 1
+        assert index_content() == before
+        assert ingest.embed_stale() == 0
+        told = [each.event.model for each in load(stale) if isinstance(each.event, DocumentEmbedded)]
+        assert told == ["another-model-1", ingest.EMBEDDER]
+        assert library.search("Zephyrine").hits
+        check_read_models()
+
+    def test_leaves_what_is_removed_or_held_elsewhere(
+        self, library: Library, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        document_id = library.shelve(APPLES)
+        models.DocumentVectors.objects.update(model="another-model-1")
+        with psycopg.connect(database.url, autocommit=True) as other:
+            other.execute(
+                "SELECT pg_advisory_lock(hashtextextended(%s, 0))", [f"retrieval:ingest:{document_id}"]
+            )
+            assert ingest.embed_stale() == 0
+        encode = encoder().encode
+
+        def removing(texts: list[str]) -> object:
+            remove_document(document_id=document_id, workspace_id=library.workspace_id, actor=library.actor)
+            return encode(texts)
+
+        monkeypatch.setattr(encoder(), "encode", removing)
+        assert ingest.embed_stale() == 0
+        assert index_rows() == (0, 0, 0)
+        assert not models.DocumentVectors.objects.exists()
 
 
 class TestRetrievalMetrics:

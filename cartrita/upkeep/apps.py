@@ -1,0 +1,14 @@
+from django.apps import AppConfig
+
+
+class UpkeepApp(AppConfig):
+    name = "cartrita.upkeep"
+    label = "upkeep"
+    verbose_name = "Upkeep"
+
+    def ready(self) -> None:
+        """Tell the health page how the jobs are."""
+        from cartrita.http.health import register_component
+        from cartrita.upkeep.jobs import standing
+
+        register_component("beat", standing, needed=False)

@@ -1,0 +1,1 @@
+"""An app of tests with jobs that note that they ran."""
