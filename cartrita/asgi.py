@@ -22,6 +22,9 @@ django_application = get_asgi_application()
 
 from channels.routing import ProtocolTypeRouter
 
+from cartrita.errors import CartritaError
+from cartrita.eventstore import in_database_thread
+from cartrita.eventstore.schema import check_up_to_date
 from cartrita.orchestrator.service import start_services, stop_services
 from cartrita.streaming.hub import hub
 from cartrita.streaming.routing import websocket_application
@@ -48,6 +51,11 @@ async def lifespan(
     while True:
         message = await receive()
         if message["type"] == "lifespan.startup":
+            try:
+                await in_database_thread(check_up_to_date)
+            except CartritaError as error:
+                await send({"type": "lifespan.startup.failed", "message": error.message})
+                return
             await start()
             # uvicorn closes its sockets before it says that it stops.
             hub().drain_on_sigterm()

@@ -8,22 +8,25 @@ from django.core.management import call_command
 from django.db import connection, connections
 from django.db.migrations.recorder import MigrationRecorder
 
+from cartrita import asgi
 from cartrita.embedded import schema
+from cartrita.eventstore import in_database_thread
+from cartrita.eventstore.schema import SchemaTooNew, SchemaTooOld, check_up_to_date
 from tests.databases import Database
 
 
 class TestBringUpToDate:
     def test_does_nothing_on_a_schema_that_fits(self, database: Database) -> None:
         assert schema.bring_up_to_date() is False
-        schema.check_up_to_date()
+        check_up_to_date()
 
     def test_applies_what_is_missing_as_the_owner(self, database: Database) -> None:
         with database.as_owner():
             call_command("migrate", "django_celery_beat", "zero", verbosity=0)
-        with pytest.raises(schema.SchemaTooOld, match="django_celery_beat"):
-            schema.check_up_to_date()
+        with pytest.raises(SchemaTooOld, match="django_celery_beat"):
+            check_up_to_date()
         assert schema.bring_up_to_date() is True
-        schema.check_up_to_date()
+        check_up_to_date()
         with connection.cursor() as cursor:
             cursor.execute("SELECT tableowner FROM pg_tables WHERE tablename LIKE 'django_celery_beat%%'")
             assert {row[0] for row in cursor.fetchall()} == {"cartrita_owner"}
@@ -31,11 +34,10 @@ class TestBringUpToDate:
             assert cursor.fetchone() == ("cartrita_app",)
 
     def test_refuses_a_database_of_a_newer_version(self, database: Database) -> None:
-        with database.as_owner():
-            MigrationRecorder(connection).record_applied("eventstore", "9999_from_the_future")
-        with pytest.raises(schema.SchemaTooNew, match=r"eventstore\.9999_from_the_future"):
+        record_the_future(database)
+        with pytest.raises(SchemaTooNew, match=r"eventstore\.9999_from_the_future"):
             schema.bring_up_to_date()
-        with pytest.raises(schema.SchemaTooNew), database.as_owner():
+        with pytest.raises(SchemaTooNew), database.as_owner():
             call_command("migrate", verbosity=0)
 
     def test_waits_for_another_process_that_migrates(self, database: Database) -> None:
@@ -59,6 +61,35 @@ class TestBringUpToDate:
             assert applied == []
         thread.join()
         assert applied == [True]
+
+
+class TestStart:
+    """A process asks before it works."""
+
+    async def test_ends_a_server_whose_code_is_older_than_the_schema(self, database: Database) -> None:
+        await in_database_thread(record_the_future, database)
+        said: list[asgi.Message] = []
+
+        async def receive() -> asgi.Message:
+            return {"type": "lifespan.startup"}
+
+        async def send(message: asgi.Message) -> None:
+            said.append(message)
+
+        await asgi.lifespan({"type": "lifespan"}, receive, send)
+        [failed] = said
+        assert failed["type"] == "lifespan.startup.failed"
+        assert "eventstore.9999_from_the_future" in failed["message"]
+
+    def test_ends_an_orchestrator_whose_code_is_older_than_the_schema(self, database: Database) -> None:
+        record_the_future(database)
+        with pytest.raises(SchemaTooNew, match=r"9999_from_the_future"):
+            call_command("run_orchestrator")
+
+
+def record_the_future(database: Database) -> None:
+    with database.as_owner():
+        MigrationRecorder(connection).record_applied("eventstore", "9999_from_the_future")
 
 
 def _oid(connection: "psycopg.Connection[tuple[int]]") -> int:

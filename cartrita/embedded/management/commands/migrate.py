@@ -4,7 +4,8 @@ from django.core.management.commands import migrate
 from django.db import connections
 from django.db.migrations.executor import MigrationExecutor
 
-from cartrita.embedded.schema import check_not_newer, migration_lock
+from cartrita.embedded.schema import migration_lock
+from cartrita.eventstore.schema import check_not_newer
 
 
 class Command(migrate.Command):

@@ -9,7 +9,9 @@ from typing import Any
 import psycopg
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from cartrita.eventstore import in_database_thread
 from cartrita.eventstore.aio import connect
+from cartrita.eventstore.schema import check_up_to_date
 from cartrita.orchestrator.service import ALL_SERVICES, Services, UnknownService, check_services
 
 
@@ -48,6 +50,7 @@ class Command(BaseCommand):
             # Without a database the services would try again for ever: right later on, not at a start.
             async with await connect("cartrita start") as connection:
                 await connection.execute("select from log limit 1")
+            await in_database_thread(check_up_to_date)
             await services.start()
             self.stdout.write(f"Running: {', '.join(parts)}.")
             self.stdout.flush()
