@@ -5,6 +5,9 @@ import sys
 
 from cartrita.errors import CartritaError
 
+# These make or judge a home: no key may be made in it before, and no database started. They are the modules
+# of that name here.
+WITHOUT_HOME = {"doctor", "restore"}
 # These need no database; the rest do, or may.
 WITHOUT_DATABASE = {
     "", "help", "version", "--help", "-h", "--version", "check", "collectstatic", "compilemessages",
@@ -17,7 +20,9 @@ AS_OWNER = {"makemigrations", "migrate", "rebuild_projections", "showmigrations"
 # These act in somebody's name, also in a home that was never started.
 NEEDS_PEOPLE = {"ask"}
 # These look at the schema as it is.
-ON_ANY_SCHEMA = {"dbshell", "makemigrations", "migrate", "showmigrations", "sqlmigrate", "inspectdb"}
+ON_ANY_SCHEMA = {
+    "backup", "dbshell", "makemigrations", "migrate", "showmigrations", "sqlmigrate", "inspectdb",
+}  # fmt: skip
 
 
 def run_command_line(argv: list[str]) -> None:
@@ -40,6 +45,8 @@ def run_command_line(argv: list[str]) -> None:
             sys.exit(supervisor.run())
         # A command says what it has to say itself; its log is for what goes wrong.
         os.environ.setdefault("CARTRITA_LOG_LEVEL", "WARNING")
+        if command in WITHOUT_HOME:
+            sys.exit(_run_without_home(command, argv[2:]))
         environment.provide_secrets()
         if _needs_database(command, argv[2] if len(argv) > 2 else ""):
             server = environment.provide_database()
@@ -59,6 +66,13 @@ def run_command_line(argv: list[str]) -> None:
 
             connections.close_all()
             server.release()
+
+
+def _run_without_home(command: str, arguments: list[str]) -> int:
+    from importlib import import_module
+
+    code: int = import_module(f"cartrita.embedded.{command}").run(arguments)
+    return code
 
 
 def _needs_database(command: str, part: str) -> bool:

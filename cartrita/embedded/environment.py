@@ -11,8 +11,16 @@ import secrets
 from pathlib import Path
 
 from cartrita.embedded import postgres
+from cartrita.errors import CartritaError
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
+
+
+class RestoreUnfinished(CartritaError):
+    """What a restore that broke off has left must not be used."""
+
+    code = "restore_unfinished"
+    status = 503
 
 
 def home() -> Path:
@@ -34,14 +42,23 @@ def provide_secrets() -> None:
         _make_key(keys / "master.key")
 
 
+def restore_marker(folder: Path) -> Path:
+    """Return the file that stands in a home while a restore into it has not ended."""
+    return folder / "restore-unfinished"
+
+
 def provide_database() -> postgres.Postgres | None:
     """Use this home's PostgreSQL where no DATABASE_URL is set; returns it to be released, or None.
 
-    Raises postgres.PostgresNotStarted.
+    Raises postgres.PostgresNotStarted, RestoreUnfinished.
     """
     if os.environ.get("DATABASE_URL"):
         os.environ.setdefault("DATABASE_OWNER_URL", os.environ["DATABASE_URL"])
         return None
+    if restore_marker(home()).exists():
+        raise RestoreUnfinished(
+            f"A restore into {home()} did not end: run it again, it begins anew. Or empty that folder."
+        )
     server = postgres.use_postgres(home())
     os.environ["DATABASE_URL"] = server.url(postgres.APP)
     os.environ["DATABASE_OWNER_URL"] = server.url(postgres.OWNER)

@@ -354,12 +354,12 @@ def _unwrap(cipher_of_wrapper: AESGCM, wrapped: bytes, associated: bytes) -> byt
         raise SealBroken("A wrapped key was altered in the database") from error
 
 
-def master_key_ids() -> list[str]:
-    """Return the ids of the master keys that are set, the one that wraps new keys first.
+def ids_of_master_keys(text: str | None = None) -> list[str]:
+    """Return the ids of the master keys in a text (None: of those that are set); the first wraps new keys.
 
     Raises MasterKeyMissing.
     """
-    return list(_master_keys())
+    return list(_master_keys() if text is None else _parse_master_keys(text))
 
 
 def _master_keys() -> Mapping[str, AESGCM]:
