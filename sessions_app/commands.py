@@ -25,6 +25,7 @@ from cartrita.eventstore import (
     new_id,
 )
 from cartrita.streaming.deltas import erase_texts
+from cartrita.telemetry import current_traceparent
 from sessions_app import session as sessions
 from sessions_app.activity import last_sign, last_signs
 from sessions_app.models import ChatSession
@@ -146,6 +147,7 @@ def post_message(
             metadata=metadata,
             active_at=active_at,
             reopen=reopen,
+            traceparent=current_traceparent(),
         )
 
     return _change(session_id, decide, actor=actor, expected_version=expected_version)

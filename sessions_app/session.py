@@ -44,8 +44,9 @@ class MessagePosted(Event):
     """Somebody added a message to the session, as an answer to `parent` (None: it begins the conversation).
 
     `author` is who wrote it (`user:<uuid>`, `token:<uuid>`, `agent:<name>`, `system`); `attachments` are
-    documents of the session's scope. `context` marks what was said elsewhere before, as `author` tells it: it
-    is read with what follows it and is not answered itself.
+    documents of the session's scope. `traceparent` (W3C Trace Context) says where the trace stood, so that
+    the work on the answer goes on with it; "" where there was none. `context` marks what was said elsewhere
+    before, as `author` tells it: it is read with what follows it and is not answered itself.
     """
 
     type_name: ClassVar[str] = "sessions_app.MessagePosted"
@@ -57,6 +58,7 @@ class MessagePosted(Event):
     author: str
     attachments: tuple[UUID, ...] = ()
     metadata: Sealed[dict[str, Any]] = Field(default_factory=dict)
+    traceparent: str = ""
     context: bool = False
 
 
@@ -256,6 +258,7 @@ def post_message(
     metadata: Mapping[str, Any] | None = None,
     active_at: datetime | None = None,
     reopen: bool = False,
+    traceparent: str = "",
 ) -> list[Event]:
     """Add a message; nothing when the same message was added before under its id.
 
@@ -282,6 +285,7 @@ def post_message(
         author=author,
         attachments=tuple(attachments),
         metadata=_checked_metadata(metadata or {}),
+        traceparent=traceparent,
     )
     if known is not None:
         return _nothing_if_same(known, event, message_id)

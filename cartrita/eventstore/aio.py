@@ -6,12 +6,14 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from contextvars import Context
 from typing import Any, ParamSpec, TypeVar
 from weakref import WeakKeyDictionary
 
 import psycopg
 from django.db import close_old_connections, connections
 from opentelemetry import context as trace_context
+from opentelemetry.instrumentation.utils import suppress_instrumentation
 from psycopg_pool import AsyncConnectionPool
 
 P = ParamSpec("P")
@@ -42,6 +44,11 @@ async def connect(application_name: str) -> psycopg.AsyncConnection[tuple[Any, .
     return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, connect_timeout=10)
 
 
+async def _check_untraced(connection: psycopg.AsyncConnection[Any]) -> None:
+    with suppress_instrumentation():
+        await AsyncConnectionPool.check_connection(connection)
+
+
 class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
     """A pool that opens at its first use, so that getting it needs no await."""
 
@@ -51,7 +58,7 @@ class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
             min_size=1,
             max_size=POOL_CONNECTIONS,
             open=False,
-            check=AsyncConnectionPool.check_connection,
+            check=_check_untraced,
             name="cartrita",
         )
         self._was_opened = False
@@ -62,7 +69,8 @@ class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
     ) -> psycopg.AsyncConnection[tuple[Any, ...]]:
         if not self._was_opened:
             self._was_opened = True
-            await self.open()
+            # In a context of its own: what the pool does later is no part of the first caller's trace.
+            await asyncio.create_task(self.open(), context=Context())
         return await super().getconn(timeout)
 
 

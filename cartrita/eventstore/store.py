@@ -19,7 +19,7 @@ from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.rows import COLUMNS, as_arrays
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
-from cartrita.telemetry import current_trace_id
+from cartrita.telemetry import current_trace_id, statement_span
 
 
 class StreamMoved(Conflict):
@@ -123,7 +123,7 @@ def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg
     Django's own cursors interpolate on the client, where a bytea costs twice its size in hexadecimal text.
     """
     database = _usable()
-    with database.wrap_database_errors:
+    with database.wrap_database_errors, statement_span(statement):
         cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
         return cursor.execute(statement, parameters, binary=True)
 
@@ -135,7 +135,8 @@ def execute_together(*statements: Statement) -> list[psycopg.Cursor[Row]]:
     """
     database = _usable()
     cursors = []
-    with database.wrap_database_errors, database.connection.pipeline():
+    traced = statement_span(*(statement for statement, _ in statements))
+    with database.wrap_database_errors, traced, database.connection.pipeline():
         for statement, parameters in statements:
             cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
             cursors.append(cursor.execute(statement, parameters, binary=True))

@@ -227,10 +227,19 @@ async def count_tokens(
 
 async def whole_calls(event: ModelAnswered) -> tuple[FunctionCall, ...]:
     """Return the functions that the model wants called. Raises Erased."""
-    found: Sequence[dict[str, str]] = event.tool_calls
-    if event.tool_calls_blob:
-        found = orjson.loads(await in_database_thread(get_blob, event.tool_calls_blob))
-    return tuple(FunctionCall(**each) for each in found)
+    return (await in_database_thread(read_whole, event))[1] if event.tool_calls_blob else _calls_in(event)
+
+
+def read_whole(event: ModelAnswered) -> tuple[str, tuple[FunctionCall, ...]]:
+    """Return all that the model said and wants called; reads the database. Raises Erased."""
+    text = get_blob(event.text_blob).decode() if event.text_blob else event.text
+    if not event.tool_calls_blob:
+        return text, _calls_in(event)
+    return text, tuple(FunctionCall(**each) for each in orjson.loads(get_blob(event.tool_calls_blob)))
+
+
+def _calls_in(event: ModelAnswered) -> tuple[FunctionCall, ...]:
+    return tuple(FunctionCall(**each) for each in event.tool_calls)
 
 
 async def whole_text(event: ModelAnswered | ModelFailed) -> str:
@@ -607,7 +616,8 @@ def _check(request: ModelRequest) -> None:
                 f"messages[{number}].role is {message.role!r}; use one of {', '.join(ROLES)}.",
                 field=f"messages[{number}].role",
             )
-        canonical(message.content, f"messages[{number}].content")
+        if "\0" in message.content or not message.content.isascii():
+            canonical(message.content, f"messages[{number}].content")
     _check_calls(request.messages)
     functions.check(request.tools, request.tool_choice)
     if request.purpose not in get_args(Purpose):
@@ -754,7 +764,8 @@ def _most(entry: ModelEntry, prompt_tokens: int, request: ModelRequest) -> Cost:
 def _check_unchanged(prepared: PreparedCall) -> None:
     arguments = _arguments(prepared.entry, prepared.prompt_tokens, prepared.request)
     decided = prepared.decision_request
-    if canonical(arguments, "arguments") != decided.arguments or prepared.entry.name != decided.model:
+    same = arguments == decided.arguments or canonical(arguments, "arguments") == decided.arguments
+    if not same or prepared.entry.name != decided.model:
         raise NotPermitted("The prepared call is not the one that was decided; prepare it anew.")
 
 

@@ -37,6 +37,7 @@ class Assignment:
     cancel_requested: bool
     causation_id: UUID
     trace_id: str
+    traceparent: str
 
     def context(self, *, actor: str) -> Context:
         """Return what surrounds the events that are recorded for this turn."""
@@ -110,6 +111,7 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
         cancel_requested=cancel_requested,
         causation_id=asked.event_id,
         trace_id=asked.trace_id,
+        traceparent=posted.traceparent,
     )
 
 

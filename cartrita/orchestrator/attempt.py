@@ -9,15 +9,16 @@ from contextlib import suppress
 from typing import Any, Literal
 from uuid import UUID
 
+from cartrita import telemetry
 from cartrita.errors import CartritaError, Conflict
-from cartrita.eventstore import Event, derived_id, in_database_thread
+from cartrita.eventstore import Erased, Event, derived_id, in_database_thread
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.llm import catalog, gateway
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
 from cartrita.llm.providers import ChatMessage
-from cartrita.orchestrator import answering, compose, critic, loop, proposals, results
+from cartrita.orchestrator import answering, compose, critic, loop, proposals, relay, results
 from cartrita.orchestrator.agents import Agent, agent, in_words, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
@@ -99,6 +100,8 @@ class Attempt(RunSteps):
         # None where no model is needed: the task is one call of a tool.
         self._model: ModelEntry | None = None
         self._wished_model = ""
+        # What another program asks of a model, where the task is to pass that on.
+        self._relay: relay.RelayRequest | None = None
         self._inputs: tuple[Input, ...] = ()
         self._parts: tuple[compose.Part, ...] = ()
         # The answer that is known without asking a model, or asking it again.
@@ -115,14 +118,28 @@ class Attempt(RunSteps):
     @property
     def _wanted_tool(self) -> str:
         """The tool of a task that is one call; empty for a task of an agent."""
+        if self._relay is not None and self._relay.kind == "embeddings":
+            return relay.EMBEDDING_TOOL
         return str(self._task.spec.get("tool", ""))
+
+    @property
+    def _wanted_arguments(self) -> Mapping[str, Any]:
+        if self._relay is not None:
+            return relay.embedding_arguments(self._relay)
+        arguments: Mapping[str, Any] = self._task.spec["arguments"]
+        return arguments
+
+    @property
+    def _named_model(self) -> str | None:
+        """The model, or the tier, that was asked for: no other one is taken in its place."""
+        return self._relay.model if self._relay is not None else _text(self._work.metadata.get("model"))
 
     @property
     def _work_kind(self) -> loop.Work:
         if self._task.kind == "synthesis":
             return "compose"
         match self._agent.skill:
-            case "talk" | "documents" | "write" as built_in:
+            case "talk" | "documents" | "write" | "relay" as built_in:
                 return built_in
             case _:
                 return "tools" if self._agent.tools else "write"
@@ -130,7 +147,8 @@ class Attempt(RunSteps):
     async def run(self) -> Awaits | Pauses | None:
         """Go on from what is recorded until the attempt has ended, None, or until it has to wait."""
         try:
-            await self._go_on()
+            with self._traced_run():
+                await self._go_on()
         except Halted as halted:
             return halted.until
         except Conflict:
@@ -164,8 +182,13 @@ class Attempt(RunSteps):
             return
         try:
             self._agent = agent(self._task.agent)
+            if self._agent.skill == "relay":
+                work = self._work
+                self._relay = await in_database_thread(relay.stored_relay, work.metadata, key_id=work.key_id)
             if not self._wanted_tool:
                 await self._choose_model()
+        except Erased:
+            raise
         except CartritaError as error:
             await self._finish(_ended("failed", error.code, error.message))
             return
@@ -174,7 +197,8 @@ class Attempt(RunSteps):
             if not self._wanted_tool and self._work_kind in {"talk", "documents", "tools"}:
                 await self._until_stopped(self._wait_for_attachments())
             while not self._run.finished:
-                await self._take_step()
+                with self._traced_step():
+                    await self._take_step()
         except Stopped as stopped:
             await self._stop_here(stopped)
 
@@ -222,7 +246,7 @@ class Attempt(RunSteps):
 
     async def _choose_model(self) -> None:
         """Take the model that the person named, or the default; one that waits to be called stays the one."""
-        named = _text(self._work.metadata.get("model"))
+        named = self._named_model
         tier = None if named else self._agent.tier
         self._model = await in_database_thread(catalog.choose, name=named, tier=tier, purpose="execution")
         if named is None and missing_capabilities(self._agent, self._model.capabilities):
@@ -239,7 +263,7 @@ class Attempt(RunSteps):
 
     async def _fall_back(self) -> None:
         """Take the next model in place of one that failed; never in place of one that the person named."""
-        failure, named = self._run.failure, _text(self._work.metadata.get("model"))
+        failure, named = self._run.failure, self._named_model
         if failure is None or not failure.retryable or named is not None or self._run.finished is not None:
             return
         failed = await in_database_thread(catalog.model, failure.model)
@@ -282,7 +306,7 @@ class Attempt(RunSteps):
             case loop.Call() if isinstance(move, Use):
                 await self._call(step, move.tool, move.arguments)
             case loop.Call():
-                await self._call(step, self._wanted_tool, self._task.spec["arguments"])
+                await self._call(step, self._wanted_tool, self._wanted_arguments)
             case loop.Deliver():
                 await self._deliver(step)
             case loop.Finish(status="answered"):
@@ -377,18 +401,30 @@ class Attempt(RunSteps):
         retrieval_id = derived_id(self.run_id, f"retrieval:{step.step}:{step.attempt}")
         outcome: Event
         try:
-            found = await self._until_stopped(
-                in_database_thread(
-                    search,
-                    query[:MAX_QUERY],
-                    workspace_id=work.workspace_id,
-                    session_id=work.session_id,
-                    document_ids=work.attachments or None,
-                    without_labels=permit.left_out,
-                    within_labels=permit.labels,
-                    k=PASSAGES,
+            with telemetry.span(
+                f"{telemetry.SPAN_RETRIEVAL} {loop.SEARCH}",
+                {
+                    telemetry.GEN_AI_OPERATION_NAME: telemetry.SPAN_RETRIEVAL,
+                    telemetry.GEN_AI_CONVERSATION_ID: str(work.session_id),
+                    telemetry.OPENINFERENCE_SPAN_KIND: "RETRIEVER",
+                    telemetry.SESSION_ID: str(work.session_id),
+                    telemetry.DECISION_ID: str(permit.decision_id),
+                },
+                expected=(Stopped,),
+            ) as span:
+                found = await self._until_stopped(
+                    in_database_thread(
+                        search,
+                        query[:MAX_QUERY],
+                        workspace_id=work.workspace_id,
+                        session_id=work.session_id,
+                        document_ids=work.attachments or None,
+                        without_labels=permit.left_out,
+                        within_labels=permit.labels,
+                        k=PASSAGES,
+                    )
                 )
-            )
+                telemetry.tell_retrieval(span, query, [(hit.document_id, hit.score) for hit in found.hits])
         except CartritaError as error:
             outcome = ToolFailed(
                 tool=loop.SEARCH, idempotency_key=str(retrieval_id), code=error.code, message=error.message
@@ -522,15 +558,8 @@ class Attempt(RunSteps):
         if missing:
             await self._finish(_ended("failed", "needs_model", self._lacking(*missing)))
             return
-        prepared = await gateway.prepare(
-            ModelRequest(
-                messages=await self._prompt(model),
-                model=model.name,
-                max_output_tokens=self._agent.max_output_tokens,
-            ),
-            facts=self._facts(),
-        )
-        if await self._downshifted(prepared):
+        prepared = await self._prepared_answer(model)
+        if prepared is None or await self._downshifted(prepared):
             return
         if not self._speaks:
             permits = await self._decide(step, self._model_call(prepared, delivery="held"))
@@ -563,6 +592,25 @@ class Attempt(RunSteps):
                 await writer.complete()
         await self._fall_back()
 
+    async def _prepared_answer(self, model: ModelEntry) -> PreparedCall | None:
+        """Prepare the model's answer; None after ending a run whose request cannot be passed on."""
+        if self._relay is None:
+            return await gateway.prepare(
+                ModelRequest(
+                    messages=await self._prompt(model),
+                    model=model.name,
+                    max_output_tokens=self._agent.max_output_tokens,
+                ),
+                facts=self._facts(),
+            )
+        try:
+            return await gateway.prepare(
+                relay.model_request(self._relay, model), facts=relay.facts(self._relay, self._facts())
+            )
+        except CartritaError as error:
+            await self._finish(_ended("failed", relay.code_of(error), error.message))
+            return None
+
     async def _ask_in_silence(
         self, prepared: PreparedCall, permits: Sequence[Permit] | None, step: loop.Generate
     ) -> None:
@@ -593,7 +641,7 @@ class Attempt(RunSteps):
         model = self._called_model
         pending = self._run.waiting
         decided_before = pending is not None and pending.act == "model_call"
-        if _text(self._work.metadata.get("model")) is not None or decided_before:
+        if self._named_model is not None or decided_before:
             return False
         short = await in_database_thread(too_costly, prepared.decision_request, user_id=self._work.user_id)
         cheaper = await in_database_thread(catalog.cheaper, model) if short else None
@@ -615,7 +663,10 @@ class Attempt(RunSteps):
     async def _have_text_decided(self, step: loop.Act, written: AnswerHeld) -> None:
         run = self._run
         known = run.held is not None or (run.answer is not None and self._toolwork is None)
-        speech = self._speech("held", text=written.answer)
+        text = written.answer
+        if self._relay is not None and run.answer is not None:
+            text = await relay.whole_reply(run.answer)
+        speech = self._speech("held", text=text)
         await self._decide(step, speech, before=() if known else (written,))
 
     async def _delivery(self) -> Delivery:
@@ -642,6 +693,8 @@ class Attempt(RunSteps):
             if self._answer is None:
                 raise AssertionError("an agent answers with what its skill or its model said")
             return _held(self._answer, self._maker)
+        if self._relay is not None:
+            return _held(Answer(relay.reply_text(run), [], None), run.answer.model if run.answer else "")
         if run.returned is not None:
             result = await results.whole_result(run.returned, key_id=self._work.key_id)
             self._result = result

@@ -72,8 +72,10 @@ class Consultation(RunSteps, Generic[T]):
         """Return the answer, None where there is none that can be used. Raises Halted and Stopped."""
         await self._fold()
         try:
-            while self._run.finished is None:
-                await self._take_step()
+            with self._traced_run():
+                while self._run.finished is None:
+                    with self._traced_step():
+                        await self._take_step()
         except Stopped as stopped:
             await self._withdraw()
             if stopped.outcome is not None:

@@ -15,9 +15,12 @@ from uuid import UUID
 
 from django.db import InterfaceError, OperationalError
 
+from cartrita import telemetry
+from cartrita.errors import Conflict
 from cartrita.eventstore import Append, Context, Event, aload, derived_id
 from cartrita.orchestrator import loop
 from cartrita.orchestrator.assignment import Assignment
+from governance.decide import DecisionRequest
 from governance.decision import ActOutcome
 from governance.step import Act, Decided, Settlement, atake_step
 from tasks_app import plan as plans
@@ -73,12 +76,31 @@ async def record(
     until = time.monotonic() + RECORD_SECONDS
     while True:
         try:
-            return await atake_step(context=context, acts=acts, settlements=settlements, then=then)
+            if not acts:
+                return await atake_step(context=context, settlements=settlements, then=then)
+            with telemetry.span(
+                f"{telemetry.SPAN_DECISION} {acts[0].request.subject_kind}",
+                {
+                    telemetry.OPENINFERENCE_SPAN_KIND: "GUARDRAIL",
+                    telemetry.SESSION_ID: str(context.session_id or ""),
+                    telemetry.DECISION_ID: [str(act.decision_id) for act in acts],
+                    telemetry.DECISION_SUBJECT: [_subject(act.request) for act in acts],
+                },
+                expected=(Conflict,),
+            ) as span:
+                decided = await atake_step(context=context, acts=acts, settlements=settlements, then=then)
+                span.set_attribute(telemetry.DECISION_EFFECT, [one.verdict.outcome for one in decided])
+                span.set_attribute(telemetry.DECISION_RULE, [one.verdict.rule for one in decided])
+                return decided
         except (OperationalError, InterfaceError) as error:
             if time.monotonic() > until:
                 raise
             logger.warning("A step waits for the database: %s", error)
             await asyncio.sleep(_AGAIN_SECONDS)
+
+
+def _subject(request: DecisionRequest) -> str:
+    return request.tool or request.model or request.subject_kind
 
 
 class Crew:

@@ -222,10 +222,19 @@ class Orchestrator:
                     limits=self._limits,
                 )
                 try:
-                    with telemetry.tracer.start_as_current_span(
-                        telemetry.SPAN_TURN,
-                        context=telemetry.continued(assignment.trace_id),
-                        attributes={telemetry.SESSION_ID: str(session_id)},
+                    with (
+                        telemetry.continued(assignment.trace_id, assignment.traceparent),
+                        telemetry.span(
+                            telemetry.SPAN_TURN,
+                            {
+                                telemetry.OPENINFERENCE_SPAN_KIND: "CHAIN",
+                                telemetry.SESSION_ID: str(session_id),
+                                telemetry.GEN_AI_CONVERSATION_ID: str(session_id),
+                                telemetry.WORKSPACE_ID: str(assignment.workspace_id),
+                                telemetry.MESSAGE_ID: str(message_id),
+                            },
+                            expected=(Erased, ClaimLost, Conflict),
+                        ),
                     ):
                         return await turn.run()
                 except Erased:

@@ -7,13 +7,17 @@ of it is held in memory, and whoever folds the run after that goes on.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, TypeVar
 from uuid import UUID
 
+from opentelemetry.trace import Span
+
+from cartrita import telemetry
+from cartrita.errors import Conflict
 from cartrita.eventstore import Append, Context, Event, aload, derived_id, in_database_thread
 from cartrita.llm import gateway
 from cartrita.llm.events import ModelAnswered, ModelFailed
@@ -119,6 +123,44 @@ class RunSteps:
         self._edit: ActEdited | None = None
         # The decision whose act this process performs, so that its end is known.
         self._acting: UUID | None = None
+
+    @contextmanager
+    def _traced_run(self) -> Iterator[None]:
+        """Put what is done for the run below a span of its own."""
+        with telemetry.span(
+            f"{telemetry.SPAN_AGENT} {self._agent_name}",
+            {
+                telemetry.GEN_AI_OPERATION_NAME: telemetry.SPAN_AGENT,
+                telemetry.GEN_AI_AGENT_NAME: self._agent_name,
+                telemetry.GEN_AI_CONVERSATION_ID: str(self._work.session_id),
+                telemetry.OPENINFERENCE_SPAN_KIND: "AGENT",
+                telemetry.AGENT_NAME: self._agent_name,
+                telemetry.SESSION_ID: str(self._work.session_id),
+                telemetry.RUN_ID: str(self.run_id),
+                telemetry.TASK_PATH: "/".join(map(str, self._task_path)),
+            },
+            expected=(Halted, Stopped, Conflict),
+        ) as span:
+            try:
+                yield
+            finally:
+                if (finished := self._run.finished) is not None:
+                    span.set_attribute(telemetry.OUTCOME, finished.status)
+                    if finished.status == "failed":
+                        telemetry.fail(span, finished.code)
+
+    def _traced_step(self) -> AbstractContextManager[Span]:
+        """Return the span of the next step."""
+        return telemetry.span(
+            telemetry.SPAN_STEP,
+            {
+                telemetry.OPENINFERENCE_SPAN_KIND: "CHAIN",
+                telemetry.SESSION_ID: str(self._work.session_id),
+                telemetry.STEP: self._run.next_place[0],
+                telemetry.ATTEMPT: self._run.next_place[1],
+            },
+            expected=(Halted, Stopped, Conflict),
+        )
 
     async def _fold(self) -> None:
         self._run = loop.fold(recorded.event for recorded in await aload(self.run_id))
@@ -394,6 +436,11 @@ def _booked(event: Event) -> dict[str, Any]:
                 "estimated": event.estimated,
             }
         case ToolReturned():
-            return {"tokens": event.cost_tokens}
+            return {
+                "tokens": event.cost_tokens,
+                "cost_micros": event.cost_micros,
+                "currency": event.currency,
+                "estimated": event.estimated,
+            }
         case _:
             return {}

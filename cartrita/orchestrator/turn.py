@@ -16,6 +16,7 @@ from uuid import UUID
 import psycopg
 from django.db import InterfaceError, OperationalError
 
+from cartrita import telemetry
 from cartrita.accounts.queries import roles_of
 from cartrita.errors import CartritaError, Conflict
 from cartrita.eventstore import Append, Erased, Event, derived_id, in_database_thread
@@ -93,7 +94,18 @@ class Turn:
     async def run(self) -> Awaits | Pauses | None:
         """Go on from what is recorded until the reply is posted, None, or until all of it has to wait."""
         try:
-            return await self._go_on()
+            with telemetry.span(
+                telemetry.SPAN_PLAN,
+                {
+                    telemetry.OPENINFERENCE_SPAN_KIND: "CHAIN",
+                    telemetry.SESSION_ID: str(self._work.session_id),
+                    telemetry.PLAN_ID: str(self._ledger.plan_id),
+                },
+                expected=(Halted, Erased, ClaimLost, Conflict),
+            ) as span:
+                halted = await self._go_on()
+                span.set_attribute(telemetry.OUTCOME, self._ledger.plan.status)
+                return halted
         except Halted as halted:
             return halted.until
 

@@ -197,6 +197,11 @@ def socket_command(name: str) -> SocketCommand:
     return found
 
 
+def is_command(name: str) -> bool:
+    """Tell whether a command of that name is registered."""
+    return name in _commands
+
+
 def authentication() -> Authentication:
     """Return the registered authentication. Raises NobodyAuthenticates."""
     if not _authentication:

@@ -14,6 +14,7 @@ from uuid import UUID
 import orjson
 from pydantic import BaseModel, ValidationError
 
+from cartrita import telemetry
 from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore.types import Append, Context
 from cartrita.tools.events import LargeResult, ToolDenied, ToolFailed, ToolReturned
@@ -28,6 +29,8 @@ _PREVIEW_CHARACTERS = 256
 _MESSAGE_CHARACTERS = 2000
 _PROBLEM_CHARACTERS = 300
 _MOST_PROBLEMS = 20
+# A larger result is checked in a thread, so that others do not wait for it.
+_QUICK_RESULT = 256 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -64,12 +67,15 @@ class PreparedTool:
 async def prepare(name: str, arguments: Mapping[str, Any], *, facts: RequestFacts, key: str) -> PreparedTool:
     """Find the tool, check the arguments and state the request that policy has to decide on.
 
-    `key` is the same whenever the same call is made again. Raises UnknownTool and InvalidParameters;
-    `refused` makes the event of either.
+    `key` is the same whenever the same call is made again. Raises UnknownTool and InvalidParameters, and what
+    the tool itself says of a call that cannot be; `refused` makes the event of each.
     """
     found = tool(name)
     checked = _checked(found, arguments)
-    return PreparedTool(found, checked, _decision_request(found, checked, facts), facts, key)
+    cost = Cost(tokens=found.cost_tokens)
+    if found.expected_cost is not None:
+        cost = await found.expected_cost(checked, facts.at)
+    return PreparedTool(found, checked, _decision_request(found, checked, facts, cost), facts, key)
 
 
 def check_arguments(name: str, arguments: Mapping[str, Any]) -> None:
@@ -87,10 +93,9 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
     """
     permit.check(prepared.decision_request)
     # The decision was on the definition and the arguments; what runs must be those, whoever built `prepared`.
-    if (
-        _decision_request(tool(prepared.tool.name), prepared.arguments, prepared.facts)
-        != prepared.decision_request
-    ):
+    decided = prepared.decision_request
+    again = _decision_request(tool(prepared.tool.name), prepared.arguments, prepared.facts, decided.cost)
+    if again != decided:
         raise NotPermitted(
             f"The call of {prepared.tool.name} is not the one that was decided; prepare it anew."
         )
@@ -104,7 +109,32 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
         without_labels=permit.left_out,
         within_labels=permit.labels,
     )
-    return await _Run(prepared, call, time.monotonic()).outcome()
+    with telemetry.span(
+        f"{telemetry.SPAN_TOOL} {prepared.tool.name}",
+        {
+            telemetry.GEN_AI_OPERATION_NAME: telemetry.SPAN_TOOL,
+            telemetry.GEN_AI_TOOL_NAME: prepared.tool.name,
+            telemetry.GEN_AI_TOOL_CALL_ID: prepared.idempotency_key,
+            telemetry.GEN_AI_TOOL_TYPE: "function",
+            telemetry.GEN_AI_CONVERSATION_ID: str(prepared.facts.session_id or ""),
+            telemetry.OPENINFERENCE_SPAN_KIND: "TOOL",
+            telemetry.TOOL_NAME: prepared.tool.name,
+            telemetry.SESSION_ID: str(prepared.facts.session_id or ""),
+            telemetry.DECISION_ID: str(permit.decision_id),
+        },
+    ) as span:
+        if telemetry.traces_content():
+            telemetry.tell_tool_call(span, arguments=prepared.arguments.model_dump_json())
+        try:
+            outcome = await _Run(prepared, call, time.monotonic()).outcome()
+        except CallCancelled as cancelled:
+            telemetry.fail(span, cancelled.failed.code)
+            raise
+        if isinstance(outcome, ToolFailed):
+            telemetry.fail(span, outcome.code)
+        elif telemetry.traces_content():
+            telemetry.tell_tool_call(span, result=orjson.dumps(outcome.result).decode())
+        return outcome
 
 
 def refused(error: CartritaError, *, name: str, key: str) -> ToolFailed:
@@ -173,19 +203,25 @@ class _Run:
                     f"The result of {definition.name} has {len(content)} bytes; at most "
                     f"{definition.result_limit_bytes} are allowed. Ask for less.",
                 )
-            checked = definition.returns.model_validate_json(content, strict=True).model_dump(mode="json")
-            value = canonical(checked, "result", most_values=len(content) + 1)
+            if len(content) <= _QUICK_RESULT:
+                value = _plain(definition, content)
+            else:
+                value = await asyncio.to_thread(_plain, definition, content)
         except (BadInput, ValueError) as error:  # pydantic's errors are ValueErrors
             said = f"{definition.name} gave a result that does not fit its schema."
             logger.error(said, exc_info=error)
             return self.failed("invalid_result", said)
+        paid = self.call.paid
         event = ToolReturned(
             tool=definition.name,
             definition_hash=definition.definition_hash,
             idempotency_key=self.call.idempotency_key,
             decision_id=self.call.decision_id,
             result=value,
-            cost_tokens=definition.cost_tokens,
+            cost_tokens=sum(each.cost.tokens for each in paid) if paid else definition.cost_tokens,
+            cost_micros=sum(each.cost.micros for each in paid),
+            currency=paid[0].cost.currency if paid else "USD",
+            estimated=any(each.estimated for each in paid),
             latency_ms=self.milliseconds(),
         )
         return event if len(content) <= LARGEST_INLINE_RESULT else await self.with_blob(event)
@@ -248,6 +284,12 @@ def _checked(definition: Tool, arguments: Mapping[str, Any]) -> BaseModel:
         ) from None
 
 
+def _plain(definition: Tool, content: bytes) -> Any:
+    """Return a result as the plain JSON that an event holds. Raises ValueError, BadInput."""
+    checked = definition.returns.model_validate_json(content, strict=True).model_dump(mode="json")
+    return canonical(checked, "result", most_values=len(content) + 1)
+
+
 def _problem(found: Mapping[str, Any], definition: Tool) -> str:
     if found["type"] == "extra_forbidden" and len(found["loc"]) == 1:
         takes = ", ".join(definition.parameters.model_fields) or "none"
@@ -257,7 +299,9 @@ def _problem(found: Mapping[str, Any], definition: Tool) -> str:
     return str(found["msg"]).removeprefix("Value error, ")
 
 
-def _decision_request(definition: Tool, arguments: BaseModel, facts: RequestFacts) -> DecisionRequest:
+def _decision_request(
+    definition: Tool, arguments: BaseModel, facts: RequestFacts, cost: Cost
+) -> DecisionRequest:
     return DecisionRequest.about(
         facts,
         definition.decided_as,
@@ -265,7 +309,7 @@ def _decision_request(definition: Tool, arguments: BaseModel, facts: RequestFact
         arguments=arguments.model_dump(mode="json"),
         definition_hash=definition.definition_hash,
         safety_level=definition.safety,
-        cost=Cost(tokens=definition.cost_tokens),
+        cost=cost,
     )
 
 
