@@ -2,12 +2,15 @@
 
 from django.urls import path
 
-from sessions_app import api
+from sessions_app import api, events
 
 urlpatterns = [
     path("api/v2/sessions", api.Sessions.as_view(), name="sessions"),
     path("api/v2/sessions/<uuid:session_id>", api.SessionDetail.as_view(), name="session"),
     path("api/v2/sessions/<uuid:session_id>/messages", api.Messages.as_view(), name="messages"),
+    path("api/v2/sessions/<uuid:session_id>/events", events.SessionEvents.as_view(), name="session-events"),
+    path("api/v2/sessions/<uuid:session_id>/stream", events.SessionStream.as_view(), name="session-stream"),
+    path("api/v2/events", events.WorkspaceEvents.as_view(), name="events"),
     path("api/v2/sessions/<uuid:session_id>/status", api.Status.as_view(), name="session-status"),
     path("api/v2/sessions/<uuid:session_id>/cancel", api.Cancel.as_view(), name="session-cancel"),
 ]

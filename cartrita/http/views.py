@@ -49,7 +49,7 @@ class ApiView(APIView):
         """Answer a failure; a stream that moved fails the precondition of a request that has one."""
         return super().handle_exception(failed_precondition(self.request, exc))
 
-    def finalize_response(self, request: Request, response: Response, *args: Any, **kwargs: Any) -> Response:
+    def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Keep answers, which hold personal text and secrets, out of every cache, and say what is left."""
         answer = super().finalize_response(request, response, *args, **kwargs)
         answer.setdefault("Cache-Control", "no-store")

@@ -1,0 +1,205 @@
+"""REST: what happened, as feeds to page through and as a stream to follow."""
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+from django.http import HttpResponseBase, StreamingHttpResponse
+from django.utils import timezone
+from drf_spectacular.types import OpenApiTypes
+from drf_spectacular.utils import OpenApiParameter, extend_schema
+from rest_framework import serializers
+from rest_framework.renderers import JSONRenderer
+from rest_framework.request import Request
+from rest_framework.response import Response
+
+from cartrita.accounts.authentication import caller
+from cartrita.accounts.consumers import OPENED_BY_TICKET, SocketUser
+from cartrita.errors import BadInput
+from cartrita.eventstore import RecordedEvent, all_event_classes
+from cartrita.eventstore.log import read_log
+from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.http.views import ApiView
+from cartrita.streaming import sse
+from sessions_app import queries
+from sessions_app.channel import describe
+
+# How much of the log one page looks through where few events are of the types that are asked for.
+_BATCH = 500
+_BATCHES = 20
+_LARGEST_POSITION = 2**53 - 1
+_POSITION = {"type": "integer", "minimum": 0, "maximum": _LARGEST_POSITION}
+_FEED_PARAMETERS = [
+    OpenApiParameter("after", _POSITION, description="Only events after this position; all without it."),
+    OpenApiParameter(
+        "type", OpenApiTypes.STR, description="Only these event types, separated by commas (docs/events.md)."
+    ),
+    OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
+    OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50}),
+]
+
+Show = Callable[[RecordedEvent], dict[str, Any] | None]
+
+
+class EventEntry(serializers.Serializer[Any]):
+    """An event: where it stands in the log and in its stream, who caused it, and what is shown of it."""
+
+    position = serializers.IntegerField()
+    event_id = serializers.UUIDField()
+    type = serializers.CharField()
+    recorded_at = serializers.DateTimeField()
+    stream_id = serializers.UUIDField()
+    version = serializers.IntegerField()
+    session_id = serializers.UUIDField(allow_null=True)
+    actor = serializers.CharField()
+    causation_id = serializers.UUIDField(allow_null=True)
+    trace_id = serializers.CharField(allow_blank=True)
+    data = serializers.DictField()  # type: ignore[assignment] # DRF takes fields out of the class
+
+
+class EventPage(serializers.Serializer[Any]):
+    """Events in the order of the log. A page may hold fewer than `limit` and yet have a next one."""
+
+    items = EventEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class EventStreamRenderer(JSONRenderer):
+    """Lets clients ask for a stream; what refuses one is JSON all the same."""
+
+    media_type = sse.CONTENT_TYPE
+    format = "sse"
+
+
+class SessionEvents(ApiView):
+    """What happened in a session."""
+
+    @extend_schema(operation_id="session_events_list", parameters=_FEED_PARAMETERS, responses=EventPage)
+    def get(self, request: Request, session_id: UUID) -> Response:
+        """List a session's events in order, each as its socket shows it."""
+        queries.visible_session(session_id, caller(request))
+        return _page(request, describe, session_id=session_id)
+
+
+class WorkspaceEvents(ApiView):
+    """What happened in the workspace; for its administrators and auditors."""
+
+    roles = queries.READERS
+
+    @extend_schema(operation_id="events_list", parameters=_FEED_PARAMETERS, responses=EventPage)
+    def get(self, request: Request) -> Response:
+        """List the workspace's events in order, each without the text that people wrote."""
+        return _page(request, _in_clear, workspace_id=caller(request).workspace_id)
+
+
+class SessionStream(ApiView):
+    """A session's events as they happen."""
+
+    renderer_classes = (JSONRenderer, EventStreamRenderer)
+
+    @extend_schema(
+        operation_id="session_stream",
+        parameters=[
+            OpenApiParameter("after", _POSITION, description="As Last-Event-ID, which goes before it."),
+            OpenApiParameter(
+                "Last-Event-ID",
+                _POSITION,
+                OpenApiParameter.HEADER,
+                description="The position of the last event that arrived; every later one follows.",
+            ),
+        ],
+        responses={(200, sse.CONTENT_TYPE): OpenApiTypes.STR},
+    )
+    def get(self, request: Request, session_id: UUID) -> HttpResponseBase:
+        """Follow a session by server-sent events: what happens, and the text of answers as it is written.
+
+        Without a position, and where more than 500 events came since, a snapshot goes first.
+        """
+        asked = caller(request)
+        if asked.token_id is None:
+            queries.visible_session(session_id, asked)
+        else:
+            queries.open_session(session_id, asked, now=timezone.now())
+        frames = sse.event_stream(
+            user=SocketUser(asked.user_id, asked),
+            scope={"cookies": dict(request.COOKIES), OPENED_BY_TICKET: asked.token_id is not None},
+            channel=f"session:{session_id}",
+            after=_last_event(request),
+        )
+        # nginx would hold the frames back.
+        return StreamingHttpResponse(
+            frames, content_type=sse.CONTENT_TYPE, headers={"X-Accel-Buffering": "no"}
+        )
+
+
+def _page(request: Request, show: Show, **part: UUID) -> Response:
+    """Return the events of a part of the log that are shown, from where the request says."""
+    cursor, limit = page_parameters(request)
+    after = _position("after", request.query_params.get("after", "0"))
+    if cursor is not None:
+        after = max(after, _position("cursor", cursor))
+    wanted = _types(request)
+    found: list[dict[str, Any]] = []
+    for _ in range(_BATCHES):
+        batch = read_log(after=after, limit=_BATCH, **part)
+        for recorded in batch:
+            after = recorded.position or after
+            shown = show(recorded) if not wanted or recorded.type_name in wanted else None
+            if shown is not None:
+                found.append(_entry(recorded, shown))
+            if len(found) == limit:
+                more = recorded is not batch[-1] or len(batch) == _BATCH
+                return _answer(found, after if more else None)
+        if len(batch) < _BATCH:
+            return _answer(found, None)
+    return _answer(found, after)
+
+
+def _answer(found: list[dict[str, Any]], after: int | None) -> Response:
+    return Response({"items": found, "next_cursor": None if after is None else str(after)})
+
+
+def _entry(recorded: RecordedEvent, shown: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "position": recorded.position,
+        "event_id": recorded.event_id,
+        "type": recorded.type_name,
+        "recorded_at": recorded.recorded_at,
+        "stream_id": recorded.stream_id,
+        "version": recorded.version,
+        "session_id": recorded.session_id,
+        "actor": recorded.actor,
+        "causation_id": recorded.causation_id,
+        "trace_id": recorded.trace_id,
+        "data": shown,
+    }
+
+
+def _in_clear(recorded: RecordedEvent) -> dict[str, Any]:
+    """Return what of an event was stored in clear: nothing that people wrote, and no hash of a secret."""
+    hidden = {*recorded.sealed, "secret_sha256"}
+    return recorded.event.model_dump(mode="json", exclude=hidden)
+
+
+def _types(request: Request) -> frozenset[str]:
+    wanted = frozenset(name for name in request.query_params.get("type", "").split(",") if name)
+    known = {event_class.type_name for event_class in all_event_classes()}
+    if unknown := sorted(wanted - known):
+        raise BadInput(
+            f"There is no event type {unknown[0][:100]!r}; docs/events.md lists them.", field="type"
+        )
+    return wanted
+
+
+def _last_event(request: Request) -> int | None:
+    header = request.headers.get("Last-Event-ID", "").strip()
+    if header:
+        return _position("Last-Event-ID", header)
+    text = request.query_params.get("after")
+    return None if text is None else _position("after", text)
+
+
+def _position(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 17 and int(text) <= _LARGEST_POSITION):
+        raise BadInput(f"{name} is a position of the log: a whole number from 0 on.", field=name)
+    return int(text)
