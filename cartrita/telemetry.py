@@ -14,12 +14,12 @@ import re
 import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from asgiref.sync import iscoroutinefunction, markcoroutinefunction
 from django.http import HttpRequest, HttpResponseBase
+from opentelemetry import context as trace_context
 from opentelemetry import trace
 from opentelemetry.context import Context
 from opentelemetry.trace import (
@@ -154,8 +154,8 @@ tracer: Tracer = trace.get_tracer("cartrita")
 
 _set_up = False
 _NOTHING: Final = nullcontext()
-# The id of the trace that a span without a parent begins, where events chose it already.
-_trace_to_begin: ContextVar[int] = ContextVar("trace_to_begin", default=0)
+# Holds the id of the trace that a span without a parent begins, where events chose it already.
+_TO_BEGIN: Final = trace_context.create_key("cartrita-trace-to-begin")
 
 
 def set_up(process: str) -> None:
@@ -235,7 +235,7 @@ def _ids() -> "IdGenerator":
         """Random ids; that of a trace may be chosen before its first span."""
 
         def generate_trace_id(self) -> int:
-            return _trace_to_begin.get() or super().generate_trace_id()
+            return _trace_to_begin() or super().generate_trace_id()
 
     return Ids()
 
@@ -402,7 +402,7 @@ def current_trace_id() -> str:
     context = trace.get_current_span().get_span_context()
     if context.is_valid:
         return f"{context.trace_id:032x}"
-    if to_begin := _trace_to_begin.get():
+    if to_begin := _trace_to_begin():
         return f"{to_begin:032x}"
     return secrets.token_hex(16)
 
@@ -418,6 +418,10 @@ def current_traceparent() -> str:
     return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
 
+def _trace_to_begin() -> int:
+    return cast("int", trace_context.get_value(_TO_BEGIN) or 0)
+
+
 _TRACEPARENT = re.compile("00-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})")
 
 
@@ -429,12 +433,12 @@ def continued(trace_id: str, traceparent: str = "") -> Iterator[None]:
     """
     found = _TRACEPARENT.fullmatch(traceparent)
     if found is None or found[1] != trace_id:
-        token = _trace_to_begin.set(int(trace_id, 16))
+        begins = trace_context.set_value(_TO_BEGIN, int(trace_id, 16))
+        token = trace_context.attach(trace.set_span_in_context(trace.INVALID_SPAN, begins))
         try:
-            with trace.use_span(trace.INVALID_SPAN):
-                yield
+            yield
         finally:
-            _trace_to_begin.reset(token)
+            trace_context.detach(token)
         return
     parent = SpanContext(
         trace_id=int(found[1], 16),
