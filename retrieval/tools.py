@@ -1,12 +1,19 @@
 """Tools of agents: search the documents, read in one."""
 
+import asyncio
+from datetime import datetime
+from typing import Annotated
 from uuid import UUID
 
+from django.conf import settings
 from pydantic import Field
 
 from cartrita.errors import NotFound
 from cartrita.eventstore import Append, in_database_thread, new_id
-from cartrita.tools.registry import Parameters, ToolCall, tool
+from cartrita.llm import catalog, embeddings
+from cartrita.llm.catalog import ModelEntry
+from cartrita.tools.registry import Paid, Parameters, ToolCall, tool
+from governance.decide import Cost
 from retrieval import (
     queries,
     table_tools,  # noqa: F401 # registers query_table and describe_tables
@@ -15,6 +22,12 @@ from retrieval.document import DocumentNotFound
 from retrieval.questions import MAX_QUERY
 
 READ_CHARACTERS = 8000
+# The catalog's provider of the model that makes the vectors of documents here.
+OUR_OWN = "minilm"
+MOST_TEXTS = 2048
+LONGEST_TEXT = 100_000  # characters
+# Seven digits are all that its numbers hold.
+_DIGITS = 7
 
 
 class SearchDocuments(Parameters):
@@ -148,4 +161,75 @@ def _read(arguments: ReadDocument, call: ToolCall) -> ReadResult:
         characters=len(text),
         next_start=end if end < len(text) else None,
         text=text[arguments.start : end],
+    )
+
+
+def _usual_model() -> str:
+    return "text-embedding-3-large" if settings.OPENAI_API_KEY else "all-minilm-l6-v2"
+
+
+class GenerateEmbeddings(Parameters):
+    """What to make vectors of."""
+
+    texts: list[Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]] = Field(
+        min_length=1, max_length=MOST_TEXTS
+    )
+    model: str = Field(
+        default_factory=_usual_model,
+        min_length=1,
+        max_length=100,
+        description="A model that makes embeddings, or a tier. Without it text-embedding-3-large, or "
+        "all-minilm-l6-v2 where no key of OpenAI is set.",
+    )
+
+
+class GeneratedEmbeddings(Parameters):
+    """One vector a text, in the order of the texts."""
+
+    embeddings: list[list[float]]
+    model_used: str
+    token_count: int
+
+
+async def _embedding_cost(arguments: GenerateEmbeddings, at: datetime) -> Cost:
+    entry = await in_database_thread(catalog.embedding_model, arguments.model, at=at)
+    if entry.provider == OUR_OWN:
+        return Cost()
+    return embeddings.cost(entry, sum(await embeddings.count(entry, arguments.texts)))
+
+
+@tool(
+    "generate_embeddings",
+    description=(
+        "Turn texts into vectors whose closeness is that of the texts' meaning."
+        " all-minilm-l6-v2 reads the first 256 tokens of a text; others refuse what is too long for them."
+    ),
+    category="retrieval",
+    safety="safe",
+    idempotent=True,
+    timeout_seconds=180,
+    result_limit_bytes=16 * 1024 * 1024,
+    expected_cost=_embedding_cost,
+)
+async def generate_embeddings(arguments: GenerateEmbeddings, call: ToolCall) -> GeneratedEmbeddings:
+    """Make the vectors, here or by a provider. Raises UnknownModel, ModelNotConfigured, TextTooLong."""
+    entry = await in_database_thread(catalog.embedding_model, arguments.model, at=call.facts.at)
+    if entry.provider == OUR_OWN:
+        return await asyncio.to_thread(_embed_here, arguments.texts, entry)
+    found = await embeddings.embed(entry, arguments.texts)
+    call.paid.append(Paid(found.cost, found.estimated))
+    return GeneratedEmbeddings(
+        embeddings=[list(vector) for vector in found.vectors], model_used=entry.name, token_count=found.tokens
+    )
+
+
+def _embed_here(texts: list[str], entry: ModelEntry) -> GeneratedEmbeddings:
+    # Loads numpy, which no process should have to that never searches.
+    from retrieval.embedding import encoder
+
+    own = encoder()
+    return GeneratedEmbeddings(
+        embeddings=[[round(number, _DIGITS) for number in row.tolist()] for row in own.encode(texts)],
+        model_used=entry.name,
+        token_count=sum(map(own.count_tokens, texts)),
     )

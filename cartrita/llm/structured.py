@@ -12,6 +12,7 @@ from referencing import Registry
 from referencing.exceptions import Unresolvable
 
 from cartrita.errors import BadInput
+from cartrita.eventstore.canonical import canonical_json
 from cartrita.llm.providers import ChatMessage
 from governance.canonical import canonical
 
@@ -32,17 +33,7 @@ def check_schema(schema: Mapping[str, Any], *, field: str = "json_schema") -> No
 
     Safely means: nothing is fetched for it, and no text makes checking it take for ever.
     """
-    import jsonschema
-
-    try:
-        for wrong in _unsafe(canonical(dict(schema), field), field):
-            raise wrong
-        jsonschema.Draft202012Validator.check_schema(schema)
-    except jsonschema.SchemaError as error:
-        raise BadInput(
-            f"{field} is not a JSON Schema 2020-12: {error.message[:LONGEST_COMPLAINT]}",
-            field=f"{field}{error.json_path[1:]}",
-        ) from error
+    _check_written(canonical_json(canonical(dict(schema), field)), field)
 
 
 def complaint(text: str, finish_reason: str, schema: Mapping[str, Any]) -> str | None:
@@ -89,6 +80,23 @@ def repair(text: str, wrong: str, schema: Mapping[str, Any]) -> tuple[ChatMessag
             f"Answer again, with JSON only, that fits this JSON Schema:\n{_compact(schema)}",
         ),
     )
+
+
+@lru_cache(maxsize=256)
+def _check_written(schema: bytes, field: str) -> None:
+    """Check a schema by its JSON: a run asks with the same one at each step."""
+    import jsonschema
+
+    written = json.loads(schema)
+    try:
+        for wrong in _unsafe(written, field):
+            raise wrong
+        jsonschema.Draft202012Validator.check_schema(written)
+    except jsonschema.SchemaError as error:
+        raise BadInput(
+            f"{field} is not a JSON Schema 2020-12: {error.message[:LONGEST_COMPLAINT]}",
+            field=f"{field}{error.json_path[1:]}",
+        ) from error
 
 
 def _compact(schema: Mapping[str, Any]) -> str:

@@ -23,13 +23,26 @@ NAMES = ("o200k_base", "cl100k_base")
 # than this many characters are counted in pieces, which may give one token too many for each cut.
 PIECE = 20_000
 
+# A run counts its prompt at each step, and all of it but the last messages was counted at the step before.
+# Texts are remembered by their hash, so that none is held in memory for it.
+REMEMBERED = 20_000
+
 _building = threading.Lock()
+_counts: dict[tuple[str, bytes], int] = {}
 
 
 def count(vocabulary: str, text: str) -> int:
     """Return the number of tokens of `text`; special-token spellings count as the plain text they are."""
+    key = vocabulary, hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
+    known = _counts.get(key)
+    if known is not None:
+        return known
     encoding = _ready_encoding(vocabulary)
-    return sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(text))
+    tokens = sum(len(encoding.encode_ordinary(piece)) for piece in _pieces(text))
+    if len(_counts) >= REMEMBERED:
+        _counts.clear()
+    _counts[key] = tokens
+    return tokens
 
 
 def _pieces(text: str) -> Iterator[str]:

@@ -21,7 +21,7 @@ Scope = Literal["request", "all"]
 GENERAL = "assistant"
 FEWEST_EXAMPLES = 5
 # What the agent loop does by itself; other skills are functions (skills/).
-BUILT_IN_SKILLS = ("talk", "documents", "write")
+BUILT_IN_SKILLS = ("talk", "documents", "write", "relay")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _ABILITIES: Mapping[str, str] = {
     "answers": "write texts of its own",
@@ -64,7 +64,8 @@ class Agent:
     `skill` says how it works: `talk` (from documents that fit, else by a model), `documents` (only from
     documents), `write` (by a model alone), or the name of a skill (skills/) that uses the agent's tools by
     rules. Where that does not get further, and without any, a model that can use tools goes on with them; an
-    agent without tools writes.
+    agent without tools writes. One that is not `offered` takes no work by its examples or by its name in a
+    text: it is only called by programs.
     """
 
     name: str
@@ -79,31 +80,36 @@ class Agent:
     needs: frozenset[str] = frozenset()
     autonomy: Autonomy = "speaks"
     skill: str = ""
+    offered: bool = True
 
 
 _agents: dict[str, Agent] = {}
+_offered: dict[str, Agent] = {}
 
-AGENTS: Mapping[str, Agent] = MappingProxyType(_agents)
+# Those that are offered for work.
+AGENTS: Mapping[str, Agent] = MappingProxyType(_offered)
 
 
 def declare(new: Agent) -> Agent:
     """Add an agent to those there are and return it. Another one of the same name is a TypeError."""
     if _agents.setdefault(new.name, new) != new:
         raise TypeError(f"Two agents are called {new.name}: rename one.")
+    if new.offered:
+        _offered[new.name] = new
     return new
 
 
 def agent(name: str) -> Agent:
-    """Return the agent of that name; raises UnknownAgent, which lists the names there are."""
+    """Return the agent of that name, offered or not; raises UnknownAgent, which lists those that are."""
     try:
-        return AGENTS[name]
+        return _agents[name]
     except KeyError:
         known = ", ".join(sorted(AGENTS))
         raise UnknownAgent(f"There is no agent {name!r}; the agents are: {known}.", field="agent") from None
 
 
 def all_agents() -> tuple[Agent, ...]:
-    """Return every declared agent, ordered by name."""
+    """Return every agent that is offered, ordered by name."""
     return tuple(AGENTS[name] for name in sorted(AGENTS))
 
 
@@ -295,6 +301,17 @@ ASSISTANT = declare(
                 weight=0.4,
             ),
         ),
+    )
+)
+
+RELAY = declare(
+    Agent(
+        name="relay",
+        version=1,
+        skill="relay",
+        offered=False,
+        purpose="Passes another program's own request on to a model, under governance.",
+        instructions="The messages of the program go to the model as they are.",
     )
 )
 

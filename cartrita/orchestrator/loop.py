@@ -5,7 +5,8 @@ new version, so that an older run is never continued by a loop that would misrea
 finished here: over what that version recorded this loop takes the same steps. It knew no waiting, and an act
 that it escalated or throttled names neither an approval nor a time, so it stays refused. Up to version 2 a
 model that failed ended the run; now another may take its place. Up to version 3 a run was the assistant's or
-one call of a tool, and over their events this loop takes the same steps.
+one call of a tool, and over their events this loop takes the same steps; up to version 4 none passed on what
+another program asks of a model.
 """
 
 from collections.abc import Iterable, Mapping
@@ -21,14 +22,15 @@ from cartrita.tools.events import ToolFailed, ToolReturned
 from retrieval.document import RetrievalPerformed
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld, Delivery, RunFinished, RunStarted
 
-LOOP_VERSION = 4
+LOOP_VERSION = 5
 FALLS_BACK_SINCE = 3
 SEARCH = "search_documents"
 
 # How a task is worked on: with what documents say where they do, else a model (`talk`); only with what they
 # say (`documents`); by a model alone (`write`); with the agent's tools, by its skill or a model that can use
-# them (`tools`); from the results of the parts (`compose`).
-Work = Literal["talk", "documents", "write", "tools", "compose"]
+# them (`tools`); from the results of the parts (`compose`); as another program's own request to a model says
+# (`relay`).
+Work = Literal["talk", "documents", "write", "tools", "compose", "relay"]
 Trail = tuple[ModelAnswered | ToolReturned | ToolFailed, ...]
 
 
@@ -274,7 +276,7 @@ def next_step(run: RunState, turn: Turn, *, extract_supported: bool, move: Move 
             if turn.model_answers
             else Extract(step=step, attempt=attempt)
         )
-    if turn.work == "write":
+    if turn.work in {"write", "relay"}:
         return Generate(step=step, attempt=attempt)
     return _from_documents(run, turn, extract_supported=extract_supported)
 

@@ -12,9 +12,18 @@ from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Event, derived_id, in_database_thread, unseal_or_empty
 from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry, Purpose
+from cartrita.llm.gateway import USUAL_OUTPUT_TOKENS
 from cartrita.llm.providers import ChatMessage
-from cartrita.orchestrator import model_planner, pricing, router
-from cartrita.orchestrator.agents import AGENTS, BUILT_IN_SKILLS, GENERAL, Agent, agent, all_agents
+from cartrita.orchestrator import model_planner, pricing, relay, router
+from cartrita.orchestrator.agents import (
+    AGENTS,
+    BUILT_IN_SKILLS,
+    GENERAL,
+    RELAY,
+    Agent,
+    agent,
+    all_agents,
+)
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Ledger
@@ -136,7 +145,8 @@ async def draft_plan(ledger: Ledger, *, roles: frozenset[str], stop: asyncio.Eve
 
 def _of_one(who: Agent, text: str) -> DraftPlan:
     """Return the plan of a message that names its agent: its work, or a call that is written out."""
-    call = slash_call(text)
+    # What a program passes on is never a command to us.
+    call = None if who == RELAY else slash_call(text)
     if call is None:
         return DraftPlan(tasks=(DraftTask(key="t1", intent=text, agent=who.name),), planner=NAMED)
     task = DraftTask(key="t1", intent=text, agent=who.name, tool=call.tool, arguments=call.arguments)
@@ -204,6 +214,8 @@ def expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Exp
     """Return roughly how many tokens a task needs; `model` answers where one is needed."""
     if task.tool:
         return Expected(prompt=tool(task.tool).cost_tokens)
+    if task.agent == RELAY.name:
+        return _expected_of_relay(work, model)
     who = AGENTS.get(task.agent)
     if who is None or model is None or _works_alone(who, model):
         return Expected()
@@ -214,6 +226,16 @@ def expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Exp
     prompt = min(prompt, model.context_limit - output)
     calls = CALLS_WITH_TOOLS if who.tools and who.skill not in BUILT_IN_SKILLS else 1
     return Expected(prompt=prompt, output=output, model=model, calls=calls)
+
+
+def _expected_of_relay(work: Assignment, model: ModelEntry | None) -> Expected:
+    """Return roughly what a program's request needs; reads the database. Raises RelayMissing."""
+    request = relay.stored_relay(work.metadata, key_id=work.key_id)
+    prompt = request.characters // 3
+    if request.kind == "embeddings" or model is None:
+        return Expected(prompt=prompt)
+    output = request.max_output_tokens or USUAL_OUTPUT_TOKENS
+    return Expected(prompt=prompt, output=min(output, model.output_limit), model=model)
 
 
 def bill(

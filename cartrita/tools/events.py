@@ -20,7 +20,8 @@ class LargeResult(BaseModel):
 class ToolReturned(Event):
     """A tool did what was asked. `result` is its JSON, or None where it stands in the blob of `large_result`.
 
-    `preview` is the beginning (256 characters) of a large result.
+    `preview` is the beginning (256 characters) of a large result. `cost_micros` is in micro-units of
+    `currency`; `estimated` is True where whoever was paid did not say the tokens.
     """
 
     type_name: ClassVar[str] = "tools.ToolReturned"
@@ -33,6 +34,9 @@ class ToolReturned(Event):
     large_result: LargeResult | None = None
     preview: Sealed[str] = ""
     cost_tokens: int = Field(ge=0)
+    cost_micros: int = Field(default=0, ge=0)
+    currency: str = "USD"
+    estimated: bool = False
     latency_ms: int = Field(ge=0)
 
 

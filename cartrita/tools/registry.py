@@ -4,6 +4,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from difflib import get_close_matches
 from functools import cached_property
 from hashlib import sha256
@@ -15,7 +16,7 @@ from pydantic import BaseModel, ConfigDict
 from cartrita.errors import NotFound
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.types import Append, Context
-from governance.decide import RequestFacts
+from governance.decide import Cost, RequestFacts
 
 Safety = Literal["safe", "caution", "restricted"]
 DecidedAs = Literal["tool_call", "retrieval"]
@@ -36,6 +37,14 @@ class Parameters(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
+@dataclass(frozen=True, slots=True)
+class Paid:
+    """What a tool paid for; `estimated` where whoever was paid did not say the tokens."""
+
+    cost: Cost
+    estimated: bool = False
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ToolCall:
     """What a running tool may know of its call.
@@ -43,7 +52,8 @@ class ToolCall:
     `idempotency_key` is the same whenever the same call is made again. The tool puts further events that
     belong to its result into `record`; they are recorded together with it. `key_id` seals them. A tool that
     reads documents reads only those that `may_read` takes, by the labels that the decision left out
-    (`without_labels`) and was on (`within_labels`, None: on whichever).
+    (`without_labels`) and was on (`within_labels`, None: on whichever). What a tool pays for its
+    work it notes in `paid`.
     """
 
     facts: RequestFacts
@@ -53,6 +63,7 @@ class ToolCall:
     record: list[Append] = field(default_factory=list)
     without_labels: frozenset[str] = frozenset()
     within_labels: frozenset[str] | None = None
+    paid: list[Paid] = field(default_factory=list)
 
     def may_read(self, labels: Collection[str]) -> bool:
         """Tell whether the decision lets this call read a document that carries these labels."""
@@ -84,11 +95,14 @@ _DEFAULTS: Mapping[str, Any] = {
     "cost_tokens": 0,
     "result_limit_bytes": 256 * 1024,
     "decided_as": "tool_call",
+    "expected_cost": None,
 }
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 Result = TypeVar("Result", bound=BaseModel)
 ToolFunction = Callable[[Arguments, ToolCall], Awaitable[Result]]
+# What one call costs at most, from its arguments and the time whose prices count.
+CostFunction = Callable[[Arguments, datetime], Awaitable[Cost]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +121,7 @@ class Tool:
     parameters: type[BaseModel]
     returns: type[BaseModel]
     function: ToolFunction[Any, Any]
+    expected_cost: CostFunction[Any] | None = None
 
     @cached_property
     def parameters_schema(self) -> Mapping[str, Any]:
@@ -154,13 +169,16 @@ def tool(
     cost_tokens: int = 0,
     result_limit_bytes: int = 256 * 1024,
     decided_as: DecidedAs = "tool_call",
+    expected_cost: CostFunction[Arguments] | None = None,
 ) -> Callable[[ToolFunction[Arguments, Result]], ToolFunction[Arguments, Result]]: ...
 def tool(name: str, **definition: Any) -> Any:
     """Return the tool of that name; or, given a definition, register the decorated function under the name.
 
     The function is `async def f(arguments: A, call: ToolCall) -> R`; A and R are pydantic models that forbid
-    further members, such as subclasses of Parameters. `cost_tokens` is what a call may cost at most; a search
-    is `decided_as` retrieval. Raises UnknownTool, which names similar ones; a definition of another shape
+    further members, such as subclasses of Parameters. `cost_tokens` is what a call may cost at most, where
+    `expected_cost` does not tell it from the arguments. A search is `decided_as` retrieval.
+
+    Raises UnknownTool, which names similar ones; a definition of another shape
     raises TypeError at import.
     """
     if not definition:

@@ -1,4 +1,4 @@
-"""A small server that speaks OpenAI's chat API on loopback and misbehaves when told to."""
+"""A small server that speaks OpenAI's API on loopback and misbehaves when told to."""
 
 import json
 import re
@@ -22,6 +22,8 @@ class Says:
     )
     cut_after: int | None = None
     silent_after: int | None = None
+    # The deltas of tool calls, as they are, after the text.
+    calls: Sequence[Any] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,10 @@ class OpenAIServer:
     def then(self, *replies: Reply) -> None:
         self._replies.extend(replies)
 
+    @property
+    def has_replies(self) -> bool:
+        return bool(self._replies)
+
     def next_reply(self) -> Reply:
         return self._replies.popleft() if self._replies else Says()
 
@@ -106,10 +112,30 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         server.received.append(Received(self.path, dict(self.headers.items()), body))
         self.close_connection = True
+        if self.path.endswith("/embeddings") and not server.has_replies:
+            self._embed(body["input"])
+            return
         try:
             self._reply(server, server.next_reply())
         except (BrokenPipeError, ConnectionResetError):
             server.abandoned.set()
+
+    def _embed(self, texts: Sequence[str]) -> None:
+        """Answer with a vector for each text, (its place, 1), the last one first, and 4 tokens a text."""
+        vectors = [
+            {"object": "embedding", "index": index, "embedding": [index, 1.0]} for index in range(len(texts))
+        ]
+        content = json.dumps(
+            {
+                "object": "list",
+                "data": vectors[::-1],
+                "model": "told",
+                "usage": {"prompt_tokens": 4 * len(texts), "total_tokens": 4 * len(texts)},
+            }
+        ).encode()
+        self.send_response(200)
+        self._end_head("application/json", len(content))
+        self.wfile.write(content)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class names it so
         return
@@ -161,6 +187,8 @@ class _Handler(BaseHTTPRequestHandler):
                 self._wait(server)
                 return
             self._send({"delta": {"content": word}, "finish_reason": None})
+        for call in reply.calls:
+            self._send({"delta": {"tool_calls": [call]}, "finish_reason": None})
         self._send({"delta": {}, "finish_reason": reply.finish_reason})
         if reply.usage is not None:
             used = dict(reply.usage)

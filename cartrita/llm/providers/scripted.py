@@ -14,6 +14,7 @@ import os
 import re
 from collections import Counter
 from collections.abc import AsyncGenerator, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ class ScriptedProvider:
         self._given: Counter[tuple[str, int]] = Counter()
 
     async def count_prompt(self, _entry: ModelEntry, messages: Sequence[ChatMessage], /) -> int:
-        return sum(len(_tokens(message.counted)) + 1 for message in messages)
+        return sum(_count(message.counted) + 1 for message in messages)
 
     async def count_text(self, _entry: ModelEntry, text: str, /) -> int:
         return len(_tokens(text))
@@ -92,6 +93,11 @@ def _call(number: int, told: dict[str, Any]) -> CallPiece:
 
 def _read(path: str) -> Any:
     return json.loads(Path(path).read_bytes())
+
+
+@lru_cache(maxsize=4096)
+def _count(text: str) -> int:
+    return len(_tokens(text))
 
 
 def _tokens(text: str) -> list[str]:
