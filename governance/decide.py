@@ -1,17 +1,19 @@
 """Decide, purely: the same request under the same policy gives the same verdict, for ever."""
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from datetime import UTC, datetime
 from fractions import Fraction
 from functools import cached_property
+from hashlib import sha256
 from itertools import compress, count
 from typing import Any, Literal, Self, get_args
 from uuid import UUID
 
 from cartrita.errors import BadInput
+from cartrita.eventstore.canonical import canonical_json
 from governance import cel
-from governance.canonical import SAFE_INTEGER, canonical, fingerprint
+from governance.canonical import SAFE_INTEGER, canonical
 from governance.policy import Group, PolicySet, RuleResult
 from governance.rule import (
     ACT,
@@ -384,10 +386,26 @@ class DecisionRequest:
             }
         )
 
+    def with_facts(self, **facts: Any) -> Self:
+        """Return the request with other facts about the same act; its arguments are not looked at again."""
+        made = replace(self, arguments={}, **facts)
+        object.__setattr__(made, "arguments", self.arguments)
+        made.__dict__["arguments_json"] = self.arguments_json
+        return made
+
+    @cached_property
+    def arguments_json(self) -> bytes:
+        """The arguments in RFC 8785 form."""
+        return canonical_json(self.arguments)
+
     @cached_property
     def hash(self) -> str:
         """SHA-256 (hex) of the exact request in RFC 8785 form: what a permit is bound to."""
-        return fingerprint(self.as_json)
+        written = self.as_json
+        before = canonical_json({name: each for name, each in written.items() if name < "arguments"})
+        after = canonical_json({name: each for name, each in written.items() if name > "arguments"})
+        # The arguments may be a long prompt, and are written once for all facts.
+        return sha256(b'%b,"arguments":%b,%b' % (before[:-1], self.arguments_json, after[1:])).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

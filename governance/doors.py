@@ -117,7 +117,7 @@ def decision_made(request: DecisionRequest, verdict: Verdict, context: Context, 
 
     Large arguments go to the blob table, on Django's connection.
     """
-    kept = _kept(request.arguments)
+    kept = _kept(request)
     recorded = dict(request.arguments)
     for name in kept.in_blobs:
         recorded[name] = _in_blob(recorded[name], context.key_id)
@@ -199,9 +199,11 @@ class _Kept:
     together: bool = False
 
 
-def _kept(arguments: Mapping[str, Any]) -> _Kept:
+def _kept(request: DecisionRequest) -> _Kept:
+    if len(request.arguments_json) <= LARGEST_ARGUMENT:
+        return _Kept()
     large, in_parts, together = [], {}, 0
-    for name, value in sorted(arguments.items()):
+    for name, value in sorted(request.arguments.items()):
         together += len(name.encode())
         parts = _parts_of(value) if type(value) is list else None
         size = parts.size if parts is not None else len(canonical_json(value))

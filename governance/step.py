@@ -13,7 +13,7 @@ from django.db import transaction
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, StreamMoved, append, derived_id, in_database_thread, put_blob
-from cartrita.eventstore.canonical import canonical_json, rfc3339
+from cartrita.eventstore.canonical import rfc3339
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
 from governance.candidates import Candidates
@@ -333,10 +333,10 @@ class _Step:
                 grant for grant in self._grants(request, _requester(one.act)) if grant.approval_id not in used
             )
             if grants:
-                request = replace(request, grants=grants)
+                request = request.with_facts(grants=grants)
                 verdict = decide(request, self._policy)
         if verdict.allowed and (taints := self._taints(one, verdict, held)):
-            request = replace(request, taints=taints)
+            request = request.with_facts(taints=taints)
             verdict = decide(request, self._policy)
         return request, verdict
 
@@ -374,8 +374,7 @@ class _Step:
                 else 0,
                 repeats=max(one.act.repeats, asked.counters.repeats),
             )
-        return replace(
-            asked,
+        return asked.with_facts(
             at=self._now,
             labels=asked.labels | one.act.candidates.labels | read,
             actor_labels=asked.actor_labels | read_lately,
@@ -407,8 +406,7 @@ class _Step:
         )
         tainted = set()
         for request in (*recorded, *(made.request for made in self._allowed)):
-            with_them = replace(
-                request,
+            with_them = request.with_facts(
                 labels=request.labels | may_add if request.session_id == asked.session_id else request.labels,
                 actor_labels=request.actor_labels | may_add if requester_id else request.actor_labels,
             )
@@ -489,7 +487,7 @@ class _Step:
 
     def _escalation(self, made: _Made) -> approval.ApprovalRequested:
         act, verdict = made.weighed.act, made.verdict
-        arguments = canonical_json(made.request.arguments)
+        arguments = made.request.arguments_json
         large = len(arguments) > LARGEST_ARGUMENT
         return approval.request(
             decision_id=act.decision_id,
