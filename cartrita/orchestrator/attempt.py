@@ -611,25 +611,6 @@ class Attempt(RunSteps):
             await self._finish(_ended("failed", relay.code_of(error), error.message))
             return None
 
-    async def _prepared_answer(self, model: ModelEntry) -> PreparedCall | None:
-        """Prepare the model's answer; None after ending a run whose request cannot be passed on."""
-        if self._relay is None:
-            return await gateway.prepare(
-                ModelRequest(
-                    messages=await self._prompt(model),
-                    model=model.name,
-                    max_output_tokens=self._agent.max_output_tokens,
-                ),
-                facts=self._facts(),
-            )
-        try:
-            return await gateway.prepare(
-                relay.model_request(self._relay, model), facts=relay.facts(self._relay, self._facts())
-            )
-        except CartritaError as error:
-            await self._finish(_ended("failed", relay.code_of(error), error.message))
-            return None
-
     async def _ask_in_silence(
         self, prepared: PreparedCall, permits: Sequence[Permit] | None, step: loop.Generate
     ) -> None:
@@ -712,8 +693,6 @@ class Attempt(RunSteps):
             if self._answer is None:
                 raise AssertionError("an agent answers with what its skill or its model said")
             return _held(self._answer, self._maker)
-        if self._relay is not None:
-            return _held(Answer(relay.reply_text(run), [], None), run.answer.model if run.answer else "")
         if self._relay is not None:
             return _held(Answer(relay.reply_text(run), [], None), run.answer.model if run.answer else "")
         if run.returned is not None:

@@ -31,8 +31,6 @@ _PROBLEM_CHARACTERS = 300
 _MOST_PROBLEMS = 20
 # A larger result is checked in a thread, so that others do not wait for it.
 _QUICK_RESULT = 256 * 1024
-# A larger result is checked in a thread, so that others do not wait for it.
-_QUICK_RESULT = 256 * 1024
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +212,6 @@ class _Run:
             logger.error(said, exc_info=error)
             return self.failed("invalid_result", said)
         paid = self.call.paid
-        paid = self.call.paid
         event = ToolReturned(
             tool=definition.name,
             definition_hash=definition.definition_hash,
@@ -285,12 +282,6 @@ def _checked(definition: Tool, arguments: Mapping[str, Any]) -> BaseModel:
             field=error.field,
             parameters=[{"parameter": error.field or "arguments", "problem": error.message}],
         ) from None
-
-
-def _plain(definition: Tool, content: bytes) -> Any:
-    """Return a result as the plain JSON that an event holds. Raises ValueError, BadInput."""
-    checked = definition.returns.model_validate_json(content, strict=True).model_dump(mode="json")
-    return canonical(checked, "result", most_values=len(content) + 1)
 
 
 def _plain(definition: Tool, content: bytes) -> Any:
