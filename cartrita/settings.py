@@ -88,10 +88,12 @@ EVENT_SUBSCRIBERS = [
     "retrieval.projections",
     "tasks_app.projections",
     "sessions_app.projections",
+    "cartrita.orchestrator.projections",
 ]
 
 MIDDLEWARE = [
     "cartrita.telemetry.trace_requests",
+    "cartrita.http.metrics.RequestCounts",
     "cartrita.http.problems.ProblemMiddleware",
     "django.middleware.security.SecurityMiddleware",
     "whitenoise.middleware.WhiteNoiseMiddleware",
@@ -146,17 +148,9 @@ DATABASES = {
 DATABASE_OWNER_URL = env.str("DATABASE_OWNER_URL", default=env.str("DATABASE_URL", default=""))
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
+# Carries jobs to Celery's workers and what processes count together (requests). It never carries events or
+# answers: PostgreSQL wakes every process itself, so that nothing is lost with Redis, nor later without it.
 REDIS_URL = env.str("REDIS_URL", default="")
-CHANNEL_LAYERS = (
-    {
-        "default": {
-            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
-            "CONFIG": {"hosts": [REDIS_URL]},
-        }
-    }
-    if REDIS_URL
-    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
-)
 
 # Requests are counted here (cartrita.http.throttles): by all processes together where there is Redis, and by
 # each for itself where there is none, or while it does not answer.
@@ -220,6 +214,7 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "VerdictOutcome": "governance.api.policies.OUTCOMES",
         "GrantScope": "governance.api.approvals.SCOPES",
+        "CircuitState": "cartrita.orchestrator.api.CIRCUIT_STATES",
         "MemberRole": "cartrita.accounts.api.ROLES",
         "TokenScope": "cartrita.accounts.api_token.Scope.__args__",
         "ApprovalStatus": "governance.api.approvals.STATUSES",
@@ -257,8 +252,8 @@ SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = _https
 SESSION_COOKIE_HTTPONLY = True
 SESSION_COOKIE_SAMESITE = CSRF_COOKIE_SAMESITE = "Lax"
 SECURE_SSL_REDIRECT = _https
-# Load balancers ask for health over plain http.
-SECURE_REDIRECT_EXEMPT = [r"^health$", r"^healthz$", r"^readyz$"]
+# Load balancers ask for health, and Prometheus for metrics, over plain http.
+SECURE_REDIRECT_EXEMPT = [r"^health$", r"^healthz$", r"^readyz$", r"^metrics$"]
 SECURE_HSTS_SECONDS = 365 * 24 * 3600 if _https else 0
 SECURE_HSTS_INCLUDE_SUBDOMAINS = SECURE_HSTS_PRELOAD = _https
 # A proxy that ends TLS says so in a header. Anyone could, hence only when told.
@@ -303,7 +298,8 @@ CELERY_BEAT_SCHEDULE = {
         ("delete old signs of life", "sessions_app.delete_old_signs_of_life", 3600.0),
     )
 }
-CELERY_BROKER_URL = REDIS_URL or "memory://"
+# A socket's address has another scheme there.
+CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1) or "memory://"
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # until Redis is back
 # A job is a worker's until it has ended: one whose worker was killed is given to another one. Longer than any
@@ -319,6 +315,9 @@ CELERY_RESULT_EXPIRES = None  # there are no results, so there is nothing to cle
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
 CELERY_TIMEZONE = TIME_ZONE
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+
+# Lets Prometheus read /metrics (`Authorization: Bearer <token>`); "": only operators and administrators may.
+METRICS_TOKEN = env.str("CARTRITA_METRICS_TOKEN", default="")
 
 LOG_LEVEL = env.str("CARTRITA_LOG_LEVEL", default="INFO")
 LOGGING = {
