@@ -32,7 +32,7 @@ MANIFEST: Final = "manifest.json"
 DUMP: Final = "database.dump"
 CHUNK_BYTES: Final = 1024 * 1024
 # 128 MiB and about half a second for each try at a passphrase.
-SCRYPT: Final = {"n": 2**17, "r": 8, "p": 1}
+SCRYPT: Final[dict[str, int]] = {"n": 2**17, "r": 8, "p": 1}
 _LARGEST_MANIFEST: Final = 16 * 1024 * 1024
 
 Read = Callable[[int], bytes]

@@ -35,6 +35,7 @@ from cartrita.embedded.archive import (
     write_manifest,
     write_part,
 )
+from cartrita.embedded.schema import MIGRATION_LOCK
 from cartrita.eventstore.sequencer import GENESIS
 
 # Wrapped keys: with their copy in an archive, an erased text would be readable for as long as the archive.
@@ -166,6 +167,8 @@ def _one_moment(owner_url: str) -> Iterator[tuple[psycopg.Connection[tuple[Any, 
             connection.read_only = True
             # A dump may take longer than any other transaction may stand idle.
             connection.execute("set local idle_in_transaction_session_timeout = 0")
+            # A migration would wait for the dump's locks, and everybody else for the migration.
+            connection.execute("select pg_advisory_lock_shared(%s)", [MIGRATION_LOCK])
             row = connection.execute("select pg_export_snapshot()").fetchone()
             yield connection, str(row[0] if row else "")
     except psycopg.Error as error:
