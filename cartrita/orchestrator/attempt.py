@@ -18,7 +18,7 @@ from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
 from cartrita.llm.providers import ChatMessage
-from cartrita.orchestrator import answering, compose, critic, loop, proposals, relay, results
+from cartrita.orchestrator import answering, compose, context, critic, loop, proposals, relay, results
 from cartrita.orchestrator.agents import Agent, agent, in_words, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
@@ -109,6 +109,7 @@ class Attempt(RunSteps):
         self._result: Mapping[str, Any] = {}
         self._toolwork: ToolWork | None = None
         self._began = time.monotonic()
+        self._sizes: dict[tuple[str, ChatMessage], int] = {}
 
     @property
     def _speaks(self) -> bool:
@@ -473,14 +474,22 @@ class Attempt(RunSteps):
         await self._ask_in_silence(prepared, permits, step)
 
     async def _clipped(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-        """Leave out the oldest of what was said where it does not fit: never the task, never the last."""
+        """Leave out the oldest of what was said where it is too much: never the task, never the last."""
         model = self._called_model
-        room = model.context_limit - self._agent.max_output_tokens
-        kept = list(messages)
-        while len(kept) > 4 and await gateway.count_tokens(model, kept) > room:
-            # Half of the middle at a time: a long conversation is not counted once for each message.
-            del kept[2 : 2 + max(1, (len(kept) - 3) // 2)]
-        return tuple(kept)
+        most = model.context_limit - self._agent.max_output_tokens - context.SPARE
+        room = min(most, context.CONVERSATION_TOKENS)
+        # No token has less than a byte.
+        if sum(len(each.counted.encode()) for each in messages) + context.SPARE <= room:
+            return tuple(messages)
+        sizes = [await self._tokens_of(model, each) for each in messages]
+        return tuple(context.shortened(messages, context.first_kept(sizes, room)))
+
+    async def _tokens_of(self, model: ModelEntry, message: ChatMessage) -> int:
+        """Count a message once, however often it is sent."""
+        key = model.name, message
+        if key not in self._sizes:
+            self._sizes[key] = await gateway.count_tokens(model, [message])
+        return self._sizes[key]
 
     async def _call(self, step: loop.Call, name: str, given: Mapping[str, Any]) -> None:
         """Call a tool with these arguments, or with those that a reviewer put in their place."""

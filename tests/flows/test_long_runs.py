@@ -8,7 +8,7 @@ import pytest
 from cartrita.eventstore import in_database_thread
 from cartrita.eventstore.store import execute
 from cartrita.llm.events import ModelAnswered
-from cartrita.orchestrator import agents, planning
+from cartrita.orchestrator import agents, context, planning
 from cartrita.orchestrator.agents import Agent
 from cartrita.tools.registry import Parameters, ToolCall
 from governance.decision import DecisionMade
@@ -47,12 +47,20 @@ def stored() -> int:
 
 
 class TestRunOfManySteps:
+    @pytest.mark.parametrize("room", [context.CONVERSATION_TOKENS, 1000])
     async def test_stores_no_more_for_its_last_steps_than_for_its_first(
-        self, person: Person, model: ScriptedModel, settings: Any, monkeypatch: pytest.MonkeyPatch
+        self,
+        person: Person,
+        model: ScriptedModel,
+        settings: Any,
+        monkeypatch: pytest.MonkeyPatch,
+        room: int,
     ) -> None:
+        monkeypatch.setattr(context, "CONVERSATION_TOKENS", room)
         settings.MAX_MODEL_CALLS = settings.MAX_TOOL_CALLS = 2 * STEPS
         monkeypatch.setattr(planning, "BUDGET_TIMES", 10**6)
-        monkeypatch.setitem(agents._agents, READER.name, READER)
+        for those in (agents._agents, agents._offered):
+            monkeypatch.setitem(those, READER.name, READER)
         sizes: list[int] = []
 
         async def read_letter(arguments: Letter, call: ToolCall) -> Text:
@@ -70,7 +78,9 @@ class TestRunOfManySteps:
                 reply = await person.asks(session_id, "Read the letters.", agent=READER.name)
                 events = await events_of(session_id)
         assert (reply.outcome, reply.content) == ("answered", "All is well.")
-        assert len(of_type(events, ModelAnswered)) == STEPS + 1
+        answers = of_type(events, ModelAnswered)
+        assert len(answers) == STEPS + 1
+        assert max(one.prompt_tokens for one in answers) <= room
         quarter = STEPS // 4
         first, last = sizes[quarter] - sizes[0], sizes[-1] - sizes[-1 - quarter]
         assert last < 1.1 * first
