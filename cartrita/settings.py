@@ -132,15 +132,18 @@ _database = env.db_url("DATABASE_URL", default="postgres:///cartrita")
 _database_options = _database.pop("OPTIONS", {})
 # A socket folder can only be written as `?host=/folder` in a URL; Django and its dbshell want it as HOST.
 _socket_folder = _database_options.pop("host", "")
+DATABASE_POOL = env.int("CARTRITA_DATABASE_POOL", default=0)
 DATABASES = {
     "default": {
         **_database,
         "HOST": _database.get("HOST") or _socket_folder,
-        "CONN_MAX_AGE": None,
+        # A pool hands connections from thread to thread: each request of an ASGI server has a thread of its own.
+        "CONN_MAX_AGE": 0 if DATABASE_POOL else None,
         "CONN_HEALTH_CHECKS": True,
         # The event store's statements are prepared at the fifth use; 0: never, for poolers that cannot do it.
         "OPTIONS": {
             "prepare_threshold": env.int("CARTRITA_PREPARE_THRESHOLD", default=5) or None,
+            **({"pool": {"min_size": 1, "max_size": DATABASE_POOL}} if DATABASE_POOL else {}),
             **_database_options,
         },
     },

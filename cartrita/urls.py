@@ -10,6 +10,7 @@ APPS_WITH_ADDRESSES = (
     "sessions_app",
     "tasks_app",
     "retrieval",
+    "cartrita.orchestrator",
     "cartrita.web",
     "cartrita.interop",
 )

@@ -13,16 +13,22 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
+from cartrita.accounts.console import CONSOLE_ROLES
+from cartrita.accounts.permissions import require_role
+from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput, NotAllowed, NotFound
-from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
+from cartrita.eventstore import unseal_or_empty
+from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
+from retrieval.models import RetrievalMetric
 from retrieval.questions import MAX_QUERY
 from retrieval.scope import may_read, may_write
 from retrieval.search import MAX_K
 from retrieval.searching import read_as, search_as
 
+STATUSES = ("held", "received", "chunked", "ready", "failed")
 _SESSION = OpenApiParameter(
     "session_id",
     OpenApiTypes.UUID,
@@ -66,7 +72,7 @@ class DocumentEntry(serializers.Serializer[Any]):
     media_type = serializers.CharField()
     size = serializers.IntegerField()
     labels = serializers.ListField(child=serializers.CharField())
-    status = serializers.ChoiceField(choices=["held", "received", "chunked", "ready", "failed"])
+    status = serializers.ChoiceField(choices=STATUSES)
     approval_id = serializers.UUIDField(
         allow_null=True, help_text="What a held document waits for, or waited for."
     )
@@ -133,6 +139,53 @@ class Found(serializers.Serializer[Any]):
     timings_ms = serializers.DictField(child=serializers.FloatField())
 
 
+_METRIC_IN_CLEAR = (
+    "id",
+    "session_id",
+    "pipeline",
+    "k_initial",
+    "k_rerank",
+    "retrieval_latency_ms",
+    "rerank_latency_ms",
+    "timings_ms",
+    "usefulness_score",
+    "context_tokens_before",
+    "context_tokens_after",
+    "compression_ratio",
+    "documents_retrieved",
+    "documents_used",
+    "created_at",
+)
+
+
+class SearchEntry(serializers.Serializer[Any]):
+    """What a search cost and gave; `query` is null where it is erased, or not for the caller."""
+
+    id = serializers.UUIDField()
+    session_id = serializers.UUIDField(allow_null=True)
+    query = serializers.CharField(allow_null=True)
+    pipeline = serializers.CharField()
+    k_initial = serializers.IntegerField()
+    k_rerank = serializers.IntegerField(allow_null=True)
+    retrieval_latency_ms = serializers.FloatField()
+    rerank_latency_ms = serializers.FloatField(allow_null=True)
+    timings_ms = serializers.DictField(child=serializers.FloatField())
+    usefulness_score = serializers.FloatField(allow_null=True)
+    context_tokens_before = serializers.IntegerField()
+    context_tokens_after = serializers.IntegerField()
+    compression_ratio = serializers.FloatField(allow_null=True)
+    documents_retrieved = serializers.ListField(child=serializers.UUIDField())
+    documents_used = serializers.ListField(child=serializers.UUIDField())
+    created_at = serializers.DateTimeField()
+
+
+class SearchPage(serializers.Serializer[Any]):
+    """Searches, newest first."""
+
+    items = SearchEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
 class Documents(ApiView):
     """The workspace's documents."""
 
@@ -142,10 +195,9 @@ class Documents(ApiView):
         operation_id="documents_list",
         parameters=[
             _SESSION,
-            OpenApiParameter("cursor", OpenApiTypes.STR, description="`next_cursor` of the page before."),
-            OpenApiParameter(
-                "limit", {"type": "integer", "minimum": 1, "maximum": LARGEST_LIMIT, "default": 50}
-            ),
+            OpenApiParameter("status", {"type": "string", "enum": list(STATUSES)}),
+            OpenApiParameter("label", OpenApiTypes.STR, description="Only those with this label."),
+            *PAGE_PARAMETERS,
         ],
         responses=DocumentPage,
     )
@@ -153,8 +205,19 @@ class Documents(ApiView):
         """List documents, newest first."""
         asked = caller(request)
         cursor, limit = page_parameters(request)
+        status = request.query_params.get("status", "")
+        if status and status not in STATUSES:
+            raise BadInput(f"status is one of {', '.join(STATUSES)}.", field="status")
+        label = request.query_params.get("label", "")
+        if "\0" in label:
+            raise BadInput("A label holds no NUL.", field="label")
         page = queries.page_in_scope(
-            workspace_id=asked.workspace_id, session_id=_session(request), cursor=cursor, limit=limit
+            workspace_id=asked.workspace_id,
+            session_id=_session(request),
+            status=status,
+            label=label,
+            cursor=cursor,
+            limit=limit,
         )
         return Response({"items": [asdict(item) for item in page.items], "next_cursor": page.next_cursor})
 
@@ -289,6 +352,58 @@ class Searches(ApiView):
         hits = FoundPassage(done.found.hits, many=True).data
         timings = dict(done.found.timings)
         return Response({"retrieval_id": done.retrieval_id, "hits": hits, "timings_ms": timings})
+
+
+class RetrievalMetrics(ApiView):
+    """What searches cost and gave."""
+
+    @extend_schema(
+        operation_id="retrieval_metrics_list",
+        parameters=[
+            OpenApiParameter("session_id", OpenApiTypes.UUID, description="Only those of this session."),
+            *PAGE_PARAMETERS,
+        ],
+        responses=SearchPage,
+    )
+    def get(self, request: Request) -> Response:
+        """List what searches cost and gave, newest first.
+
+        Those of a session for who may read it; those of the workspace for who looks after it.
+        """
+        asked = caller(request)
+        cursor, limit = page_parameters(request)
+        session_id = _session(request)
+        if session_id is None:
+            require_role(request, CONSOLE_ROLES)
+        page = queries.metrics_page(
+            workspace_id=asked.workspace_id, session_id=session_id, cursor=cursor, limit=limit
+        )
+        items = [_metric(row, readable=_reads_query(asked, row, session_id)) for row in page.items]
+        return Response({"items": items, "next_cursor": page.next_cursor})
+
+
+class RetrievalMetricOne(ApiView):
+    """What one search cost and gave."""
+
+    @extend_schema(operation_id="retrieval_metrics_get", responses=SearchEntry)
+    def get(self, request: Request, retrieval_id: UUID) -> Response:
+        """Return what a search cost and gave."""
+        asked = caller(request)
+        row = queries.metric(retrieval_id, workspace_id=asked.workspace_id)
+        session_id = row.session_id if row.session_id and may_read(asked, row.session_id) else None
+        if session_id is None and not asked.roles & CONSOLE_ROLES:
+            raise queries.RetrievalNotFound("There is no such search.", field="retrieval_id")
+        return Response(_metric(row, readable=_reads_query(asked, row, session_id)))
+
+
+def _reads_query(asked: Caller, row: RetrievalMetric, session_id: UUID | None) -> bool:
+    """Tell whether somebody may read what was searched for; `session_id` is one that they may read."""
+    return row.session_id == session_id is not None or not asked.roles.isdisjoint({"admin", "auditor"})
+
+
+def _metric(row: RetrievalMetric, *, readable: bool) -> dict[str, Any]:
+    query = unseal_or_empty(row.key_id, row.query_text) if readable and row.key_id else ""
+    return {**{name: getattr(row, name) for name in _METRIC_IN_CLEAR}, "query": query or None}
 
 
 def _session(request: Request) -> UUID | None:

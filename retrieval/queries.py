@@ -5,11 +5,12 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import ClassVar
 from uuid import UUID
 
 from django.db.models import Count, Q, QuerySet
 
-from cartrita.errors import BadInput
+from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import unseal, unseal_or_empty
 from cartrita.eventstore.blobs import get_blob
 from cartrita.http.pagination import Page, page_of
@@ -18,6 +19,12 @@ from retrieval import models
 from retrieval.document import DocumentNotFound
 
 MAX_PASSAGE = 20_000
+
+
+class RetrievalNotFound(NotFound):
+    """There is no such search, or it is another person's."""
+
+    code: ClassVar[str] = "retrieval_not_found"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +92,23 @@ def documents_in_scope(
 
 
 def page_in_scope(
-    *, workspace_id: UUID, session_id: UUID | None = None, cursor: str | None = None, limit: int = 50
+    *,
+    workspace_id: UUID,
+    session_id: UUID | None = None,
+    status: str = "",
+    label: str = "",
+    cursor: str | None = None,
+    limit: int = 50,
 ) -> Page:
-    """Return a page of DocumentDetail of what this workspace and session may see, newest first."""
+    """Return a page of DocumentDetail of what this workspace and session may see, newest first.
+
+    `status` and `label` narrow it.
+    """
     rows = in_scope(workspace_id=workspace_id, session_id=session_id)
+    if status:
+        rows = rows.filter(status=status)
+    if label:
+        rows = rows.filter(labels__contains=[label])
     page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
     return Page([_detail(row) for row in page.items], page.next_cursor)
 
@@ -97,6 +117,25 @@ def in_scope(*, workspace_id: UUID, session_id: UUID | None = None) -> QuerySet[
     """Return the rows that this workspace and session may see; removed ones are not among them."""
     reach = Q(session_id=None) | Q(session_id=session_id) if session_id else Q(session_id=None)
     return models.Document.objects.filter(reach, workspace_id=workspace_id).exclude(status="removed")
+
+
+def metrics_page(
+    *, workspace_id: UUID, session_id: UUID | None = None, cursor: str | None = None, limit: int = 50
+) -> Page:
+    """Return a page of RetrievalMetric rows of a workspace, or of one session in it, newest first."""
+    rows = models.RetrievalMetric.objects.filter(workspace_id=workspace_id).defer("query_embedding")
+    if session_id is not None:
+        rows = rows.filter(session_id=session_id)
+    return page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
+
+
+def metric(retrieval_id: UUID, *, workspace_id: UUID) -> models.RetrievalMetric:
+    """Return what a search cost and gave. Raises RetrievalNotFound."""
+    rows = models.RetrievalMetric.objects.filter(workspace_id=workspace_id).defer("query_embedding")
+    row = rows.filter(id=retrieval_id).first()
+    if row is None:
+        raise RetrievalNotFound("There is no such search.", field="retrieval_id")
+    return row
 
 
 def candidates(

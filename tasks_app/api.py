@@ -4,13 +4,13 @@ from dataclasses import asdict
 from typing import Any, get_args
 from uuid import UUID
 
-from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
+from drf_spectacular.utils import extend_schema, extend_schema_field
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
+from cartrita.http.conditional import entity_tag
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 from tasks_app import queries
@@ -268,13 +268,61 @@ class RunDetail(RunEntry):
     acts = ActEntry(many=True)
 
 
+class TaskEdge(serializers.Serializer[Any]):
+    """What one task means for another: the second comes after the first."""
+
+    id = serializers.UUIDField()
+    plan_id = serializers.UUIDField()
+    from_task = serializers.UUIDField()
+    to_task = serializers.UUIDField()
+    relation = serializers.ChoiceField(choices=get_args(Relation))
+    weight = serializers.FloatField(help_text="From 0 to 1.")
+    created_at = serializers.DateTimeField()
+
+
+class TaskEdgePage(serializers.Serializer[Any]):
+    """Edges, oldest first."""
+
+    items = TaskEdge(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class SnapshotEntry(serializers.Serializer[Any]):
+    """A node that a plan passed: it is the plan after `version` events."""
+
+    id = serializers.UUIDField()
+    plan_id = serializers.UUIDField()
+    session_id = serializers.UUIDField()
+    version = serializers.IntegerField()
+    node_name = serializers.CharField()
+    task_id = serializers.UUIDField(allow_null=True, help_text="Whom the node is about.")
+    agent_state = serializers.DictField()
+    cost_summary = serializers.DictField()
+    performance_metrics = serializers.DictField(help_text="Milliseconds.")
+    created_at = serializers.DateTimeField()
+
+
+class SnapshotPage(serializers.Serializer[Any]):
+    """Nodes in order."""
+
+    items = SnapshotEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class SnapshotDetail(SnapshotEntry):
+    """A node with the plan's state at it, without what people wrote."""
+
+    state = serializers.DictField()
+
+
 class PlanOne(ApiView):
     """One plan."""
 
     @extend_schema(operation_id="plans_get", responses=PlanDetail)
     def get(self, request: Request, plan_id: UUID) -> Response:
         """Return a plan with its tasks as a tree."""
-        return Response(asdict(queries.plan(plan_id, caller(request))))
+        found = queries.plan(plan_id, caller(request))
+        return Response(asdict(found), headers=entity_tag(found.version))
 
 
 class SessionPlans(ApiView):
@@ -297,6 +345,37 @@ class PlanRuns(ApiView):
         cursor, limit = page_parameters(request)
         page = queries.runs_of(plan_id, caller(request), cursor=cursor, limit=limit)
         return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+
+class PlanEdges(ApiView):
+    """What the tasks of a plan mean for one another."""
+
+    @extend_schema(operation_id="plan_edges_list", parameters=PAGE_PARAMETERS, responses=TaskEdgePage)
+    def get(self, request: Request, plan_id: UUID) -> Response:
+        """List the edges between a plan's tasks, oldest first."""
+        cursor, limit = page_parameters(request)
+        page = queries.edges_of(plan_id, caller(request), cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+
+class PlanSnapshots(ApiView):
+    """The nodes that a plan passed."""
+
+    @extend_schema(operation_id="plan_snapshots_list", parameters=PAGE_PARAMETERS, responses=SnapshotPage)
+    def get(self, request: Request, plan_id: UUID) -> Response:
+        """List the nodes that a plan passed, in order: planned, ends of tasks, verdicts, its own end."""
+        cursor, limit = page_parameters(request)
+        page = queries.snapshots_of(plan_id, caller(request), cursor=cursor, limit=limit)
+        return Response({"items": page.items, "next_cursor": page.next_cursor})
+
+
+class PlanSnapshot(ApiView):
+    """A plan's state at a node."""
+
+    @extend_schema(operation_id="plan_snapshots_get", responses=SnapshotDetail)
+    def get(self, request: Request, plan_id: UUID, version: int) -> Response:
+        """Return a plan's state at a node, without what people wrote."""
+        return Response(queries.snapshot_at(plan_id, min(version, 2**31 - 1), caller(request)))
 
 
 class RunOne(ApiView):

@@ -19,12 +19,13 @@ from cartrita.eventstore import RecordedEvent, load, unseal_or_empty
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance.visible_text import shown
 from tasks_app import plan as plans
-from tasks_app.models import PlanRow, RunRow, TaskRow
+from tasks_app.models import PlanRow, RunRow, SnapshotRow, TaskEdgeRow, TaskRow
 from tasks_app.plan import PlanProposed
 from tasks_app.plan_view import PlanView, in_session, plan_view
 from tasks_app.run import RunStarted
 from tasks_app.run_view import RunView, run_view
 from tasks_app.scope import may_read
+from tasks_app.snapshots import UnknownSnapshot
 
 HEADLINE_LENGTH = 160
 
@@ -92,6 +93,33 @@ def runs_of(plan_id: UUID, caller: Caller, *, cursor: str | None = None, limit: 
     rows = RunRow.objects.filter(session_id=session_id, plan_id=plan_id)
     page = page_of(rows, order=("created_at", "id"), cursor=cursor, limit=limit)
     return Page([_run_entry(row) for row in page.items], page.next_cursor)
+
+
+def edges_of(plan_id: UUID, caller: Caller, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return what the tasks of a plan mean for one another, oldest first. Raises PlanNotFound."""
+    session_id = _session_of_plan(plan_id, caller)
+    rows = TaskEdgeRow.objects.filter(session_id=session_id, plan_id=plan_id)
+    page = page_of(rows, order=("created_at", "id"), cursor=cursor, limit=limit)
+    return Page([_edge_entry(row) for row in page.items], page.next_cursor)
+
+
+def snapshots_of(
+    plan_id: UUID, caller: Caller, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT
+) -> Page:
+    """Return the nodes that a plan passed, in order, without its state at each. Raises PlanNotFound."""
+    session_id = _session_of_plan(plan_id, caller)
+    rows = SnapshotRow.objects.filter(session_id=session_id, plan_id=plan_id)
+    page = page_of(rows, order=("version",), cursor=cursor, limit=limit)
+    return Page([_snapshot_entry(row) for row in page.items], page.next_cursor)
+
+
+def snapshot_at(plan_id: UUID, version: int, caller: Caller) -> dict[str, Any]:
+    """Return a plan's state at a node, without what people wrote. Raises PlanNotFound, UnknownSnapshot."""
+    session_id = _session_of_plan(plan_id, caller)
+    row = SnapshotRow.objects.filter(session_id=session_id, plan_id=plan_id, version=version).first()
+    if row is None:
+        raise UnknownSnapshot(f"The plan {plan_id} has no node at version {version}.", field="version")
+    return {**_snapshot_entry(row), "state": row.snapshot_json}
 
 
 def newest_runs(caller: Caller, *, limit: int = DEFAULT_LIMIT) -> list[dict[str, Any]]:
@@ -213,6 +241,33 @@ def _summaries(session_id: UUID, rows: Sequence[PlanRow]) -> list[dict[str, Any]
 def _costs(session_id: UUID, plan_ids: Sequence[UUID]) -> "QuerySet[RunRow, tuple[UUID, str, int]]":
     rows = RunRow.objects.filter(session_id=session_id, plan_id__in=plan_ids, cost_micros__gt=0)
     return rows.order_by().values_list("plan_id", "currency").annotate(micros=Sum("cost_micros"))
+
+
+def _edge_entry(row: TaskEdgeRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "plan_id": row.plan_id,
+        "from_task": row.from_task,
+        "to_task": row.to_task,
+        "relation": row.relation_type,
+        "weight": float(row.weight),
+        "created_at": row.created_at,
+    }
+
+
+def _snapshot_entry(row: SnapshotRow) -> dict[str, Any]:
+    return {
+        "id": row.id,
+        "plan_id": row.plan_id,
+        "session_id": row.session_id,
+        "version": row.version,
+        "node_name": row.node_name,
+        "task_id": row.task_id,
+        "agent_state": row.agent_state,
+        "cost_summary": row.cost_summary,
+        "performance_metrics": row.performance_metrics,
+        "created_at": row.created_at,
+    }
 
 
 def _run_entry(row: RunRow) -> dict[str, Any]:

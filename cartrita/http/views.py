@@ -3,6 +3,7 @@
 from functools import partial
 from typing import Any
 
+from django.http import HttpResponseBase
 from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
@@ -51,8 +52,9 @@ class ApiView(APIView):
 
     def finalize_response(self, request: Request, response: Any, *args: Any, **kwargs: Any) -> Any:
         """Keep answers, which hold personal text and secrets, out of every cache, and say what is left."""
-        answer = super().finalize_response(request, response, *args, **kwargs)
+        answer: HttpResponseBase = super().finalize_response(request, response, *args, **kwargs)
         answer.setdefault("Cache-Control", "no-store")
         for name, value in (self.allowance.headers if self.allowance else {}).items():
             answer.setdefault(name, value)
+        # A stream is no answer of DRF.
         return tagged(request, answer) if isinstance(answer, Response) else answer

@@ -173,6 +173,11 @@ def fallbacks(
     return _chain(entry, needs, [each for each in models(at=at) if _can_be_called(each)])
 
 
+def is_configured(entry: ModelEntry) -> bool:
+    """Tell whether what a model needs to be called (a key, its package) is there."""
+    return _can_be_called(entry)
+
+
 def _chain(entry: ModelEntry, needs: frozenset[str], others: Sequence[ModelEntry]) -> tuple[ModelEntry, ...]:
     after = [
         each

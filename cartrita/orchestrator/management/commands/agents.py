@@ -5,9 +5,9 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cartrita.errors import CartritaError
 from cartrita.llm import catalog
-from cartrita.orchestrator.agents import Agent, all_agents, in_words, missing_capabilities, problems
+from cartrita.orchestrator.agents import Agent, all_agents, in_words, problems
+from cartrita.orchestrator.availability import availability
 from cartrita.orchestrator.skills import all_skills
 from cartrita.tools.registry import all_tools
 
@@ -47,7 +47,7 @@ class Command(BaseCommand):
 
 
 def _described(who: Agent) -> dict[str, Any]:
-    why_not = _why_not(who)
+    why_not = availability(who).why_not
     return {
         "name": who.name,
         "version": who.version,
@@ -64,22 +64,3 @@ def _described(who: Agent) -> dict[str, Any]:
 
 def _needs(capabilities: list[str]) -> str:
     return f"a model that can {in_words(capabilities)}" if capabilities else "no model"
-
-
-def _why_not(who: Agent) -> str:
-    absent = sorted(set(who.tools).difference(each.name for each in all_tools()))
-    if absent:
-        return f"there is no tool {' and none '.join(absent)}."
-    if not who.needs:
-        return ""
-    try:
-        model = catalog.choose(name=None, tier=who.tier, purpose="execution")
-    except CartritaError as error:
-        return error.message
-    lacking = missing_capabilities(who, model.capabilities)
-    if not lacking:
-        return ""
-    return (
-        f"the model {model.name} cannot {in_words(lacking)}. Set OPENAI_API_KEY, or CARTRITA_DEFAULT_MODEL "
-        "to a model that can."
-    )
