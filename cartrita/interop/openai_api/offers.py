@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 
-from cartrita.errors import NotFound
+from cartrita.errors import BadInput, NotFound
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import all_agents
 from cartrita.orchestrator.relay import RELAY_AGENT
@@ -21,12 +21,18 @@ class ModelNotFound(NotFound):
     code: ClassVar[str] = "model_not_found"
 
 
+class OtherWork(BadInput):
+    """What is named does not do what it is asked for here."""
+
+    code: ClassVar[str] = "model_not_supported"
+
+
 @dataclass(frozen=True, slots=True)
 class Offer:
     """Something that answers under a name.
 
     `since` is when a model's price began, None for what is no model. `answers_with` is the catalog's model
-    behind a tier.
+    behind a tier. `chats` and `embeds` tell what it does.
     """
 
     name: str
@@ -35,6 +41,8 @@ class Offer:
     purpose: str = ""
     since: datetime | None = None
     answers_with: str = ""
+    chats: bool = True
+    embeds: bool = False
 
     @property
     def relays(self) -> bool:
@@ -43,7 +51,16 @@ class Offer:
 
     def as_json(self) -> dict[str, Any]:
         """Return the model object; `created` is 0 where there is no such time."""
-        told = {"kind": self.kind, "purpose": self.purpose, "answers_with": self.answers_with}
+        told = {
+            "kind": self.kind,
+            "purpose": self.purpose,
+            "answers_with": self.answers_with,
+            "routes": [
+                address
+                for does, address in ((self.chats, "/v1/chat/completions"), (self.embeds, "/v1/embeddings"))
+                if does
+            ],
+        }
         return {
             "id": self.name,
             "object": "model",
@@ -61,19 +78,49 @@ def offers() -> list[Offer]:
     ]
     entries = catalog.available()
     for tier in catalog.TIERS:
-        best = min(
-            (each for each in entries if each.tier == tier and each.provider != catalog.SCRIPTED),
-            key=lambda each: each.quality_rank,
-            default=None,
-        )
-        if best is not None:
-            found.append(Offer(tier, "tier", OWNER, "", best.price.valid_from, best.name))
-    found += [Offer(each.name, "model", each.provider, "", each.price.valid_from) for each in entries]
+        within = [each for each in entries if each.tier == tier and each.provider != catalog.SCRIPTED]
+        within.sort(key=lambda each: each.quality_rank)
+        chat = next((each for each in within if not each.can("embeddings")), None)
+        if within:
+            best = chat or within[0]
+            embeds = any(each.can("embeddings") for each in within)
+            found.append(
+                Offer(
+                    tier,
+                    "tier",
+                    OWNER,
+                    since=best.price.valid_from,
+                    answers_with=best.name,
+                    chats=chat is not None,
+                    embeds=embeds,
+                )
+            )
+    for each in entries:
+        embeds = each.can("embeddings")
+        since = each.price.valid_from
+        found.append(Offer(each.name, "model", each.provider, since=since, chats=not embeds, embeds=embeds))
     # A name stands once: agents come before tiers, and those before models.
     named: dict[str, Offer] = {}
     for each in found:
         named.setdefault(each.name, each)
     return list(named.values())
+
+
+def chatting(name: str) -> Offer:
+    """Return what chats under a name. Raises ModelNotFound, ModelNotConfigured, OtherWork."""
+    found = offer(name)
+    if not found.chats:
+        raise OtherWork(f"{name} makes embeddings and nothing else: POST /v1/embeddings.", field="model")
+    return found
+
+
+def embedding(name: str) -> Offer:
+    """Return what makes embeddings under a name. Raises ModelNotFound, ModelNotConfigured, OtherWork."""
+    found = offer(name)
+    if not found.embeds:
+        others = ", ".join(each.name for each in offers() if each.embeds)
+        raise OtherWork(f"{name} makes no embeddings; those who do are: {others or 'none'}.", field="model")
+    return found
 
 
 def offer(name: str) -> Offer:

@@ -128,7 +128,7 @@ async def complete_chat(request: HttpRequest) -> HttpResponseBase:
     asking = await caller(request, "write")
     body = _body(request)
     wanted = read_chat(body, session=request.headers.get(SESSION_HEADER))
-    chosen = await in_database_thread(offers.offer, wanted.model)
+    chosen = await in_database_thread(offers.chatting, wanted.model)
     if not chosen.relays:
         require_for_agent(wanted, body)
     asked = await ask(_question(wanted, chosen, _key(request)), asking)
@@ -162,6 +162,7 @@ async def embed(request: HttpRequest) -> HttpResponseBase:
     """Give the vectors of texts."""
     asking = await caller(request, "write")
     wanted = read_embeddings(_body(request), session=request.headers.get(SESSION_HEADER))
+    await in_database_thread(offers.embedding, wanted.model)
     asked = await ask(_embedding_question(wanted, _key(request)), asking)
     async with Following(asked) as following:
         while await following.text() is not None:
