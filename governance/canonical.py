@@ -49,7 +49,12 @@ def _canonical(value: Any, path: str, depth: int, left: list[int]) -> Any:
         for key, member in value.items():
             if type(key) is not str:
                 raise BadInput(f"{path} has the key {key!r}; keys must be text.", field=path)
-            members[_text(key, path)] = _canonical(member, f"{path}.{key}", depth - 1, left)
+            # Prompts hold hundreds of plain texts: the path of one is not written unless it is needed.
+            if type(member) is str and member.isascii() and "\0" not in member and left[0] > 0:
+                left[0] -= 1
+                members[_text(key, path)] = member
+            else:
+                members[_text(key, path)] = _canonical(member, f"{path}.{key}", depth - 1, left)
         return members
     if kind is list or kind is tuple:
         return [_canonical(member, f"{path}[{i}]", depth - 1, left) for i, member in enumerate(value)]

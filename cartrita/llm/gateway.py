@@ -355,12 +355,9 @@ class _Performance:
             return None
         wrong = structured.complaint(text, finish_reason, request.json_schema)
         if wrong is None and request.tools and not self._native:
+            answer, calls = functions.read_proposal(text, decision_id=self._permit.decision_id)
             # The schema allows it, and nobody could do anything with it.
-            return (
-                "The answer is empty."
-                if not any(functions.read_proposal(text, decision_id=self._permit.decision_id))
-                else None
-            )
+            wrong = None if calls or answer.strip() else "The answer is empty."
         return wrong
 
     def _repair(self, text: str, wrong: str) -> tuple[ChatMessage, ChatMessage]:
@@ -646,7 +643,8 @@ def _check_calls(messages: Sequence[ChatMessage]) -> None:
                 f"{field}.tool_call_id is {message.tool_call_id[:80]!r}, which no earlier message calls.",
                 field=f"{field}.tool_call_id",
             )
-        canonical([message.name, message.tool_call_id], field)
+        if message.name or message.tool_call_id:
+            canonical([message.name, message.tool_call_id], field)
         if message.tool_calls and message.role != "assistant":
             raise BadInput(f"{field} has tool_calls; only the assistant calls.", field=f"{field}.tool_calls")
         for place, call in enumerate(message.tool_calls):
