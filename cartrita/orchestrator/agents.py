@@ -84,25 +84,24 @@ class Agent:
 
 
 _agents: dict[str, Agent] = {}
-_offered: dict[str, Agent] = {}
+_not_offered: dict[str, Agent] = {}
 
 # Those that are offered for work.
-AGENTS: Mapping[str, Agent] = MappingProxyType(_offered)
+AGENTS: Mapping[str, Agent] = MappingProxyType(_agents)
 
 
 def declare(new: Agent) -> Agent:
     """Add an agent to those there are and return it. Another one of the same name is a TypeError."""
-    if _agents.setdefault(new.name, new) != new:
+    if ({**_agents, **_not_offered}).get(new.name, new) != new:
         raise TypeError(f"Two agents are called {new.name}: rename one.")
-    if new.offered:
-        _offered[new.name] = new
+    (_agents if new.offered else _not_offered)[new.name] = new
     return new
 
 
 def agent(name: str) -> Agent:
     """Return the agent of that name, offered or not; raises UnknownAgent, which lists those that are."""
     try:
-        return _agents[name]
+        return _not_offered[name] if name in _not_offered else AGENTS[name]
     except KeyError:
         known = ", ".join(sorted(AGENTS))
         raise UnknownAgent(f"There is no agent {name!r}; the agents are: {known}.", field="agent") from None
