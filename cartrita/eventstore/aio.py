@@ -127,6 +127,19 @@ def async_pool() -> AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]
     return pool
 
 
+def pool_statistics() -> dict[str, int]:
+    """Return the connections of this process's pools: all, idle ones, and requests that wait for one."""
+    found = [pool.get_stats() for pool in list(_pools.values())]
+    return {
+        state: sum(one.get(name, 0) for one in found)
+        for state, name in (
+            ("open", "pool_size"),
+            ("idle", "pool_available"),
+            ("awaited", "requests_waiting"),
+        )
+    }
+
+
 async def in_database_thread(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """Run synchronous Django code in one of the running loop's database threads.
 

@@ -9,7 +9,7 @@ class OrchestratorApp(AppConfig):
 
     def ready(self) -> None:
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
-        from cartrita.orchestrator import attachments, reading
+        from cartrita.orchestrator import attachments, metrics, reading
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.acts import settle_of_session
         from governance.commands.approvals import void_of_session
@@ -27,4 +27,5 @@ class OrchestratorApp(AppConfig):
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)
         register_reader(reading.may_read)
+        metrics.register()
         autodiscover_modules("agents")

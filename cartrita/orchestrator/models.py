@@ -1,4 +1,4 @@
-"""Which process works on which session: operational rows, not a read model."""
+"""Which process works on which session (operational rows, no read model), and what was counted."""
 
 from django.db import models
 
@@ -18,3 +18,15 @@ class Claim(models.Model):
         """Found by session alone."""
 
         db_table = "orchestrator_claim"
+
+
+class MetricCount(models.Model):
+    """Read model: how much of something was recorded; `key` is a JSON list of its name and labels."""
+
+    key = models.TextField(primary_key=True)
+    value = models.BigIntegerField()
+
+    class Meta:
+        """Small: labels take few values."""
+
+        db_table = "orchestrator_metric_count"

@@ -611,6 +611,11 @@ def _character_start(text: bytearray, start: int) -> int:
 _hubs: WeakKeyDictionary[asyncio.AbstractEventLoop, Hub] = WeakKeyDictionary()
 
 
+def open_sockets() -> int:
+    """Return how many sockets this process holds."""
+    return sum(len(each.members) for each in list(_hubs.values()))
+
+
 def hub() -> Hub:
     """Return the running loop's hub; `await hub().start()` starts it, `close_async()` stops it."""
     loop = asyncio.get_running_loop()
