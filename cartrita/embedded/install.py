@@ -23,6 +23,8 @@ LOCKS = {
     "test": {"requirements-test.lock": True, "requirements-models.lock": False},
     "bench": {"requirements-bench.lock": True},
 }
+# kind -> folders with a package-lock.json; their packages go beside it, where Node is there
+NODE_LOCKS = {"test": ("tests/interop/node",)}
 # What tests need besides Python packages: program -> Debian's package
 PROGRAMS = {"chromium": "chromium", "redis-server": "redis-server"}
 
@@ -37,7 +39,7 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1] not in LOCKS:
         say(f"usage: {sys.argv[0]} runtime|test|bench|system")
         return 2
-    return install_packages(sys.argv[1])
+    return install_packages(sys.argv[1]) or install_node_packages(sys.argv[1])
 
 
 def install_packages(kind: str) -> int:
@@ -67,6 +69,29 @@ def install_packages(kind: str) -> int:
                 say("The packages could not be installed: see the lines above.")
                 return 1
     stamp.write_text(wanted, encoding="ascii")
+    return 0
+
+
+def install_node_packages(kind: str) -> int:
+    """Install what tests of `kind` need from npm, unless exactly that was done before.
+
+    Without Node, or where npm fails, those tests are left out, save in CI, where they fail by themselves.
+    """
+    for name in NODE_LOCKS.get(kind, ()):
+        folder = CHECKOUT / name
+        stamp = folder / "node_modules" / ".installed"
+        wanted = hashlib.sha256((folder / "package-lock.json").read_bytes()).hexdigest()
+        if stamp.exists() and stamp.read_text(encoding="ascii") == wanted:
+            continue
+        npm = shutil.which("npm")
+        if npm is None or not shutil.which("node"):
+            say(f"Not installed: node and npm. The tests in {name} are left out.")
+            continue
+        say(f"Installing packages ({name})")
+        if run([npm, "ci", "--prefix", folder, "--no-audit", "--no-fund", "--silent"]) != 0:
+            say(f"npm could not install them; the tests in {name} are left out.")
+            continue
+        stamp.write_text(wanted, encoding="ascii")
     return 0
 
 

@@ -1,5 +1,6 @@
 """What a fresh checkout needs to set itself up."""
 
+import json
 import os
 import re
 import tomllib
@@ -47,6 +48,17 @@ class TestLocks:
                 for one in requirements
             }
             assert names <= {name.replace(".", "-") for name in locked}, f"run `make lock`: {lock}"
+
+
+class TestNodeLocks:
+    @pytest.mark.parametrize("folder", sorted(CHECKOUT.glob("tests/*/node/package-lock.json")))
+    def test_pin_every_package_by_hash_and_name_no_address(self, folder: Path) -> None:
+        lock = json.loads(folder.read_text())
+        packages = {name: each for name, each in lock["packages"].items() if name}
+        assert packages
+        assert all(each["integrity"].startswith("sha512-") for each in packages.values())
+        assert "://" not in folder.read_text()
+        assert str(folder.parent.relative_to(CHECKOUT)) in install.NODE_LOCKS["test"]
 
 
 class TestInstallPackages:

@@ -31,7 +31,7 @@ WEATHER: Any = {
         },
     },
 }
-CALLS = {"when": "weather", "calls": [{"name": "weather", "arguments": {"town": "Bonn"}}]}
+CALLS: dict[str, object] = {"when": "weather", "calls": [{"name": "weather", "arguments": {"town": "Bonn"}}]}
 
 
 class Town(BaseModel):
@@ -218,6 +218,9 @@ class TestLangChain:
 
     def test_embeds(self, api: Api) -> None:
         embeddings = OpenAIEmbeddings(
-            base_url=api.url, api_key=SecretStr(api.token), model="local", check_embedding_ctx_length=False
+            openai_api_base=api.url,
+            openai_api_key=SecretStr(api.token),
+            model="local",
+            check_embedding_ctx_length=False,
         )
         assert len(embeddings.embed_query("a cat")) == 384
