@@ -2,12 +2,14 @@
 
 from django.urls import path
 
-from cartrita.accounts import api, views
+from cartrita.accounts import api, token_pages, views
 
 urlpatterns = [
     path("sign-in", views.SignIn.as_view(), name="sign-in"),
     path("sign-in/link/<str:secret>", views.sign_in_by_link, name="sign-in-link"),
     path("sign-out", views.sign_out, name="sign-out"),
+    path("tokens/", token_pages.tokens, name="token-page"),
+    path("tokens/<uuid:token_id>/revoke", token_pages.revoke_token, name="token-revoke"),
     # Ahead of the console's own, which count no failures and record nothing.
     path("admin/login/", views.console_sign_in, name="console-sign-in"),
     path("admin/logout/", views.sign_out, name="console-sign-out"),
