@@ -94,10 +94,10 @@ def assembled(pieces: Sequence[CallPiece], *, decision_id: UUID) -> tuple[Functi
         arguments.append(piece.arguments)
     calls: list[FunctionCall] = []
     for index in sorted(parts):
-        ids, names, arguments = ("".join(each) for each in parts[index])
+        given, name, written = ("".join(each) for each in parts[index])
         taken = {each.id for each in calls}
-        known = ids if ids and ids not in taken else f"call_{decision_id.hex}_{len(calls)}"
-        calls.append(FunctionCall(_whole(known), _whole(names), _whole(arguments)))
+        known = given if given and given not in taken else f"call_{decision_id.hex}_{len(calls)}"
+        calls.append(FunctionCall(_whole(known), _whole(name), _whole(written)))
     return tuple(calls)
 
 

@@ -171,7 +171,7 @@ def _validator(schema: Mapping[str, Any]) -> Any:
             raise RecursionError
         yield from follow(validator, reference, value, within) or ()
 
-    kind = jsonschema.validators.extend(
+    kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # it has no types
         jsonschema.Draft202012Validator, {"$ref": bounded, "pattern": _has_pattern}
     )
     return kind(schema, registry=Registry())

@@ -15,7 +15,7 @@ from cartrita.llm import gateway
 from cartrita.llm.events import ModelAnswered
 from cartrita.llm.gateway import CallCancelled, ModelRequest
 from cartrita.llm.local_server import Endpoint, ensure_local_server, read_endpoint
-from cartrita.llm.providers import ChatMessage
+from cartrita.llm.providers import ChatMessage, Function
 from tests.databases import Database
 from tests.llm.conftest import QUICK, Heard, facts, permit_for, wait_until
 
@@ -73,6 +73,42 @@ class TestLocalModel:
         answer = await gateway.perform(call, await permit_for(call), attempt=1, retry=QUICK)
         assert isinstance(answer, ModelAnswered)
         assert json.loads(answer.text)["colour"] in {"red", "blue"}
+
+    async def test_calls_functions_by_structured_output(
+        self, database: Database, local_model: Endpoint
+    ) -> None:
+        place = {"type": "string", "enum": ["Oslo", "Rome"]}
+        weather = Function(
+            name="get_weather",
+            description="Tells the weather of a place.",
+            parameters={
+                "type": "object",
+                "properties": {"place": {"$ref": "#/$defs/place"}},
+                "required": ["place"],
+                "additionalProperties": False,
+                "$defs": {"place": place},
+            },
+        )
+        wanted = request(
+            "What is the weather in Oslo?", tools=(weather,), tool_choice="required", max_output_tokens=60
+        )
+        call = await gateway.prepare(wanted, facts=facts())
+        answer = await gateway.perform(call, await permit_for(call), attempt=1, retry=QUICK)
+        assert isinstance(answer, ModelAnswered), answer
+        (said,) = answer.tool_calls
+        assert (said["name"], answer.repairs) == ("get_weather", ())
+        assert json.loads(said["arguments"])["place"] in {"Oslo", "Rome"}
+
+    async def test_may_answer_with_a_value_of_a_schema_in_place_of_a_call(
+        self, database: Database, local_model: Endpoint
+    ) -> None:
+        clock = Function(name="get_time", parameters={"type": "object", "additionalProperties": False})
+        schema = {"$ref": "#/$defs/c", "$defs": {"c": {"type": "object", "properties": {"n": {"const": 3}}}}}
+        wanted = request("Answer with n = 3.", tools=(clock,), json_schema=schema, max_output_tokens=60)
+        call = await gateway.prepare(wanted, facts=facts())
+        answer = await gateway.perform(call, await permit_for(call), attempt=1, retry=QUICK)
+        assert isinstance(answer, ModelAnswered), answer
+        assert answer.tool_calls or isinstance(json.loads(answer.text), dict)
 
     async def test_stops_a_long_prompt_when_cancelled(
         self, database: Database, local_model: Endpoint
