@@ -17,7 +17,6 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from datetime import datetime
 from pathlib import Path
 from typing import IO, Any, Final
 
@@ -270,11 +269,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def age_seconds(taken_at: str, now: datetime) -> float:
-    """Return how long ago something was taken."""
-    return (now - datetime.fromisoformat(taken_at)).total_seconds()
 
 
 def remove_older(folder: Path, pattern: str, *, keep: int) -> list[Path]:

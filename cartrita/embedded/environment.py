@@ -37,9 +37,9 @@ def provide_secrets() -> None:
     """
     keys = home() / "keys"
     if not os.environ.get("CARTRITA_SECRET_KEY"):
-        _make_key(keys / "secret.key")
+        _make_key(keys / "secret.key", size=48)  # 64 characters: Django warns below 50
     if not os.environ.get("CARTRITA_MASTER_KEY") and not postgres.has_database(home()):
-        _make_key(keys / "master.key")
+        _make_key(keys / "master.key", size=32)
 
 
 def restore_marker(folder: Path) -> Path:
@@ -65,15 +65,15 @@ def provide_database() -> postgres.Postgres | None:
     return server
 
 
-def _make_key(path: Path) -> None:
-    """Write 32 random bytes as base64 (mode 0600) where the file is missing, whole or not at all."""
+def _make_key(path: Path, *, size: int) -> None:
+    """Write random bytes as base64 (mode 0600) where the file is missing, whole or not at all."""
     if path.exists():
         return
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     new = path.with_name(f".{path.name}.{os.getpid()}")
     descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        file.write(base64.b64encode(secrets.token_bytes(32)))
+        file.write(base64.b64encode(secrets.token_bytes(size)))
         file.flush()
         os.fsync(file.fileno())
     with contextlib.suppress(FileExistsError):  # another start was faster: its key counts

@@ -435,7 +435,6 @@ def _make_whole(
     from cartrita.accounts.models import ApiToken
     from cartrita.embedded import schema
     from cartrita.eventstore import run_following
-    from cartrita.eventstore.erasure import erased_list, list_erased, recorded_erasures
     from cartrita.eventstore.integrity import verify_log
     from cartrita.eventstore.rebuild import differences
     from cartrita.eventstore.restored import record_restore
@@ -466,9 +465,6 @@ def _make_whole(
                 f"Read models differ from what the events say ({tables}). The data is there: restore again "
                 "with --quick, then run `manage.py rebuild_projections`."
             )
-    erased_list().unlink(missing_ok=True)
-    for kind, erased_id in recorded_erasures():
-        list_erased(kind, erased_id)
     tokens = ApiToken.objects.filter(revoked_at=None).count()
     return {
         "positions": report.positions,

@@ -65,11 +65,16 @@ def erase_subject(subject_id: UUID, *, actor: str = "system") -> int:
 def repeat_erasures() -> int:
     """Destroy again every key whose erasure is recorded; return how many data keys that were.
 
-    Run it after keys came back from a backup, before anything serves.
+    Run it after keys came back from a backup, before anything serves. Also completes the list of erasures.
     """
     destroyed = 0
+    recorded = recorded_erasures()
+    listed = listed_erasures()
+    for kind, erased_id in recorded:
+        if erased_id not in listed:
+            list_erased(kind, erased_id)
     with transaction.atomic():
-        for kind, erased_id in recorded_erasures():
+        for kind, erased_id in recorded:
             if kind == "key":
                 destroyed += sealing.destroy_data_key(erased_id)
             else:
@@ -93,6 +98,14 @@ def list_erased(kind: str, erased_id: UUID) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def listed_erasures() -> set[UUID]:
+    """Return the ids of all that the list has."""
+    path = erased_list()
+    if not path.exists():
+        return set()
+    return {UUID(line.split()[-1]) for line in path.read_text(encoding="ascii").splitlines() if line.strip()}
 
 
 def recorded_erasures() -> list[tuple[str, UUID]]:

@@ -4,7 +4,7 @@ This finds every change in the database that does not also rewrite all ticks fro
 those too, or cuts off the end with its ticks and events, is found by tree heads that were kept elsewhere.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,15 +19,22 @@ _FETCH = 5_000
 
 _LOG = f"""
     select log.position, log.leaf, log.session_id, log.workspace_id, log.stream_id, log.version, {COLUMNS}
-    from log left join event using (stream_id, version) order by log.position
+    from log left join event using (stream_id, version) where log.position > %(size)s order by log.position
 """  # noqa: S608 - a constant list of columns
 
 _TICKS = """
     select number, epoch, cluster, snapshot::text, size, root, chain, ticked_at, frontier
-    from tick order by number
+    from tick where number > %(number)s order by number
 """
 
-_HEADS = "select size, root from tree_head order by size"
+_HEADS = "select size, root from tree_head where size > %(size)s order by size"
+
+# A tick that stored the tree's peaks, from which on at least so many positions follow.
+_START = """
+    select number, size, frontier, chain from tick
+    where frontier is not null and size <= (select coalesce(max(size), 0) from tick) - %s
+    order by number desc limit 1
+"""
 
 # What a tick saw committed has a position, as far as its snapshot speaks of this cluster's transaction ids.
 _LEFT_OUT = """
@@ -83,12 +90,20 @@ def verify_log() -> LogReport:
         return verify_on(connection)
 
 
-def verify_on(connection: psycopg.Connection[Any]) -> LogReport:
-    """Verify what a connection sees, in its transaction; as `verify_log`."""
-    frontier = Frontier()
-    walk = _Walk(frontier)
+def verify_on(connection: psycopg.Connection[Any], *, last: int | None = None) -> LogReport:
+    """Verify what a connection sees, in its transaction; as `verify_log`.
+
+    With `last` at least that many of the last positions, and that they continue the tree as it was stored
+    before them; what lies before is believed.
+    """
+    start = None if last is None else connection.execute(_START, [last]).fetchone()
+    number, size, peaks, chain = start or (0, 0, b"", GENESIS)
+    frontier = Frontier(size, bytes(peaks))
+    walk = _Walk(frontier, ticks=number, ticked=size, chain=bytes(chain))
     try:
         walk.through(connection)
+        if last is None:
+            _check_none_left_out(connection, frontier.size)
     except _Bad as bad:
         return LogReport(
             positions=bad.position - 1,
@@ -103,19 +118,20 @@ def verify_on(connection: psycopg.Connection[Any]) -> LogReport:
 class _Walk:
     """One pass over log, ticks and tree heads, side by side."""
 
-    def __init__(self, frontier: Frontier) -> None:
+    def __init__(self, frontier: Frontier, *, ticks: int, ticked: int, chain: bytes) -> None:
         self.frontier = frontier
-        self.ticks = 0
-        self._ticked = 0
-        self._chain = GENESIS
+        self.ticks = ticks
+        self._ticked = ticked
+        self._chain = chain
 
     def through(self, connection: psycopg.Connection[Any]) -> None:
-        ticks = _rows(connection, "ticks", _TICKS)
-        heads = _rows(connection, "heads", _HEADS)
+        after = {"number": self.ticks, "size": self._ticked}
+        ticks = _rows(connection, "ticks", _TICKS, after)
+        heads = _rows(connection, "heads", _HEADS, after)
         tick, head = next(ticks, None), next(heads, None)
         extend = self.frontier.extend
         checkpoint = min(_size(tick, 4), _size(head, 0))
-        for row in _rows(connection, "log", _LOG):
+        for row in _rows(connection, "log", _LOG, after):
             extend((self._leaf(row),))
             while self.frontier.size == checkpoint:
                 if tick is not None and tick[4] == checkpoint:
@@ -132,12 +148,6 @@ class _Walk:
                     head = next(heads, None)
                 checkpoint = min(_size(tick, 4), _size(head, 0))
         self._check_end(tick, head)
-        if (left_out := connection.execute(_LEFT_OUT).fetchone()) is not None:
-            raise _Bad(
-                self.frontier.size + 1,
-                f"Event {left_out[1]} of stream {left_out[0]} was committed before the last tick "
-                "and has no position",
-            )
 
     def _leaf(self, row: tuple[Any, ...]) -> bytes:
         position, leaf, session_id, workspace_id, stream_id, version = row[:6]
@@ -188,10 +198,21 @@ class _Walk:
             raise _Bad(self._ticked + 1, f"Positions {self._ticked + 1} to {size} belong to no tick")
 
 
-def _rows(connection: psycopg.Connection[Any], name: str, query: str) -> Iterator[tuple[Any, ...]]:
+def _check_none_left_out(connection: psycopg.Connection[Any], size: int) -> None:
+    if (left_out := connection.execute(_LEFT_OUT).fetchone()) is not None:
+        raise _Bad(
+            size + 1,
+            f"Event {left_out[1]} of stream {left_out[0]} was committed before the last tick "
+            "and has no position",
+        )
+
+
+def _rows(
+    connection: psycopg.Connection[Any], name: str, query: str, parameters: Mapping[str, int]
+) -> Iterator[tuple[Any, ...]]:
     with connection.cursor(name=name, binary=True) as cursor:
         cursor.itersize = _FETCH
-        cursor.execute(query)
+        cursor.execute(query.encode(), parameters)
         yield from cursor
 
 

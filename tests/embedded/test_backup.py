@@ -1,8 +1,10 @@
 """A backup made while people write is whole, and an installation restored from it goes on."""
 
 import asyncio
+import dataclasses
 import json
 import os
+import subprocess
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -21,7 +23,7 @@ from psycopg import sql
 
 from cartrita.accounts.commands import create_workspace, ensure_user, erase_person
 from cartrita.accounts.models import User
-from cartrita.embedded import archive, backup, postgres, restore
+from cartrita.embedded import archive, backup, maintenance, postgres, restore
 from cartrita.embedded.archive import ArchiveDamaged, BackupFailed, WrongPassphrase
 from cartrita.embedded.backup import Backup
 from cartrita.embedded.restore import KeysDoNotFit, NotEmpty, Restored
@@ -205,13 +207,14 @@ class TestBackup:
         full = Path("/dev/full")
         if not full.exists():
             pytest.skip("needs /dev/full")
-        with (
-            pytest.raises(BackupFailed, match="No space left"),
-            archive.whole_file(place.folder / "x") as file,
-            full.open("wb", buffering=0) as device,
-        ):
-            file.write(b"half")
-            device.write(b"x")
+
+        def write_until_full() -> None:
+            with archive.whole_file(place.folder / "x") as file, full.open("wb", buffering=0) as device:
+                file.write(b"half")
+                device.write(b"x")
+
+        with pytest.raises(BackupFailed, match="free space"):
+            write_until_full()
         assert list(place.folder.iterdir()) == []
 
     def test_leaves_no_half_file_where_the_dump_fails(
@@ -254,8 +257,6 @@ class TestBackup:
 
 def contents(path: Path) -> str:
     """Return pg_restore's list of what is in an archive."""
-    import subprocess
-
     with zipfile.ZipFile(path) as parts:
         dump = parts.read(archive.DUMP)
     program = backup.program("pg_restore", 180_000)
@@ -448,10 +449,8 @@ class TestRefusedRestore:
     def test_with_keys_of_before_the_archive(self, place: Place) -> None:
         place.backs_up()
         keys = archive.read_keys(place.keys, lambda: PASSPHRASE)
-        archive.write_keys(
-            place.keys, archive.Keys(keys.installation, "2020-01-01T00:00:00+00:00", 0, keys.files, keys.tables),
-            PASSPHRASE,
-        )  # fmt: skip
+        older = dataclasses.replace(keys, taken_at="2020-01-01T00:00:00+00:00")
+        archive.write_keys(place.keys, older, PASSPHRASE)
         with pytest.raises(KeysDoNotFit, match="before the archive"):
             place.restores()
         assert place.is_untouched()
@@ -480,6 +479,29 @@ class TestRefusedRestore:
         place.target = database
         with pytest.raises(NotEmpty, match="never overwrites"):
             place.restores()
+
+
+class TestJobs:
+    def test_do_nothing_unless_told_where_to(self, database: Database) -> None:
+        assert (maintenance.back_up(), maintenance.back_up_keys()) == (0, 0)
+
+    def test_back_up_with_the_keys_and_not_without(
+        self, place: Place, settings: Any, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        settings.BACKUP_DIR = str(place.folder)
+        with pytest.raises(BackupFailed, match="CARTRITA_BACKUP_KEYS"):
+            maintenance.back_up()
+        settings.BACKUP_KEYS = str(place.keys)
+        monkeypatch.setenv("CARTRITA_BACKUP_PASSPHRASE", PASSPHRASE)
+        assert maintenance.back_up() == 1
+        place.keys.unlink()
+        assert maintenance.back_up_keys() == 1
+        (made,) = place.folder.glob("cartrita-*Z.backup")
+        assert place.restores(made.name).positions == 1
+
+    def test_are_in_the_schedule(self) -> None:
+        scheduled = {entry["task"] for entry in django_settings.CELERY_BEAT_SCHEDULE.values()}
+        assert {"cartrita.embedded.back_up", "cartrita.embedded.back_up_keys"} <= scheduled
 
 
 class TestCommands:
