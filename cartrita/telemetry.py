@@ -107,6 +107,7 @@ DECISION_EFFECT: Final = "cartrita.decision.effect"
 DECISION_RULE: Final = "cartrita.decision.rule"
 DECISION_SUBJECT: Final = "cartrita.decision.subject"
 STEP: Final = "cartrita.step"
+COUNTED: Final = "cartrita.counted"
 OUTCOME: Final = "cartrita.outcome"
 COST_MICROS: Final = "cartrita.cost_micros"
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.log import aread_log as aread_log
     from cartrita.eventstore.log import head as head
     from cartrita.eventstore.log import read_log as read_log
+    from cartrita.eventstore.log import read_session_of as read_session_of
     from cartrita.eventstore.projections import following as following
     from cartrita.eventstore.projections import inline as inline
     from cartrita.eventstore.projections import inline_batched as inline_batched
@@ -86,6 +87,7 @@ _HOME_OF = {
     "put_blob": "blobs",
     "put_chain": "blobs",
     "read_log": "log",
+    "read_session_of": "log",
     "recorder": "recording",
     "run_following": "catch_up",
     "run_projector": "projector",

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 
 import psycopg
@@ -17,7 +17,7 @@ from cartrita.eventstore.types import RecordedEvent
 
 AsyncConnection = psycopg.AsyncConnection[Any]
 
-_LOG = f"select log.position, {COLUMNS} from log join event using (stream_id, version)"  # noqa: S608 - constants
+_LOG: LiteralString = f"select log.position, {COLUMNS} from log join event using (stream_id, version)"  # noqa: S608 - constants
 _STREAM = f"""
     select log.position, {COLUMNS} from event left join log using (stream_id, version)
     where stream_id = %s and version > %s and version <= %s order by version
@@ -48,6 +48,18 @@ def read_log(
     events = store.read_rows(query, parameters)
     _check_order(events, after, whole=session_id is None and workspace_id is None)
     return events
+
+
+def read_session_of(
+    any_id: UUID, *, or_else: LiteralString, parameters: Sequence[Any]
+) -> list[RecordedEvent]:
+    """Return the ordered events of the session that a stream belongs to, by one query.
+
+    `or_else` is a select, with `parameters`, of the session's id for what is no stream.
+    """
+    of_stream: LiteralString = "(select session_id from event where stream_id = %b and version = 1)"
+    query = f"{_LOG} where log.session_id = coalesce({of_stream}, ({or_else})) order by log.position"
+    return store.read_rows(query, [any_id, *parameters])
 
 
 async def aread_log(

@@ -10,12 +10,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import groupby
 from operator import attrgetter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from cartrita.accounts.queries import Caller
 from cartrita.errors import NotFound
-from cartrita.eventstore import RecordedEvent, derived_id, load, read_log
+from cartrita.eventstore import RecordedEvent, derived_id, read_session_of
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.orchestrator.reading import may_read
 from cartrita.tools.events import ToolFailed, ToolReturned
@@ -32,7 +32,6 @@ from governance.approval import (
 )
 from governance.decision import ActSettled, DecisionMade
 from retrieval.document import RetrievalPerformed
-from sessions_app.models import Message
 from sessions_app.session import MessagePosted, ReplyPosted, TurnCancelRequested
 from tasks_app.plan import (
     EdgeAdded,
@@ -57,8 +56,10 @@ from tasks_app.plan_view import bill_in_words, bill_view, money_in_words
 from tasks_app.queries import headline
 from tasks_app.run import ActDecided, ActEdited, AnswerHeld, RunFinished, RunStarted
 
-PAGE = 5000
-
+# Clients choose message ids: the same one may stand in other workspaces.
+_SESSION_OF_MESSAGE: Final = (
+    "select session_id from conversation_messages where message_id = %b and workspace_id = %b limit 1"
+)
 _OUTCOMES = (ModelAnswered, ModelFailed, ToolReturned, ToolFailed, RetrievalPerformed)
 # What of several events that were recorded together comes first: 2 where nothing is said here.
 _RANKS = {
@@ -78,8 +79,9 @@ class TraceNotFound(NotFound):
 class Entry:
     """One event of the way to an answer, in `words`; `named` where it is of what was asked for.
 
-    `task` is the number of the task in its plan. Money is in micro-units of `currency`; what does not apply
-    is None.
+    `trace_id` names its trace at a receiver of traces; `inputs_hash` is that of the request as it was
+    decided. `task` is the number of the task in its plan. Money is in micro-units of `currency`; what does
+    not apply is None.
     """
 
     position: int
@@ -89,6 +91,7 @@ class Entry:
     message_id: UUID
     words: str
     named: bool
+    trace_id: str
     plan_id: UUID | None = None
     task: int | None = None
     task_id: UUID | None = None
@@ -99,6 +102,7 @@ class Entry:
     outcome: str | None = None
     rule: str | None = None
     subject: str | None = None
+    inputs_hash: str | None = None
     latency_ms: float | None = None
     tokens: int | None = None
     cost_micros: int | None = None
@@ -132,27 +136,14 @@ def trace(any_id: UUID, caller: Caller) -> Trace:
 
 
 def _session_events(any_id: UUID, caller: Caller) -> list[RecordedEvent]:
-    """Return the events of the session that an id belongs to, in the order of the log."""
-    first = load(any_id, up_to_version=1)
-    session_ids = {each.session_id for each in first if each.workspace_id == caller.workspace_id}
-    if not first:
-        rows = Message.objects.filter(message_id=any_id, workspace_id=caller.workspace_id)
-        session_ids = set(rows.values_list("session_id", flat=True))
+    """Return the events of the session that an id belongs to, in the order of the log, by one query."""
+    recorded = read_session_of(any_id, or_else=_SESSION_OF_MESSAGE, parameters=[any_id, caller.workspace_id])
+    session_ids = {each.session_id for each in recorded if each.workspace_id == caller.workspace_id}
     for session_id in session_ids:
         if session_id is not None and may_read(caller, session_id):
-            return _log_of(session_id)
+            return recorded
     message = f"There is no message, session, plan, run or decision {any_id} that you may read."
     raise TraceNotFound(message, field="id")
-
-
-def _log_of(session_id: UUID) -> list[RecordedEvent]:
-    found: list[RecordedEvent] = []
-    while True:
-        after = (found[-1].position or 0) if found else 0
-        page = read_log(after=after, limit=PAGE, session_id=session_id)
-        found += page
-        if len(page) < PAGE:
-            return found
 
 
 @dataclass(slots=True)
@@ -230,12 +221,20 @@ class _Told:
             actor=recorded.actor,
             message_id=message_id,
             named=named in ids and self.is_a_part(named),
+            trace_id=recorded.trace_id,
+            inputs_hash=self._inputs_hash(recorded, facts.get("decision_id")),
             plan_id=plan_id,
             task=number,
             agent=agent,
             run_id=run_id,
             **facts,
         )
+
+    def _inputs_hash(self, recorded: RecordedEvent, decision_id: UUID | None) -> str | None:
+        """Return the hash of what was decided, where the event tells a decision."""
+        decided = isinstance(recorded.event, ActDecided | PlanAccepted | PlanHeldBack | PlanRefused)
+        decision = self.decisions.get(decision_id) if decided and decision_id is not None else None
+        return decision.request_hash or None if decision is not None else None
 
     def is_a_part(self, any_id: UUID) -> bool:
         """Tell whether an id is of a part of the way: a run, a decision, an approval."""

@@ -17,7 +17,9 @@ from django.db import Error, close_old_connections, connection
 from django.db.models import F
 from django.utils import timezone
 from django_celery_beat.models import PeriodicTask
+from opentelemetry.trace import SpanKind
 
+from cartrita import telemetry
 from cartrita.errors import CartritaError, Unavailable
 from cartrita.upkeep.models import Job
 
@@ -68,7 +70,9 @@ def run_job(name: str, work: Callable[[], int]) -> int | None:
         began = time.monotonic()
         _note_begin(name)
         try:
-            counted = work()
+            with telemetry.span(f"{telemetry.SPAN_JOB} {name}", kind=SpanKind.CONSUMER) as span:
+                counted = work()
+                span.set_attribute(telemetry.COUNTED, counted)
         except Exception as error:
             _note_failure(name, error, _milliseconds(began))
             raise

@@ -8,8 +8,11 @@ from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import CommandError, call_command
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 
-from cartrita.eventstore import in_database_thread
+from cartrita.eventstore import in_database_thread, load, store
+from governance.decision import DecisionMade
 from sessions_app.commands import erase_session
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running
 from tests.flows.governed import Reviewer, a_reviewer, escalating, registered, requested, rules
@@ -36,6 +39,11 @@ def printed(any_id: UUID, user: str = ANN) -> str:
 
 def names(entries: list[dict[str, Any]]) -> list[str]:
     return [entry["event"].split(".")[1] for entry in entries]
+
+
+def hashes_of(decision_ids: set[UUID]) -> dict[str, str]:
+    found = {one: load(one)[0].event for one in decision_ids}
+    return {str(one): event.request_hash for one, event in found.items() if isinstance(event, DecisionMade)}
 
 
 @pytest.fixture
@@ -106,6 +114,11 @@ class TestTrace:
             assert {str(any_id)} <= {each["run_id"] for each in marked} | {
                 each["decision_id"] for each in marked
             }
+        assert len({each["trace_id"] for each in entries}) == 1
+        assert f"trace {entries[0]['trace_id']}" in text
+        hashes = await in_database_thread(hashes_of, {UUID(each["decision_id"]) for each in decided})
+        assert {each["decision_id"]: each["inputs_hash"] for each in decided} == hashes
+        assert all(f"inputs {one[:12]}" in text for one in hashes.values())
         whole = await in_database_thread(traced, session_id)
         assert {each["message_id"] for each in whole} == {str(message_id), str(other_id)}
 
@@ -143,6 +156,36 @@ class TestTrace:
             with pytest.raises(CommandError, match="trace_not_found") as refused:
                 await in_database_thread(traced, any_id)
             assert refused.value.returncode == 2
+
+    async def test_reads_the_way_by_one_query(
+        self, person: Person, model: ScriptedModel, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        async with running():
+            session_id = await person.opens_session()
+            message_id = await person.says(session_id, "What is the answer?")
+            reply = await reply_to(session_id, message_id)
+        asked: list[str] = []
+        execute = store.execute
+
+        def counted(statement: Any, parameters: Any = ()) -> Any:
+            asked.append(statement)
+            return execute(statement, parameters)
+
+        monkeypatch.setattr(store, "execute", counted)
+
+        def queries(any_id: UUID) -> tuple[list[str], list[str]]:
+            asked.clear()
+            with CaptureQueriesContext(connection) as others:
+                assert traced(any_id)
+            return [*asked], [one["sql"] for one in others]
+
+        for any_id in (message_id, reply.message_id, reply.plan_id, reply.run_id, session_id):
+            of_events, others = await in_database_thread(queries, any_id)
+            assert [one for one in of_events if " event " in one] == of_events[:1]
+            # The rest says who looks and whether they may, and opens the session's key.
+            assert len(of_events) <= 2
+            assert not any('"event"' in one or '"log"' in one for one in others)
+            assert len(others) <= 8, others
 
     async def is_nothing_to(self, stranger: Person, *ids: UUID) -> None:
         for any_id in (*ids, uuid4()):

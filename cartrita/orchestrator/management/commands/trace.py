@@ -19,8 +19,9 @@ class Command(BaseCommand):
 
     help = (
         "Show how an answer came about, in the order of the log: the plan and its bill, each act with its "
-        "decision, what came of it and what it cost, approvals, verdicts, and the reply. Entries of the run "
-        "or decision that is asked for are marked with *."
+        "decision, rule and the hash of its inputs, what came of it, how long it took and what it cost, "
+        "approvals, verdicts, and the reply. Entries of the run or decision that is asked for are marked "
+        "with *."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -46,10 +47,15 @@ class Command(BaseCommand):
 
 def _lines(found: Trace) -> Iterator[str]:
     yield f"session {found.session_id}"
+    trace_id = ""
     for entry in found.entries:
+        if entry.trace_id != trace_id:
+            trace_id = entry.trace_id
+            yield f"trace {trace_id}"
         at = f"{entry.at:%H:%M:%S}.{entry.at.microsecond // 1000:03}"
         yield f"{'*' if entry.named else ' '} {at}  {_told(entry)}"
 
 
 def _told(entry: Entry) -> str:
-    return f"task {entry.task}: {entry.words}" if entry.task is not None else entry.words
+    words = entry.words if entry.inputs_hash is None else f"{entry.words}; inputs {entry.inputs_hash[:12]}"
+    return f"task {entry.task}: {words}" if entry.task is not None else words
