@@ -280,6 +280,11 @@ CONTENT_SECURITY_POLICY = {
     },
 }
 
+# The folder of archives ("": none are made), how many stay, and the file of keys, which belongs elsewhere.
+BACKUP_DIR = env.str("CARTRITA_BACKUP_DIR", default="")
+BACKUP_KEEP = env.int("CARTRITA_BACKUP_KEEP", default=7)
+BACKUP_KEYS = env.str("CARTRITA_BACKUP_KEYS", default="")
+
 # Beat's schedules are rows, editable in the admin; one beat of all that run works.
 CELERY_BEAT_SCHEDULER = "cartrita.upkeep.scheduler:Scheduler"
 # What has run is stored at once, so that a beat that takes over knows it.
@@ -299,6 +304,8 @@ CELERY_BEAT_SCHEDULE = {
         ("delete old stored answers", "cartrita.http.delete_old_answers", 3600.0),
         ("delete ended logins", "cartrita.upkeep.delete_ended_logins", 3600.0),
         ("delete old signs of life", "sessions_app.delete_old_signs_of_life", 3600.0),
+        ("back up keys", "cartrita.embedded.back_up_keys", 3600.0),
+        ("back up", "cartrita.embedded.back_up", 24 * 3600.0),
     )
 }
 # A socket's address has another scheme there.
