@@ -128,7 +128,7 @@ def scripted() -> Figures:
         {
             "key": key,
             "intent": f"Look at letter {key}.",
-            "agent": "assistant",
+            "agent": "bench_model",
             "tool": NAME,
             "arguments": json.dumps({"number": 1}),
             "depends_on": [before] if before else [],
@@ -630,11 +630,15 @@ def a_person() -> Person:
 
 @asynccontextmanager
 async def serving(*parts: str) -> AsyncIterator[None]:
-    from cartrita.eventstore import close_async
+    from cartrita.eventstore import close_async, in_database_thread
+    from cartrita.orchestrator.planning import warm_up
     from cartrita.orchestrator.service import Services
 
     services = Services(parts=parts)
     await services.start()
+    if "orchestrator" in parts:
+        # A server does it once, in the background, and the first one of an installation builds the network.
+        await in_database_thread(warm_up)
     await asyncio.sleep(0.5)
     try:
         yield
