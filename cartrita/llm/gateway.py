@@ -79,9 +79,9 @@ class ModelRequest:
     """What is wanted of a model.
 
     Without `model` and `tier` the default for the purpose is taken. Without `max_output_tokens` the answer
-    may have 1024 tokens, or what the context leaves. `temperature` defaults by purpose: planning 0.1,
-    execution 0.2, creative 0.7. With `json_schema` (JSON Schema 2020-12) the answer's text is JSON that fits
-    it. `deadline_seconds` bounds the whole call, retries and repairs included.
+    may have `usual_output_tokens`, or what the model and its context leave. `temperature` defaults by
+    purpose: planning 0.1, execution 0.2, creative 0.7. With `json_schema` (JSON Schema 2020-12) the answer's
+    text is JSON that fits it. `deadline_seconds` bounds the whole call, retries and repairs included.
 
     `tools` are functions that the caller runs itself: the answer may be calls of them in place of a text.
     `tool_choice` is auto, none, required (some function), or {"name": the function}.
@@ -96,6 +96,7 @@ class ModelRequest:
     json_schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
     deadline_seconds: float = 120.0
+    usual_output_tokens: int = USUAL_OUTPUT_TOKENS
     tools: tuple[Function, ...] = ()
     tool_choice: ToolChoice = "auto"
 
@@ -697,7 +698,7 @@ def _output_tokens(request: ModelRequest, entry: ModelEntry, prompt_tokens: int)
     left = entry.context_limit - prompt_tokens
     wanted = request.max_output_tokens
     if wanted is None:
-        wanted = min(USUAL_OUTPUT_TOKENS, entry.output_limit, max(left, 1))
+        wanted = min(request.usual_output_tokens, entry.output_limit, max(left, 1))
     if wanted > entry.output_limit:
         raise BadInput(
             f"max_output_tokens is {wanted}; {entry.name} gives {entry.output_limit} at most.",

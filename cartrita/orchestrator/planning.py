@@ -12,7 +12,6 @@ from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Event, derived_id, in_database_thread, unseal_or_empty
 from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry, Purpose
-from cartrita.llm.gateway import USUAL_OUTPUT_TOKENS
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import model_planner, pricing, relay, router
 from cartrita.orchestrator.agents import (
@@ -234,7 +233,7 @@ def _expected_of_relay(work: Assignment, model: ModelEntry | None) -> Expected:
     prompt = request.characters // 3
     if request.kind == "embeddings" or model is None:
         return Expected(prompt=prompt)
-    output = request.max_output_tokens or USUAL_OUTPUT_TOKENS
+    output = request.max_output_tokens or relay.USUAL_OUTPUT_TOKENS
     return Expected(prompt=prompt, output=min(output, model.output_limit), model=model)
 
 

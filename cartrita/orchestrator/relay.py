@@ -28,11 +28,14 @@ from cartrita.orchestrator.loop import RunState
 from governance.decide import RequestFacts
 from sessions_app.session import ReplyPosted
 from tasks_app.plan import PlanRefused
+from tasks_app.run import ActDecided, RunFinished
 
 RELAY_AGENT = RELAY.name
 EMBEDDING_TOOL = "generate_embeddings"
 # On a request whose caller wrote system messages of its own: they are the caller's data, and rules may ask.
 CALLER_SYSTEM = "caller-system"
+# What an answer may have where the request does not say, and the model and its context allow it.
+USUAL_OUTPUT_TOKENS = 4096
 # Retries and repairs included.
 DEADLINE_SECONDS = 600.0
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -86,6 +89,8 @@ class FunctionTool(BaseModel):
 class RelayRequest(BaseModel):
     """What another program asks of a model: a tier or a model of the catalog.
 
+    Without `max_output_tokens` the answer may have 4096, or what the model and its context leave; without
+    `temperature` it is 0.2.
     `tool_choice` is auto, none, required or {"name": the function}. `inputs` are the texts of embeddings.
     """
 
@@ -193,15 +198,18 @@ def relay_failure(session_id: UUID, message_id: UUID) -> RelayFailure:
     reply = _reply_to(session_id, message_id)
     if reply.outcome == "answered":
         raise RelayNotAnswered("The request was answered.", field="message_id")
-    run = _run_of(reply.run_id)
-    if run.finished is not None:
-        refused = run.refusal or run.waiting
-        return RelayFailure(
-            outcome=reply.outcome,
-            code=run.finished.code,
-            message=reply.content,
-            decision_id=refused.decision_id if refused is not None and reply.outcome == "denied" else None,
-        )
+    refused: UUID | None = None
+    for recorded in load(reply.run_id):
+        match recorded.event:
+            case ActDecided(permitted=False, decision_id=refused):
+                pass
+            case RunFinished(code=code):
+                return RelayFailure(
+                    outcome=reply.outcome,
+                    code=code,
+                    message=reply.content,
+                    decision_id=refused if reply.outcome == "denied" else None,
+                )
     for recorded in load(reply.plan_id):
         if isinstance(recorded.event, PlanRefused):
             return RelayFailure(
@@ -233,6 +241,7 @@ def model_request(request: RelayRequest, model: ModelEntry) -> ModelRequest:
         temperature=request.temperature,
         json_schema=request.json_schema,
         stop=request.stop,
+        usual_output_tokens=USUAL_OUTPUT_TOKENS,
         deadline_seconds=DEADLINE_SECONDS,
         tools=tuple(Function(**each.model_dump()) for each in request.tools),
         tool_choice=request.tool_choice,

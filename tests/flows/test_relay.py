@@ -324,6 +324,39 @@ class TestGovernedRelay:
             answer = await in_database_thread(relay_answer, session_id, message_id)
         assert answer.text == "The scripted answer."
 
+    async def test_ends_with_a_reviewers_no(
+        self, person: Person, reviewer: Reviewer, model: ScriptedModel, policy: Any
+    ) -> None:
+        policy(escalating("models-need-leave", "model_call"))
+        async with running():
+            session_id, message_id = await passes_on(person, chat("Hello"))
+            await reviewer.denies(await requested(session_id), "Not today.")
+            assert (await reply_to(session_id, message_id)).outcome == "denied"
+            failure = await in_database_thread(relay_failure, session_id, message_id)
+            (made,) = [
+                each
+                for each in await events_of(session_id)
+                if isinstance(each.event, DecisionMade) and each.event.subject_kind == "model_call"
+            ]
+        assert failure.decision_id == made.stream_id
+        assert "Not today." in failure.message
+        assert model.productions("started") == []
+
+    async def test_is_denied_as_a_plan(self, person: Person, model: ScriptedModel, policy: Any) -> None:
+        policy("""
+  - name: nothing-today
+    sentence: Nothing begins today.
+    priority: 10
+    match: {kinds: [plan]}
+    outcome: deny
+    message_for_people: Come back tomorrow.
+""")
+        async with running():
+            session_id, message_id = await passes_on(person, chat("Hello"))
+            assert (await reply_to(session_id, message_id)).outcome == "denied"
+            failure = await in_database_thread(relay_failure, session_id, message_id)
+        assert (failure.code, failure.decision_id is None) == ("nothing-today", False)
+
     async def test_holds_back_calls_that_a_rule_reads(
         self, person: Person, model: ScriptedModel, policy: Any
     ) -> None:
