@@ -22,6 +22,7 @@ from sessions_app.session import MessagePosted
 from tests.accounts.people import Person, someone
 from tests.databases import Database, clone, close_django_connections, drop, point_django_at
 from tests.flows.governed import escalating, rules
+from tests.llm.openai_server import OpenAIServer, openai_server
 from tests.servers import Server, listening_server
 
 E = TypeVar("E", bound=Event)
@@ -100,15 +101,23 @@ POLICY = rules(
 
 
 @pytest.fixture(scope="module")
+def provider() -> Iterator[OpenAIServer]:
+    """Return what answers in OpenAI's place."""
+    with openai_server() as told:
+        yield told
+
+
+@pytest.fixture(scope="module")
 def server(
     postgres_server: Postgres,
     database_template: str,
     django_db_blocker: DjangoDbBlocker,
     tmp_path_factory: pytest.TempPathFactory,
+    provider: OpenAIServer,
 ) -> Iterator[Server]:
     """Start one server for a module; afterwards its log is whole, and its read models equal a rebuild.
 
-    Its model is scripted.
+    Its own model is scripted; those of OpenAI are the test's `provider`.
     """
     folder = tmp_path_factory.mktemp("server")
     policy = folder / "policy.yaml"
@@ -116,6 +125,8 @@ def server(
     database = clone(postgres_server, database_template)
     with pytest.MonkeyPatch.context() as patch, _pointed_at(database, django_db_blocker, patch):
         patch.setenv("CARTRITA_POLICY_FILE", str(policy))
+        patch.setenv("OPENAI_API_KEY", "a-key-of-the-tests")
+        patch.setenv("OPENAI_BASE_URL", provider.base_url)
         patch.setattr(settings, "POLICY_FILE", str(policy))
         with listening_server(database, folder, scripted=True) as started:
             started.start()
@@ -174,10 +185,10 @@ async def _order_the_rest() -> None:
 def _every_call_is_governed() -> None:
     """Each message has decisions of its own, and each permitted act is settled, with what it cost."""
     events = read_log(after=0, limit=100_000)
-    decided = {each.stream_id: each for each in events if isinstance(each.event, DecisionMade)}
-    causes = {each.causation_id for each in decided.values()}
+    decided = {each.stream_id: each.event for each in events if isinstance(each.event, DecisionMade)}
+    causes = {each.causation_id for each in events if isinstance(each.event, DecisionMade)}
     asked = [each for each in events if isinstance(each.event, MessagePosted) and not each.event.context]
     assert all(each.event_id in causes for each in asked)
     settled = {each.stream_id for each in events if isinstance(each.event, ActSettled)}
-    reserved = {name for name, each in decided.items() if each.event.reserved}
+    reserved = {name for name, made in decided.items() if made.reserved}
     assert reserved <= settled

@@ -15,6 +15,7 @@ from cartrita.tools.events import ToolReturned
 from governance.decision import ActSettled, DecisionMade
 from sessions_app.session import MessagePosted
 from tests.interop.conftest import Api, of_type
+from tests.llm.openai_server import OpenAIServer, Refuses, Says
 
 pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("openai-models")]
 
@@ -99,6 +100,61 @@ class TestModel:
         assert (failed.value.status_code, failed.value.code) == (502, "model_rejected")
         session = failed.value.response.headers["x-cartrita-session"]
         assert len(of_type(api.events(session), MessagePosted)) == 1
+
+
+class TestLocalModel:
+    def test_answers(self, api: Api) -> None:
+        answer = api.client().chat.completions.create(
+            model="local", messages=[{"role": "user", "content": "Say hello."}], max_tokens=8, temperature=0
+        )
+        assert answer.choices[0].message.content
+        assert answer.usage is not None
+        assert 0 < answer.usage.completion_tokens <= 8
+
+
+class TestProvider:
+    def test_is_paid_and_its_words_are_passed_on(self, api: Api, provider: OpenAIServer) -> None:
+        provider.then(Says(text="Good day."))
+        raw = api.client().chat.completions.with_raw_response.create(
+            model="premium", messages=[{"role": "user", "content": "Hello?"}], temperature=0.5
+        )
+        answer = raw.parse()
+        assert (answer.model, answer.choices[0].message.content) == ("gpt-4o", "Good day.")
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens_details.cached_tokens == 3
+        assert provider.received[-1].body["temperature"] == 0.5
+        settled = of_type(api.events(raw.headers["x-cartrita-session"]), ActSettled)
+        assert sum(each.cost_micros for each in settled) > 0
+
+    def test_that_refuses_a_long_prompt_is_no_reason_to_try_again(
+        self, api: Api, provider: OpenAIServer
+    ) -> None:
+        provider.then(Refuses(status=400, code="context_length_exceeded", message="too long"))
+        with pytest.raises(openai.BadRequestError) as refused:
+            api.client(retries=3).chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "Hello?"}]
+            )
+        assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "messages")
+
+    def test_that_refuses_our_key_is_not_the_callers_fault(self, api: Api, provider: OpenAIServer) -> None:
+        provider.then(Refuses(status=401, code="invalid_api_key"))
+        with pytest.raises(openai.InternalServerError) as refused:
+            api.client(retries=3).chat.completions.create(
+                model="gpt-4o", messages=[{"role": "user", "content": "Hello?"}]
+            )
+        assert (refused.value.status_code, refused.value.code) == (502, "model_not_signed_in")
+
+    def test_that_breaks_off_breaks_the_stream_with_an_error(self, api: Api, provider: OpenAIServer) -> None:
+        provider.then(*(Says(text="One two three four five.", cut_after=2) for _ in range(12)))
+        stream = api.client().chat.completions.create(
+            model="gpt-3.5-turbo", messages=[{"role": "user", "content": "Count!"}], stream=True
+        )
+        with pytest.raises(openai.APIError) as broken:
+            "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+        assert broken.value.code in {"model_failed", "answer_restarted"}
+        while provider.has_replies:
+            provider.next_reply()
 
 
 class TestFunctions:

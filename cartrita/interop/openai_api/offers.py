@@ -101,8 +101,8 @@ def offers() -> list[Offer]:
         found.append(Offer(each.name, "model", each.provider, since=since, chats=not embeds, embeds=embeds))
     # A name stands once: agents come before tiers, and those before models.
     named: dict[str, Offer] = {}
-    for each in found:
-        named.setdefault(each.name, each)
+    for one in found:
+        named.setdefault(one.name, one)
     return list(named.values())
 
 
