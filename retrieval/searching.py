@@ -74,7 +74,9 @@ def search_as(
         take_step(context=context, settlements=[Settlement(decision_id=permit.decision_id, outcome="failed")])
         raise
     retrieval_id = new_id()
-    performed = Append(retrieval_id, 0, [performed_event(found, retrieval_id=retrieval_id)], context)
+    event = performed_event(found, retrieval_id=retrieval_id)
+    # Its row among the metrics has the same id.
+    performed = Append(retrieval_id, 0, [event], context, [retrieval_id])
     settlement = Settlement(
         decision_id=permit.decision_id,
         outcome="succeeded",

@@ -8,6 +8,7 @@ from retrieval import ingest, models
 from sessions_app.commands import create_session
 from tests.accounts.people import Person, someone
 from tests.databases import Database
+from tests.retrieval.conftest import order
 
 pytestmark = pytest.mark.flow
 
@@ -138,3 +139,45 @@ class TestSearch:
         body = {"query": "x", "session_id": str(new_id())}
         answer = ann.program().post("/api/v2/search", body, content_type="application/json")
         assert answer.json()["code"] == "session_not_found"
+
+
+class TestLists:
+    def test_are_narrowed_by_status_and_label(self, ann: Person) -> None:
+        client = ann.program()
+        client.post("/api/v2/documents", {"file": upload(), "labels": ["orchard"]})
+        client.post("/api/v2/documents", {"file": upload(b"Other text.", "other.md")})
+        for query, count in (
+            ("label=orchard", 1),
+            ("label=sea", 0),
+            ("status=received", 2),
+            ("status=ready", 0),
+        ):
+            assert len(client.get(f"/api/v2/documents?{query}").json()["items"]) == count
+        assert client.get("/api/v2/documents?status=lost").json()["field"] == "status"
+
+
+class TestRetrievalMetrics:
+    def test_are_for_those_who_may_read_the_session_or_look_after_the_workspace(self, ann: Person) -> None:
+        session_id = create_session(user_id=ann.id, workspace_id=ann.workspace_id, actor=f"user:{ann.id}")
+        client = ann.program()
+        client.post("/api/v2/documents", {"file": upload()})
+        ingest.process_pending()
+        body = {"query": "Zephyrine", "session_id": str(session_id)}
+        in_session = client.post("/api/v2/search", body, content_type="application/json").json()
+        outside = client.post("/api/v2/search", {"query": "October"}, content_type="application/json").json()
+        order()
+        path = "/api/v2/retrieval/metrics"
+        [own] = client.get(f"{path}?session_id={session_id}").json()["items"]
+        assert (own["id"], own["query"]) == (in_session["retrieval_id"], "Zephyrine")
+        assert own == client.get(f"{path}/{own['id']}").json()
+        assert client.get(path).json()["code"] == "role_missing"
+        assert client.get(f"{path}/{outside['retrieval_id']}").json()["code"] == "retrieval_not_found"
+        for role, query in (("operator", None), ("auditor", "October")):
+            keeper = someone(f"{role}@example.org", workspace_id=ann.workspace_id, roles=(role,)).program()
+            page = keeper.get(f"{path}?limit=1").json()
+            assert (page["items"][0]["id"], page["items"][0]["query"]) == (outside["retrieval_id"], query)
+            rest = keeper.get(f"{path}?cursor={page['next_cursor']}").json()
+            assert [one["id"] for one in rest["items"]] == [own["id"]]
+        other = someone("dan@example.org", roles=("auditor",)).program()
+        assert other.get(path).json()["items"] == []
+        assert other.get(f"{path}/{own['id']}").status_code == 404

@@ -372,3 +372,34 @@ class TestBrowser:
         assert client.get("/api/v2/sessions").status_code == 200
         answer = client.post("/api/v2/sessions", {}, content_type=JSON)
         assert (answer.status_code, answer.json()["code"]) == (403, "not_allowed")
+
+
+class TestSearchForTitles:
+    def test_finds_all_words_in_any_order_and_case(
+        self, ann: Person, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        client = ann.program()
+        for content in ("The ferry to Amrum", "Prices of the FERRY", "Nothing of that", "amrum by ferry"):
+            assert post(client, opened(client), content).status_code == 202
+
+        def titles(query: str) -> list[str]:
+            return [one["title"] for one in client.get(f"/api/v2/sessions?{query}").json()["items"]]
+
+        assert titles("q=ferry") == ["amrum by ferry", "Prices of the FERRY", "The ferry to Amrum"]
+        assert titles("q=FERRY%20amrum") == ["amrum by ferry", "The ferry to Amrum"]
+        assert titles("q=train") == []
+        assert len(titles("status=active&kind=api")) == 4
+        assert titles("status=expired") == titles("kind=chat") == []
+        first = client.get("/api/v2/sessions?q=ferry&limit=2").json()
+        rest = client.get(f"/api/v2/sessions?q=ferry&cursor={first['next_cursor']}").json()
+        assert [len(page["items"]) for page in (first, rest)] == [2, 1]
+        assert rest["next_cursor"] is None
+        assert client.get("/api/v2/sessions?status=erased").json()["field"] == "status"
+        assert client.get("/api/v2/sessions?q=a%00").json()["field"] == "q"
+        # One page looks through so many only.
+        monkeypatch.setattr(queries, "LARGEST_LIMIT", 1)
+        monkeypatch.setattr(queries, "SEARCHED", 2)
+        page = client.get("/api/v2/sessions?q=prices").json()
+        assert page["items"] == []
+        page = client.get(f"/api/v2/sessions?q=prices&cursor={page['next_cursor']}").json()
+        assert [one["title"] for one in page["items"]] == ["Prices of the FERRY"]

@@ -50,6 +50,8 @@ def paths(written: Written, run_id: UUID) -> dict[str, str]:
         f"/plans/{written.plan_id}/runs": "plan_not_found",
         f"/sessions/{written.session_id}/plans": "session_not_found",
         f"/runs/{run_id}": "run_not_found",
+        f"/plans/{written.plan_id}/edges": "plan_not_found",
+        f"/plans/{written.plan_id}/snapshots": "plan_not_found",
     }
 
 
@@ -126,6 +128,35 @@ class TestPlans:
         assert [each["id"] for each in page["items"] + rest["items"]] == [str(each) for each in runs]
         assert refused(client, f"/plans/{first.plan_id}/runs?cursor=x") == (400, "bad_input")
         assert refused(client, f"/plans/{first.plan_id}/runs?limit=0") == (400, "bad_input")
+
+
+class TestEdges:
+    def test_come_in_pages(self, ann: Person, client: Client) -> None:
+        written = Written(ann).propose(["Read", "Count", "Tell"], (1, "depends_on", 2), (2, "enables", 3))
+        ordered()
+        path = f"/plans/{written.plan_id}/edges"
+        first = got(client, f"{path}?limit=1")
+        rest = got(client, f"{path}?cursor={first['next_cursor']}")
+        assert [one["relation"] for one in first["items"] + rest["items"]] == ["depends_on", "enables"]
+        assert rest["next_cursor"] is None
+
+
+class TestSnapshots:
+    def test_tell_the_nodes_of_a_plan_without_what_people_wrote(self, ann: Person, client: Client) -> None:
+        written = Written(ann, question=HOSTILE).propose(["Read", HOSTILE])
+        written.complete(1)
+        ordered()
+        path = f"/plans/{written.plan_id}/snapshots"
+        nodes = got(client, path)["items"]
+        assert [one["node_name"] for one in nodes] == ["planned", "task_complete"]
+        one = got(client, f"{path}/{nodes[1]['version']}")
+        assert {name: one[name] for name in nodes[1]} == nodes[1]
+        assert len(one["state"]["tasks"]) == 3
+        assert "onerror" not in json.dumps([nodes, one])
+        stranger = someone("carl@example.org", workspace_id=ann.workspace_id).program()
+        assert refused(stranger, f"{path}/{nodes[1]['version']}") == (404, "plan_not_found")
+        assert refused(client, f"{path}/9999") == (404, "unknown_snapshot")
+        assert refused(client, f"{path}/{10**30}") == (404, "unknown_snapshot")
 
 
 class TestRuns:
