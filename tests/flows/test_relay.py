@@ -26,6 +26,7 @@ from cartrita.orchestrator.relay import (
 from cartrita.tools.events import ToolReturned
 from governance.commands.budgets import set_budget
 from governance.decision import ActSettled, DecisionMade
+from retrieval.tools import GenerateEmbeddings
 from sessions_app import commands, queries
 from sessions_app.session import ReplyPosted
 from tasks_app.run import RunFinished
@@ -72,6 +73,15 @@ async def passes_on(
 
     await in_database_thread(post)
     return session_id, message_id
+
+
+def limit_tokens(person: Person, tokens: int) -> None:
+    """Give the person's workspace a budget."""
+    caller = caller_in_workspace(person.user_id, person.workspace_id)
+    assert caller is not None
+    set_budget(
+        caller=caller, name="pocket money", scope_kind="workspace", period="total", limit_tokens=tokens
+    )
 
 
 async def answer_to(person: Person, request: RelayRequest) -> tuple[ReplyPosted, RelayAnswer]:
@@ -284,6 +294,24 @@ class TestRelayedEmbeddings:
         assert failure.code == "context_too_long"
         assert told.received == []
 
+    async def test_are_reserved_before_they_are_asked_for(self, person: Person, told: OpenAIServer) -> None:
+        await in_database_thread(limit_tokens, person, 20)
+        few = RelayRequest(model="text-embedding-3-small", kind="embeddings", inputs=("one two",))
+        many = few.model_copy(update={"inputs": ("word " * 100,)})
+        async with running():
+            session_id, message_id = await passes_on(person, many)
+            assert (await reply_to(session_id, message_id)).outcome == "denied"
+            failure = await in_database_thread(relay_failure, session_id, message_id)
+            assert failure.decision_id is not None
+            assert told.received == []
+            await answer_to(person, few)
+
+    def test_are_made_here_where_there_is_no_key(self, settings: Settings) -> None:
+        settings.OPENAI_API_KEY = ""
+        assert GenerateEmbeddings(texts=["a"]).model == "all-minilm-l6-v2"
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        assert GenerateEmbeddings(texts=["a"]).model == "text-embedding-3-large"
+
 
 class TestGovernedRelay:
     async def test_is_denied_by_a_rule_with_its_decision(
@@ -377,18 +405,7 @@ class TestGovernedRelay:
                 await in_database_thread(relay_answer, session_id, message_id)
 
     async def test_stops_at_a_budget(self, person: Person, model: ScriptedModel) -> None:
-        def limit() -> None:
-            caller = caller_in_workspace(person.user_id, person.workspace_id)
-            assert caller is not None
-            set_budget(
-                caller=caller,
-                name="pocket money",
-                scope_kind="workspace",
-                period="total",
-                limit_tokens=20,
-            )
-
-        await in_database_thread(limit)
+        await in_database_thread(limit_tokens, person, 20)
         async with running():
             session_id, message_id = await passes_on(person, chat("Hello", max_output_tokens=100))
             assert (await reply_to(session_id, message_id)).outcome == "denied"
