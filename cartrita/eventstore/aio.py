@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import select
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -93,6 +94,7 @@ class DatabaseThreads:
         token = trace_context.attach(trace)
         # A connection that a database restart broke is dropped here and opened anew by the next query.
         close_old_connections()
+        _spare_the_check()
         try:
             return work()
         finally:
@@ -109,6 +111,23 @@ class DatabaseThreads:
         for connection in self._opened.values():
             connection.close()
         self._opened.clear()
+
+
+def _spare_the_check() -> None:
+    """Take Django's connection as sound without asking the server, where that has sent nothing meanwhile.
+
+    A server that stops says so or closes the connection, and either can be read here. Django's own check is a
+    query before each unit of work.
+    """
+    # The stubs of Django do not know all that a connection has.
+    database: Any = connections["default"]
+    connection = database.connection
+    if connection is None or connection.closed or not hasattr(select, "poll"):
+        return
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLPRI)
+    if not poll.poll(0):
+        database.health_check_done = True
 
 
 _pools: WeakKeyDictionary[asyncio.AbstractEventLoop, LoopPool] = WeakKeyDictionary()

@@ -1,6 +1,11 @@
 import asyncio
 
-from cartrita.eventstore.aio import cancel_until_ended
+import psycopg
+import pytest
+
+from cartrita.eventstore.aio import cancel_until_ended, close_async, in_database_thread
+from cartrita.eventstore.store import execute
+from tests.databases import Database
 
 
 class TestCancelUntilEnded:
@@ -64,3 +69,20 @@ class TestCancelUntilEnded:
 
     async def test_has_nothing_to_do_without_tasks(self) -> None:
         await cancel_until_ended([])
+
+
+@pytest.mark.flow
+class TestDatabaseThreads:
+    async def test_go_on_after_the_server_ended_their_connections(self, database: Database) -> None:
+        def backend() -> int:
+            ((number,),) = execute("select pg_backend_pid()").fetchall()
+            return int(number)
+
+        # One thread after the other takes a call; each has a connection of its own.
+        before = {await in_database_thread(backend) for _ in range(12)}
+        async with await psycopg.AsyncConnection.connect(database.superuser_url, autocommit=True) as operator:
+            for number in before:
+                await operator.execute("select pg_terminate_backend(%s, 5000)", [number])
+        after = {await in_database_thread(backend) for _ in range(12)}
+        await close_async()
+        assert after.isdisjoint(before)
