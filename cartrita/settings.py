@@ -143,6 +143,7 @@ DATABASES = {
         # The event store's statements are prepared at the fifth use; 0: never, for poolers that cannot do it.
         "OPTIONS": {
             "prepare_threshold": env.int("CARTRITA_PREPARE_THRESHOLD", default=5) or None,
+            "connect_timeout": 10,
             **({"pool": {"min_size": 1, "max_size": DATABASE_POOL}} if DATABASE_POOL else {}),
             **_database_options,
         },
@@ -310,6 +311,8 @@ CELERY_BEAT_SCHEDULE = {
 }
 # A socket's address has another scheme there.
 CELERY_BROKER_URL = REDIS_URL.replace("unix://", "redis+socket://", 1) or "memory://"
+# Without a broker a job runs where it is started.
+CELERY_TASK_ALWAYS_EAGER = not REDIS_URL
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
 CELERY_BROKER_CONNECTION_MAX_RETRIES = None  # until Redis is back
 # A job is a worker's until it has ended: one whose worker was killed is given to another one. Longer than any
@@ -334,7 +337,10 @@ LOGGING = {
     "version": 1,
     "disable_existing_loggers": False,
     "formatters": {"json": {"()": "cartrita.telemetry.JsonLines"}},
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "filters": {"foreseen": {"()": "cartrita.telemetry.WithoutForeseenTracebacks"}},
+    "handlers": {
+        "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["foreseen"]},
+    },
     "root": {"handlers": ["stderr"], "level": LOG_LEVEL},
     "loggers": {
         # Django's own handlers would print lines a second time, and mail without being asked.

@@ -155,6 +155,7 @@ tracer: Tracer = trace.get_tracer("cartrita")
 
 _set_up = False
 _NOTHING: Final = nullcontext()
+_TRACE_OF_REQUEST: Final = "cartrita_trace_id"
 # Holds the id of the trace that a span without a parent begins, where events chose it already.
 _TO_BEGIN: Final = trace_context.create_key("cartrita-trace-to-begin")
 
@@ -457,20 +458,25 @@ def trace_requests(get_response: Callable[[HttpRequest], HttpResponseBase]) -> C
 
         async def answer_later(request: HttpRequest) -> HttpResponseBase:
             response = cast("Awaitable[HttpResponseBase]", get_response(request))
-            if trace.get_current_span().get_span_context().is_valid:
-                return await response
-            with span(SPAN_REQUEST, kind=SpanKind.SERVER):
+            with _span_of(request):
                 return await response
 
         return markcoroutinefunction(answer_later)
 
     def answer(request: HttpRequest) -> HttpResponseBase:
-        if trace.get_current_span().get_span_context().is_valid:
-            return get_response(request)
-        with span(SPAN_REQUEST, kind=SpanKind.SERVER):
+        with _span_of(request):
             return get_response(request)
 
     return answer
+
+
+@contextmanager
+def _span_of(request: HttpRequest) -> Iterator[None]:
+    begun = trace.get_current_span().get_span_context().is_valid
+    with nullcontext() if begun else span(SPAN_REQUEST, kind=SpanKind.SERVER):
+        # Django says how it answered when the span is over.
+        request.__dict__[_TRACE_OF_REQUEST] = current_trace_id()
+        yield
 
 
 trace_requests.sync_capable = True  # type: ignore[attr-defined]
@@ -491,20 +497,37 @@ class JsonLines(logging.Formatter):
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
             line["trace_id"] = f"{context.trace_id:032x}"
+        elif of_request := getattr(getattr(record, "request", None), _TRACE_OF_REQUEST, ""):
+            line["trace_id"] = of_request
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return redact(json.dumps(line, ensure_ascii=False, default=str))
 
 
+class WithoutForeseenTracebacks(logging.Filter):
+    """Takes the traceback from what Django says of requests that it refused: strangers cause them at will."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Change the record where it is such a one; it is logged in any case."""
+        refused = record.name == "django.request" and getattr(record, "status_code", 500) < 500
+        if refused or record.name.startswith("django.security."):
+            record.exc_info = record.exc_text = None
+            if record.levelno > logging.WARNING:
+                record.levelno, record.levelname = logging.WARNING, "WARNING"
+        return True
+
+
 _SECRET_NAME = re.compile(r"(KEY|SECRET|TOKEN|PASSWORD|CREDENTIAL)S?($|_)", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(?<=://)([^:/@\s\"]*):([^@/\s\"]+)@")
 _BEARER = re.compile(r"(?i)\b(bearer|token)\s+[A-Za-z0-9._~+/=-]{12,}")
+# API tokens, links that sign in, and tickets that open a socket.
+_OURS = re.compile(r"\b(crt_|sign-in/link/|ticket\.)[A-Za-z0-9_-]{12,}")
 
 
 def redact(text: str) -> str:
-    """Replace the values of secret environment variables, passwords in URLs and bearer tokens."""
+    """Replace the values of secret environment variables, passwords in URLs, and tokens."""
     for name, value in os.environ.items():
         if len(value) >= 8 and value in text and _SECRET_NAME.search(name):
             text = text.replace(value, f"[{name}]")
     text = _URL_PASSWORD.sub(r"\1:[password]@", text)
-    return _BEARER.sub(r"\1 [redacted]", text)
+    return _OURS.sub(r"\1[redacted]", _BEARER.sub(r"\1 [redacted]", text))

@@ -29,7 +29,6 @@ from rest_framework.authentication import BaseAuthentication, get_authorization_
 from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.permissions import BasePermission
 from rest_framework.request import Request
-from rest_framework.settings import api_settings
 
 from cartrita.http.views import ApiView
 
@@ -136,8 +135,7 @@ class MayScrape(BasePermission):
         """Tell whether that is so."""
         if isinstance(request.auth, Scraper):
             return True
-        others: Iterable[type[BasePermission]] = api_settings.DEFAULT_PERMISSION_CLASSES
-        return all(permission().has_permission(request, view) for permission in others)
+        return all(permission().has_permission(request, view) for permission in ApiView.permission_classes)
 
 
 class _WhateverIsAccepted(BaseContentNegotiation):

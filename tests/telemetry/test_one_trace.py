@@ -1,9 +1,11 @@
 """One message over a socket of a server: one trace from the frame down to the statements, at a receiver."""
 
+import asyncio
 import json
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.request import Request, urlopen
 from uuid import UUID, uuid4
 
 import pytest
@@ -17,6 +19,7 @@ from tests.flows.conftest import Person, reply_to
 from tests.servers import Server, listening_server
 from tests.telemetry.receiver import Received, Receiver, receiving
 
+ELSEWHERE = "0af7651916cd43dd8448eb211c80319c"
 NAME = "Wolverhampton"
 ASKED = f"What is 6 * 7? Then write one sentence about {NAME}."
 SERVER_KIND, CLIENT_KIND = 2, 3  # of OTLP's SpanKind
@@ -84,11 +87,20 @@ async def says(server: Server, person: Person, text: str) -> tuple[ReplyPosted, 
     return reply, await aread_log(after=0, limit=500, session_id=session_id)
 
 
+def looks(server: Server) -> None:
+    """Ask the server whether it is ready, as a program does that has a trace of its own."""
+    address = f"{server.url}/readyz?q={NAME}"
+    traceparent = f"00-{ELSEWHERE}-00f067aa0ba902b7-01"
+    with urlopen(Request(address, headers={"traceparent": traceparent})) as answer:
+        assert answer.status == 200
+
+
 async def traced(server: Server, person: Person, text: str) -> tuple[str, UUID]:
     """Say something to a server that is started for it; return the trace and the session."""
     server.start()
     try:
         reply, events = await says(server, person, text)
+        await asyncio.to_thread(looks, server)
     finally:
         await close_async()
         server.stop()
@@ -108,12 +120,14 @@ class TestOneTrace:
         self, server: Server, person: Person, receiver: Receiver
     ) -> None:
         trace_id, session_id = await traced(server, person, ASKED)
-        assert {one.trace for one in receiver.spans} == {trace_id}
+        assert {one.trace for one in receiver.spans} == {trace_id, ELSEWHERE}
         assert {one.resource["service.name"] for one in receiver.spans} == {"cartrita"}
         assert {one.resource["cartrita.process"] for one in receiver.spans} == {"web"}
+        self.has_the_request_in_the_callers_trace(receiver)
         (root,) = [one for one in receiver.spans if not one.parent]
         assert (root.name, root.kind, root.failed) == ("socket post_message", SERVER_KIND, False)
-        assert len(list(receiver.tree(root))) == len(receiver.spans), "each span has its parent"
+        of_message = [one for one in receiver.spans if one.trace == trace_id]
+        assert len(list(receiver.tree(root))) == len(of_message), "each span has its parent"
         turn = only(receiver.children(root), "cartrita.turn")
         assert turn.attributes["session.id"] == str(session_id)
         plan = only(receiver.children(turn), "cartrita.plan")
@@ -125,6 +139,13 @@ class TestOneTrace:
         self.has_statements(receiver, decided)
         self.has_statements(receiver, root)
         self.has_nothing_personal(receiver, person)
+
+    def has_the_request_in_the_callers_trace(self, receiver: Receiver) -> None:
+        (request,) = [one for one in receiver.spans if one.parent == "00f067aa0ba902b7"]
+        assert (request.trace, request.name, request.kind) == (ELSEWHERE, "GET readyz", SERVER_KIND)
+        assert request.attributes["http.route"] == "readyz"
+        assert request.attributes["http.status_code"] == 200
+        assert "db.statement" in receiver.children(request)[0].attributes
 
     def has_a_run_with_a_tool(self, receiver: Receiver, plan: Received) -> None:
         run = only(receiver.children(plan), "invoke_agent calculator")

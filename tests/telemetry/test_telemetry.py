@@ -149,9 +149,9 @@ class TestSpan:
             telemetry.tell_model_call(span, said=[("user", "Ann asks")], answered="Ann knows")
             telemetry.tell_tool_call(span, arguments='{"of": "Ann"}', result="{}")
             telemetry.tell_retrieval(span, "who is Ann", [("d1", 0.5)])
-        (span,) = kept.spans
-        assert ("Ann" in span.to_json()) is wanted
-        assert "d1" in span.to_json()
+        (exported,) = kept.spans
+        assert ("Ann" in exported.to_json()) is wanted
+        assert "d1" in exported.to_json()
 
 
 class Unwilling(SpanExporter):
@@ -205,6 +205,9 @@ class TestRedact:
             ("connect to postgresql://cartrita:hunter2@db/cartrita", "hunter2"),
             ("Authorization: Bearer abcdefghijklmnop.qrst", "abcdefghijklmnop.qrst"),
             ("key sk-1234567890abcdef was refused", "sk-1234567890abcdef"),
+            ("Not Found: /sign-in/link/AbCdEfGhIjKlMnOp-_12", "AbCdEfGhIjKlMnOp"),
+            ("protocols cartrita.v1, ticket.AbCdEfGhIjKlMnOp", "AbCdEfGhIjKlMnOp"),
+            ("it sent crt_AbCdEfGhIjKlMnOp by mail", "AbCdEfGhIjKlMnOp"),
         ],
     )
     def test_leaves_no_secret(self, text: str, secret: str, monkeypatch: pytest.MonkeyPatch) -> None:
