@@ -118,3 +118,47 @@ def _in_thread(work: Callable[[], object]) -> None:
     thread = threading.Thread(target=run)
     thread.start()
     thread.join()
+
+
+class TestAddContext:
+    SAID = (("system", "Be brief."), ("user", "My dog is called Rex."), ("assistant", "Nice."))
+
+    def test_starts_no_turn_and_leads_to_what_follows(self, session_id: UUID) -> None:
+        newest = commands.add_context(session_id=session_id, said=self.SAID, actor="user:x")
+        post(session_id, "What is it called?", parent=newest)
+        told = [(each["role"], each["content"]) for each in queries.messages(session_id)]
+        assert told == [*self.SAID, ("user", "What is it called?")]
+        waiting = Message.objects.filter(session_id=session_id, role="user", answered_at=None)
+        assert [row.parent_id for row in waiting] == [newest]
+        assert queries.sessions_with_open_turns() == [session_id]
+
+    def test_adds_only_what_is_new(self, session_id: UUID) -> None:
+        first = commands.add_context(session_id=session_id, said=self.SAID, actor="user:x")
+        assert commands.add_context(session_id=session_id, said=self.SAID, actor="user:x") == first
+        more = (*self.SAID, ("user", "And my cat Tom."))
+        newest = commands.add_context(session_id=session_id, said=more, actor="user:x")
+        other = commands.add_context(session_id=session_id, said=(("user", "Hello"),), actor="user:x")
+        parents = {each["message_id"]: each["parent"] for each in queries.messages(session_id)}
+        assert len(parents) == 5
+        assert (parents[newest], parents[other]) == (first, None)
+
+    def test_goes_on_from_what_the_session_was_answered(self, session_id: UUID) -> None:
+        asked, reply = uuid4(), uuid4()
+        post(session_id, "Hello", message_id=asked)
+        commands.post_reply(
+            session_id=session_id,
+            message_id=reply,
+            parent=asked,
+            plan_id=uuid4(),
+            run_id=uuid4(),
+            content="Good day.",
+            model="",
+            actor="system",
+        )
+        said = (("user", "Hello"), ("assistant", "Good day."))
+        assert commands.add_context(session_id=session_id, said=said, actor="user:x") == reply
+
+    def test_is_not_stopped(self, session_id: UUID) -> None:
+        newest = commands.add_context(session_id=session_id, said=self.SAID[:2], actor="user:x")
+        assert commands.cancel_turn(session_id=session_id, message_id=newest, actor="user:x") == []
+        assert commands.cancel_turn(session_id=session_id, actor="user:x") == []

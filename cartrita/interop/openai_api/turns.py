@@ -55,6 +55,13 @@ class IdempotencyKeyReused(CartritaError):
     status: ClassVar[int] = 422
 
 
+class NoAnswerInTime(CartritaError):
+    """The turn did not end as long as a request may last."""
+
+    code: ClassVar[str] = "timed_out"
+    status: ClassVar[int] = 504
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Question:
     """What a call asks: a text for an agent (None: whoever fits), or a request that is relayed to a model.
@@ -318,8 +325,8 @@ class Following:
         """Return what was written since the last call, waiting for it; None when the turn is over.
 
         "" after so many `seconds` without news. Text that was begun anew is given from where it goes beyond
-        what was given; where it says something else, nothing more is given. Raises TimeoutError after ten
-        minutes, and what failed in reading the log.
+        what was given; where it says something else, nothing more is given. Raises NoAnswerInTime after
+        ten minutes, and what failed in reading the log.
         """
         loop = asyncio.get_running_loop()
         until = self._ends_at if seconds is None else min(loop.time() + seconds, self._ends_at)
@@ -335,9 +342,12 @@ class Following:
                 async with asyncio.timeout_at(until):
                     await self._news.wait()
             except TimeoutError:
-                if loop.time() >= self._ends_at:
-                    raise
-                return ""
+                if loop.time() < self._ends_at:
+                    return ""
+                raise NoAnswerInTime(
+                    f"There was no answer within {WAIT_SECONDS:.0f} s; the session tells why.",
+                    session_id=str(self.asked.session_id),
+                ) from None
 
     def rest(self, whole: str) -> str | None:
         """Return what of the whole answer was not given yet; None where other text was given."""
