@@ -7,8 +7,9 @@ class UpkeepApp(AppConfig):
     verbose_name = "Upkeep"
 
     def ready(self) -> None:
-        """Tell the health page how the jobs are."""
+        """Make the Celery application known, and tell the health page how the jobs are."""
         from cartrita.http.health import register_component
+        from cartrita.upkeep import application  # noqa: F401 - being imported is its use
         from cartrita.upkeep.jobs import standing
 
         register_component("beat", standing, needed=False)

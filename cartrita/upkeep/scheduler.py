@@ -94,7 +94,7 @@ class Lead:
         try:
             if self._connection is None:
                 parameters = {**connection_parameters(), "application_name": "cartrita beat"}
-                self._connection = psycopg.connect(**parameters, autocommit=True, connect_timeout=10)
+                self._connection = psycopg.connect(**parameters, autocommit=True)
             if self.held:
                 self._connection.execute("select 1")  # a connection that lives holds its lock
             else:

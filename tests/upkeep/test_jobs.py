@@ -11,8 +11,9 @@ from django.test import Client
 from django.utils import timezone
 from django_celery_beat.models import IntervalSchedule, PeriodicTask
 
-from cartrita.celery import app
+from cartrita.accounts.commands import ensure_user
 from cartrita.errors import BadInput
+from cartrita.upkeep.application import app
 from cartrita.upkeep.jobs import JobsFail, NoJobsRun, run_job, standing
 from cartrita.upkeep.models import Job
 from tests.databases import Database
@@ -59,6 +60,7 @@ class TestRunJob:
             assert run_job("sweep", lambda: 1) is None
             assert not Job.objects.exists()
             assert run_job("mop", lambda: 1) == 1
+            other.execute("select pg_advisory_unlock_all()")
         assert run_job("sweep", lambda: 1) == 1
 
     def test_lets_others_run_it_afterwards(self, database: Database) -> None:
@@ -131,3 +133,25 @@ class TestScheduledJobs:
     def test_are_all_scheduled(self) -> None:
         ours = {name for name in app.tasks if not name.startswith(("celery.", "tests."))}
         assert ours == {entry["task"] for entry in settings.CELERY_BEAT_SCHEDULE.values()}
+
+
+@pytest.mark.usefixtures("job_tasks")
+class TestAdmin:
+    def test_shows_schedules_and_runs_a_job_by_hand(self, client: Client) -> None:
+        client.force_login(
+            ensure_user(email="root@example.com", is_staff=True, is_superuser=True),
+            backend="django.contrib.auth.backends.ModelBackend",
+        )
+        every = IntervalSchedule.objects.create(every=30, period="seconds")
+        row = PeriodicTask.objects.create(
+            name="answers", task="cartrita.http.delete_old_answers", interval=every
+        )
+        form = client.get(f"/admin/django_celery_beat/periodictask/{row.pk}/change/")
+        assert "sessions_app.expire_idle_sessions" in form.content.decode()
+        client.post(
+            "/admin/django_celery_beat/periodictask/",
+            {"action": "run_tasks", "_selected_action": [str(row.pk)]},
+        )
+        assert Job.objects.get(name="cartrita.http.delete_old_answers").runs == 1
+        jobs = client.get("/admin/upkeep/job/").content.decode()
+        assert "cartrita.http.delete_old_answers" in jobs
