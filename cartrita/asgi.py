@@ -25,7 +25,7 @@ from channels.routing import ProtocolTypeRouter
 from cartrita.errors import CartritaError
 from cartrita.eventstore import in_database_thread
 from cartrita.eventstore.schema import check_up_to_date
-from cartrita.orchestrator.service import start_services, stop_services
+from cartrita.orchestrator.service import ending_process, start_services, stop_services
 from cartrita.streaming.hub import hub
 from cartrita.streaming.routing import websocket_application
 
@@ -39,9 +39,13 @@ async def start() -> None:
 
 
 async def stop() -> None:
-    """Say goodbye to all sockets, then stop the services and close this loop's connections."""
-    await hub().drain()
-    await stop_services()
+    """Say goodbye to all sockets, then stop the services and close this loop's connections.
+
+    Ends the process when that takes too long.
+    """
+    async with ending_process():
+        await hub().drain()
+        await stop_services()
 
 
 async def lifespan(

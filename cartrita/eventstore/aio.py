@@ -42,7 +42,7 @@ def connection_parameters() -> dict[str, Any]:
 async def connect(application_name: str) -> psycopg.AsyncConnection[tuple[Any, ...]]:
     """Return a new autocommit connection for long-lived use; the caller closes it."""
     parameters = {**connection_parameters(), "application_name": application_name}
-    return await psycopg.AsyncConnection.connect(**parameters, autocommit=True, connect_timeout=10)
+    return await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
 
 
 async def _check_untraced(connection: psycopg.AsyncConnection[Any]) -> None:

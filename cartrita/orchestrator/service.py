@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Collection
-from contextlib import suppress
+import os
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from typing import ClassVar
@@ -49,6 +51,8 @@ logger = logging.getLogger(__name__)
 HEARTBEAT_SECONDS = 2.0
 SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
+# Less than the supervisor's patience, which is 20 s.
+ENDING_SECONDS = 15.0
 ALL_SERVICES = ("sequencer", "projector", "ingest", "orchestrator")
 # What ends the waiting of an act for people.
 _APPROVAL_ENDS = (ApprovalGranted, ApprovalDenied, ApprovalExpired, ApprovalReplaced, ApprovalVoided)
@@ -315,6 +319,29 @@ class Services:
 # Looked at as soon as a server loads this: a mistake in it shall stop the start, not the first answer.
 check_services(settings.SERVICES, field="CARTRITA_SERVICES")
 _services = Services(parts=settings.SERVICES)
+
+
+@asynccontextmanager
+async def ending_process() -> AsyncIterator[None]:
+    """Stop this process's services in the block; end the process when that takes longer than 15 s.
+
+    A database that says nothing (its machine halted, its network cut) holds up every thread and task that
+    waits for it, and no cancellation reaches a thread. What is recorded is safe, as after any crash, and what
+    was under way is gone on with by another process.
+    """
+    insist = threading.Timer(ENDING_SECONDS, _end_process)
+    insist.daemon = True
+    insist.start()
+    try:
+        yield
+    finally:
+        insist.cancel()
+
+
+def _end_process() -> None:
+    logger.error("The services do not stop within %.0f s; the process ends without them.", ENDING_SECONDS)
+    logging.shutdown()
+    os._exit(1)
 
 
 async def start_services() -> None:

@@ -12,7 +12,13 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 from cartrita.eventstore import in_database_thread
 from cartrita.eventstore.aio import connect
 from cartrita.eventstore.schema import check_up_to_date
-from cartrita.orchestrator.service import ALL_SERVICES, Services, UnknownService, check_services
+from cartrita.orchestrator.service import (
+    ALL_SERVICES,
+    Services,
+    UnknownService,
+    check_services,
+    ending_process,
+)
 
 
 class Command(BaseCommand):
@@ -56,7 +62,8 @@ class Command(BaseCommand):
             self.stdout.flush()
             await stop.wait()
         finally:
-            await services.stop()
+            async with ending_process():
+                await services.stop()
 
 
 def _services(text: str) -> list[str]:
