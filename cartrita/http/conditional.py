@@ -8,9 +8,10 @@ one (the balance of a budget, how long ago somebody wrote) is in nobody's way.
 import hashlib
 import re
 from collections.abc import Mapping
+from http import HTTPStatus
 from typing import Final
 
-from django.http import HttpResponseNotModified
+from django.http import HttpResponse, HttpResponseBase, HttpResponseNotModified
 from drf_spectacular.utils import OpenApiParameter
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -67,11 +68,15 @@ def failed_precondition(request: Request, error: Exception) -> Exception:
     return error
 
 
-def tagged(request: Request, response: Response) -> Response:
-    """Give the answer to a read its entity tag, and let it be 304 where the caller has it already."""
-    if response.status_code == 200 and request.method in {"GET", "HEAD"}:
-        asked = request.headers.get("If-None-Match", "")
+def tagged(request: Request, response: HttpResponseBase) -> HttpResponseBase:
+    """Give the answer to a read its entity tag, or answer 304 where the caller has it; a stream has none."""
+    if response.status_code != HTTPStatus.OK or request.method not in {"GET", "HEAD"}:
+        return response
+    asked = request.headers.get("If-None-Match", "")
+    if isinstance(response, Response):
         response.add_post_render_callback(lambda rendered: _tag(asked, rendered))
+    elif isinstance(response, HttpResponse):
+        return _tag(asked, response) or response
     return response
 
 
@@ -81,7 +86,7 @@ def matches(if_none_match: str, tag: str) -> bool:
     return "*" in wanted or tag.removeprefix("W/") in wanted
 
 
-def _tag(asked: str, response: Response) -> HttpResponseNotModified | None:
+def _tag(asked: str, response: HttpResponse) -> HttpResponseNotModified | None:
     digest = hashlib.sha256(response.content).hexdigest()[:16]
     version = response.headers.get("ETag", "").strip('"')
     tag = f'"{version}-{digest}"' if version else f'"{digest}"'

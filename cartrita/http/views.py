@@ -56,5 +56,4 @@ class ApiView(APIView):
         answer.setdefault("Cache-Control", "no-store")
         for name, value in (self.allowance.headers if self.allowance else {}).items():
             answer.setdefault(name, value)
-        # A stream is no answer of DRF.
-        return tagged(request, answer) if isinstance(answer, Response) else answer
+        return tagged(request, answer)

@@ -1,9 +1,11 @@
 """The OpenAPI schema and Swagger UI."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from django.core.management import call_command
 from django.test import Client
 from drf_spectacular.drainage import GENERATOR_STATS
 from drf_spectacular.generators import SchemaGenerator
@@ -29,6 +31,39 @@ class TestSchema:
         for post in posts:
             assert "Idempotency-Key" in {parameter["name"] for parameter in post["parameters"]}
             assert {"400", "409", "413", "422"} <= set(post["responses"])
+
+    def test_names_sums_up_and_bounds_every_operation(self, schema: Any) -> None:
+        names = []
+        for path, operations in schema["paths"].items():
+            for method, operation in operations.items():
+                where = f"{method} {path}"
+                names.append(operation["operationId"])
+                assert operation["summary"], where
+                assert operation["summary"][0].isupper(), where
+                assert {"401", "403", "404", "429", "503"} <= set(operation["responses"]), where
+                assert "Retry-After" in operation["responses"]["429"]["headers"], where
+                parameters = {parameter["name"] for parameter in operation.get("parameters", ())}
+                assert ("If-Match" in parameters) is ("412" in operation["responses"]), where
+                assert ("If-None-Match" in parameters) is ("304" in operation["responses"]), where
+        assert len(names) == len(set(names))
+
+    def test_gives_every_list_in_pages(self, schema: Any) -> None:
+        components = schema["components"]["schemas"]
+        lists = 0
+        for path, operations in schema["paths"].items():
+            content = operations.get("get", {}).get("responses", {}).get("200", {}).get("content", {})
+            name = content.get("application/json", {}).get("schema", {}).get("$ref", "").rpartition("/")[2]
+            if "items" in components.get(name, {}).get("properties", {}):
+                lists += 1
+                assert "next_cursor" in components[name]["properties"], path
+                parameters = {parameter["name"] for parameter in operations["get"]["parameters"]}
+                assert {"cursor", "limit"} <= parameters, path
+        assert lists > 15
+
+    def test_comes_from_the_command_without_a_warning(self, tmp_path: Path) -> None:
+        out = tmp_path / "schema.yml"
+        call_command("spectacular", "--fail-on-warn", "--validate", "--file", str(out))
+        assert "openapi: 3" in out.read_text()
 
     def test_holds_the_documented_routes(self, schema: Any) -> None:
         session = "/api/v2/sessions/{session_id}"

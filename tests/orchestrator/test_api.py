@@ -46,6 +46,23 @@ def all_of(client: Client, path: str) -> list[dict[str, Any]]:
         cursor = f"&cursor={page['next_cursor']}"
 
 
+class TestAnswers:
+    def test_hold_what_the_schema_says(self, ann: Person, client: Client) -> None:
+        written = Written(ann).propose([])
+        ordered()
+        schema = client.get("/api/schema", headers={"Accept": "application/json"}).json()
+        components = schema["components"]["schemas"]
+        for name, value in (
+            ("AgentEntry", got(client, "/agents")["items"][0]),
+            ("CatalogModel", got(client, "/models")["items"][0]),
+            ("ToolEntry", got(client, "/tools")["items"][0]),
+            ("CapabilityEntry", got(client, "/tools")["items"][0]["capability"]),
+            ("TracePage", got(client, f"/traces/{written.message_id}")),
+            ("TraceEntry", got(client, f"/traces/{written.message_id}")["items"][0]),
+        ):
+            assert set(value) == set(components[name]["properties"]), name
+
+
 class TestAgents:
     def test_are_listed_with_whether_they_can_work(self, client: Client) -> None:
         found = all_of(client, "/agents")
