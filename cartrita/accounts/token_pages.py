@@ -109,4 +109,4 @@ def _page(
 
 def _said(form: NewTokenForm) -> str:
     """Return what is wrong, a sentence for each field."""
-    return " ".join(f"{name}: {' '.join(said)}" for name, said in form.errors.items())
+    return " ".join(f"{name}: {' '.join(map(str, said))}" for name, said in form.errors.items())
