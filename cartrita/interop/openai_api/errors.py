@@ -25,6 +25,7 @@ _CODES = {
     "context_too_long": "context_length_exceeded",
     "filtered": "content_filter",
     "throttled": "rate_limit_exceeded",
+    "too_many_requests": "rate_limit_exceeded",
 }
 _TYPES = {
     401: "authentication_error",

@@ -20,6 +20,7 @@ from cartrita.accounts.queries import Caller, caller_of_secret
 from cartrita.errors import NotSignedIn
 from cartrita.eventstore import in_database_thread
 from cartrita.http.parsers import BODY_LIMIT, BodyTooLarge, parse_json
+from cartrita.http.throttles import Allowance, acount_request, address_of
 from cartrita.interop.openai_api import offers
 from cartrita.interop.openai_api.answers import (
     Completion,
@@ -60,7 +61,12 @@ def route(**handlers: Handler) -> Handler:
     @wraps(next(iter(handlers.values())))
     async def view(request: HttpRequest, **arguments: Any) -> HttpResponseBase:
         request_id = f"{uuid4()}"
+        allowance: Allowance | None = None
         try:
+            asking = await _caller(request)
+            user_id = asking.user_id if asking else None
+            allowance = await acount_request(user_id=user_id, address=address_of(request))
+            allowance.require()
             handler = handlers.get((request.method or "").lower())
             if handler is None:
                 allowed = ", ".join(sorted(each.upper() for each in handlers))
@@ -69,11 +75,13 @@ def route(**handlers: Handler) -> Handler:
                 )
                 response.headers["Allow"] = allowed
             else:
-                response = await handler(request, **arguments)
+                response = await handler(request, asking, **arguments)
         except Exception as error:  # noqa: BLE001 - the edge of a request; `_failure` logs it
             response = answer_failure(_failure(error), {})
         response.headers.setdefault(REQUEST_HEADER, request_id)
         response.headers.setdefault("Cache-Control", "no-store")
+        for name, value in (allowance.headers if allowance else {}).items():
+            response.headers.setdefault(name, value)
         return response
 
     return view
@@ -90,48 +98,53 @@ def _failure(error: Exception) -> Failure:
     )
 
 
-async def caller(request: HttpRequest, scope: str) -> Caller:
-    """Return who asks. Raises NotSignedIn, ScopeMissing."""
+async def _caller(request: HttpRequest) -> Caller | None:
+    """Return whom a token names, None for a stranger."""
     kind, _, secret = request.headers.get("Authorization", "").partition(" ")
-    found = None
-    if kind.lower() == "bearer" and secret.strip():
-        found = await in_database_thread(caller_of_secret, secret.strip(), now=timezone.now())
-    if found is None:
+    if kind.lower() != "bearer" or not secret.strip():
+        return None
+    found = await in_database_thread(caller_of_secret, secret.strip(), now=timezone.now())
+    return found[1] if found else None
+
+
+def known(asking: Caller | None, scope: str) -> Caller:
+    """Return who asks. Raises NotSignedIn, ScopeMissing."""
+    if asking is None:
         raise NotSignedIn("Send an API token that has not ended as `Authorization: Bearer <token>`.")
-    if scope not in found[1].scopes:
+    if scope not in asking.scopes:
         raise ScopeMissing(f"This needs an API token with the scope {scope!r}.", scope=scope)
-    return found[1]
+    return asking
 
 
-async def list_models(request: HttpRequest) -> JsonResponse:
+async def list_models(_: HttpRequest, asking: Caller | None) -> JsonResponse:
     """List what can be named as a model."""
-    await caller(request, "read")
+    known(asking, "read")
     found = await in_database_thread(offers.offers)
     return JsonResponse({"object": "list", "data": [each.as_json() for each in found]})
 
 
-async def show_model(request: HttpRequest, name: str) -> JsonResponse:
+async def show_model(_: HttpRequest, asking: Caller | None, name: str) -> JsonResponse:
     """Show one of them."""
-    await caller(request, "read")
+    known(asking, "read")
     return JsonResponse((await in_database_thread(offers.offer, name)).as_json())
 
 
-async def no_such_route(request: HttpRequest, **_: Any) -> JsonResponse:
+async def no_such_route(request: HttpRequest, _: Caller | None) -> JsonResponse:
     """Answer every address under /v1 that is none."""
     return answer_failure(
         Failure(404, "unknown_url", f"There is no {request.method} {request.path[:200]} here."), {}
     )
 
 
-async def complete_chat(request: HttpRequest) -> HttpResponseBase:
+async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResponseBase:
     """Let an agent or a model answer a conversation."""
-    asking = await caller(request, "write")
+    caller = known(asking, "write")
     body = _body(request)
     wanted = read_chat(body, session=request.headers.get(SESSION_HEADER))
     chosen = await in_database_thread(offers.chatting, wanted.model)
     if not chosen.relays:
         require_for_agent(wanted, body)
-    asked = await ask(_question(wanted, chosen, _key(request)), asking)
+    asked = await ask(_question(wanted, chosen, _key(request)), caller)
     following = Following(asked)
     if not wanted.stream:
         async with following:
@@ -158,12 +171,12 @@ async def complete_chat(request: HttpRequest) -> HttpResponseBase:
     return response
 
 
-async def embed(request: HttpRequest) -> HttpResponseBase:
+async def embed(request: HttpRequest, asking: Caller | None) -> HttpResponseBase:
     """Give the vectors of texts."""
-    asking = await caller(request, "write")
+    caller = known(asking, "write")
     wanted = read_embeddings(_body(request), session=request.headers.get(SESSION_HEADER))
     await in_database_thread(offers.embedding, wanted.model)
-    asked = await ask(_embedding_question(wanted, _key(request)), asking)
+    asked = await ask(_embedding_question(wanted, _key(request)), caller)
     async with Following(asked) as following:
         while await following.text() is not None:
             pass
