@@ -124,16 +124,21 @@ class Retry:
 USUAL_RETRY = Retry()
 
 
-async def prepare(request: ModelRequest, *, facts: RequestFacts) -> PreparedCall:
+async def prepare(
+    request: ModelRequest, *, facts: RequestFacts, entry: ModelEntry | None = None
+) -> PreparedCall:
     """Choose the model, count the prompt and state the request that policy has to decide on.
+
+    `entry` is the model where the caller has chosen it; the request's `model` and `tier` are not read then.
 
     Raises BadInput, UnknownModel, ModelNotConfigured, ContextTooLong, ToolsNotSupported, and ProviderFailed
     when the local model's server, which counts its own tokens, does not answer.
     """
     _check(request)
-    entry = await in_database_thread(
-        catalog.choose, name=request.model, tier=request.tier, purpose=request.purpose, at=facts.at
-    )
+    if entry is None:
+        entry = await in_database_thread(
+            catalog.choose, name=request.model, tier=request.tier, purpose=request.purpose, at=facts.at
+        )
     if request.json_schema is not None:
         structured.check_schema(request.json_schema)
     request = _fitted(request, entry)

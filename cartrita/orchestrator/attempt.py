@@ -467,6 +467,8 @@ class Attempt(RunSteps):
                 json_schema=proposals.schema(work.tools),
             ),
             facts=self._facts(),
+            # Read once for all steps of this execution.
+            entry=self._called_model,
         )
         if await self._downshifted(prepared):
             return

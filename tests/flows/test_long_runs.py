@@ -59,8 +59,7 @@ class TestRunOfManySteps:
         monkeypatch.setattr(context, "CONVERSATION_TOKENS", room)
         settings.MAX_MODEL_CALLS = settings.MAX_TOOL_CALLS = 2 * STEPS
         monkeypatch.setattr(planning, "BUDGET_TIMES", 10**6)
-        for those in (agents._agents, agents._offered):
-            monkeypatch.setitem(those, READER.name, READER)
+        monkeypatch.setitem(agents._agents, READER.name, READER)
         sizes: list[int] = []
 
         async def read_letter(arguments: Letter, call: ToolCall) -> Text:
