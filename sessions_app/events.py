@@ -1,5 +1,6 @@
 """REST: what happened, as feeds to page through and as a stream to follow."""
 
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import UUID
@@ -29,6 +30,8 @@ _BATCH = 500
 _BATCHES = 20
 _LARGEST_POSITION = 2**53 - 1
 _POSITION = {"type": "integer", "minimum": 0, "maximum": _LARGEST_POSITION}
+# A position, and since when positions count so.
+_EVENT_ID = r"^[0-9]{1,16}(@[0-9a-f-]{1,40})?$"
 _FEED_PARAMETERS = [
     OpenApiParameter("after", _POSITION, description="Only events after this position; all without it."),
     OpenApiParameter(
@@ -103,9 +106,9 @@ class SessionStream(ApiView):
             OpenApiParameter("after", _POSITION, description="As Last-Event-ID, which goes before it."),
             OpenApiParameter(
                 "Last-Event-ID",
-                _POSITION,
+                {"type": "string", "pattern": _EVENT_ID},
                 OpenApiParameter.HEADER,
-                description="The position of the last event that arrived; every later one follows.",
+                description="The `id` of the last event that arrived; every later one follows.",
             ),
         ],
         responses={(200, sse.CONTENT_TYPE): OpenApiTypes.STR},
@@ -113,18 +116,20 @@ class SessionStream(ApiView):
     def get(self, request: Request, session_id: UUID) -> HttpResponseBase:
         """Follow a session by server-sent events: what happens, and the text of answers as it is written.
 
-        Without a position, and where more than 500 events came since, a snapshot goes first.
+        Without a position, after a restore, and where more than 500 events came since, a snapshot goes first.
         """
         asked = caller(request)
         if asked.token_id is None:
             queries.visible_session(session_id, asked)
         else:
             queries.open_session(session_id, asked, now=timezone.now())
+        after, epoch = _last_event(request)
         frames = sse.event_stream(
             user=SocketUser(asked.user_id, asked),
             scope={"cookies": dict(request.COOKIES), OPENED_BY_TICKET: asked.token_id is not None},
             channel=f"session:{session_id}",
-            after=_last_event(request),
+            after=after,
+            epoch=epoch,
         )
         # nginx would hold the frames back.
         return StreamingHttpResponse(
@@ -191,12 +196,16 @@ def _types(request: Request) -> frozenset[str]:
     return wanted
 
 
-def _last_event(request: Request) -> int | None:
+def _last_event(request: Request) -> tuple[int | None, str]:
+    """Return the position after which to go on, and the epoch in which it counts ("": not said)."""
     header = request.headers.get("Last-Event-ID", "").strip()
     if header:
-        return _position("Last-Event-ID", header)
+        position, _, epoch = header.partition("@")
+        if re.fullmatch(_EVENT_ID, header) is None:
+            raise BadInput("Last-Event-ID is the id of an event of this stream.", field="Last-Event-ID")
+        return _position("Last-Event-ID", position), epoch
     text = request.query_params.get("after")
-    return None if text is None else _position("after", text)
+    return (None if text is None else _position("after", text)), ""
 
 
 def _position(name: str, text: str) -> int:

@@ -1,8 +1,9 @@
 """A channel as server-sent events (WHATWG HTML, section 9.2), for programs that speak plain HTTP.
 
-The same hub, cursor and rights as the socket's: an event's `id` is its position, and `Last-Event-ID` goes on
-after it. There are no acknowledgements: the next frame is made when the server has taken the one before, and
-a stream ends after some MiB, so that no more than these wait in a server that takes everything at once.
+The same hub, cursor and rights as the socket's: an event's `id` is its position with the log's epoch, and
+`Last-Event-ID` goes on after it. There are no acknowledgements: the next frame is made when the server has
+taken the one before, and a stream ends after some MiB, so that no more than these wait in a server that takes
+everything at once.
 """
 
 import asyncio
@@ -36,14 +37,17 @@ STREAM_BYTES: Final = 8 * 1024 * 1024
 _DATABASE_PAUSE_SECONDS: Final = 1.0
 
 
-def event_stream(*, user: Person, scope: Scope, channel: str, after: int | None) -> AsyncIterator[bytes]:
+def event_stream(
+    *, user: Person, scope: Scope, channel: str, after: int | None, epoch: str = ""
+) -> AsyncIterator[bytes]:
     """Yield what a response sends: the events of `<kind>:<id>` after a position and the texts in progress.
 
-    Without `after`, and where too much has happened since, a snapshot comes first. `user` and `scope` are
+    Without `after`, where it is of another `epoch` ("": not known), and where too much has happened since, a
+    snapshot comes first. `user` and `scope` are
     those of the registered authentication: they are checked at the start, every 60 s, and whenever an event
     narrows somebody's rights.
     """
-    return _Stream(user, scope, channel).frames(after)
+    return _Stream(user, scope, channel).frames(after, epoch)
 
 
 class _Stream:
@@ -101,7 +105,7 @@ class _Stream:
 
     # What goes out -------------------------------------------------------------------------------------
 
-    async def frames(self, after: int | None) -> AsyncIterator[bytes]:
+    async def frames(self, after: int | None, epoch: str) -> AsyncIterator[bytes]:
         """Yield the frames of the response."""
         self._serving = asyncio.current_task()
         await _release_request_thread()
@@ -110,6 +114,8 @@ class _Stream:
         try:
             await own.start()
             await own.learn_epoch()
+            if epoch and epoch != own.epoch:
+                after = None  # a position of before a restore: it is given a second time
             if own.draining:
                 self.end(Close.RESTARTING, "The server restarts; come back.")
             elif not own.join(self):
@@ -156,8 +162,12 @@ class _Stream:
         subscription.start_at(head)
         opening += _frame("welcome", {**welcome, "recovered": False, "head": head})
         return opening + _frame(
-            "snapshot", {"t": "snapshot", "ch": self._channel, "head": head, "d": snapshot}, head
+            "snapshot", {"t": "snapshot", "ch": self._channel, "head": head, "d": snapshot}, self._id(head)
         )
+
+    def _id(self, position: int) -> str:
+        epoch = self._hub.epoch if self._hub is not None else ""
+        return f"{position}@{epoch}" if epoch else str(position)
 
     async def _due(self, subscription: Subscription) -> AsyncIterator[bytes]:
         """Yield what is due, events before text, until the stream ends."""
@@ -177,7 +187,7 @@ class _Stream:
             if self._ended():
                 # The rights went while it was read.
                 return
-            frame = _shown(due, subscription)
+            frame = _shown(due, self._id(subscription.sent))
             self._sent_bytes += len(frame)
             yield frame
             if self._sent_bytes >= STREAM_BYTES:
@@ -201,10 +211,10 @@ class _Stream:
             self._rechecking = None
 
 
-def _shown(due: EventDue | TextDue, subscription: Subscription) -> bytes:
+def _shown(due: EventDue | TextDue, event_id: str) -> bytes:
     if isinstance(due, EventDue):
         # As a socket's frame, without the number that is acknowledged there.
-        return _written("ev", f'{{"t":"ev","prev":{due.previous},{due.tail}', subscription.sent)
+        return _written("ev", f'{{"t":"ev","prev":{due.previous},{due.tail}', event_id)
     return _frame(
         "delta",
         {
@@ -219,13 +229,13 @@ def _shown(due: EventDue | TextDue, subscription: Subscription) -> bytes:
     )
 
 
-def _frame(event: str, content: Mapping[str, Any], position: int | None = None) -> bytes:
-    return _written(event, encode(content), position)
+def _frame(event: str, content: Mapping[str, Any], event_id: str | None = None) -> bytes:
+    return _written(event, encode(content), event_id)
 
 
-def _written(event: str, content: str, position: int | None) -> bytes:
+def _written(event: str, content: str, event_id: str | None) -> bytes:
     # JSON holds no line break.
-    number = "" if position is None else f"id: {position}\n"
+    number = "" if event_id is None else f"id: {event_id}\n"
     return f"{number}event: {event}\ndata: {content}\n\n".encode()
 
 

@@ -17,7 +17,7 @@ from django.db import connection
 
 from cartrita.accounts import commands as accounts
 from cartrita.eventstore import in_database_thread, new_id
-from cartrita.eventstore.log import aread_log
+from cartrita.eventstore.log import aepoch, aread_log
 from cartrita.streaming import sse
 from cartrita.streaming.deltas import open_message
 from cartrita.streaming.hub import hub
@@ -40,7 +40,7 @@ class Program:
 
     @asynccontextmanager
     async def stream(
-        self, session_id: UUID, *, after: int | None = None, last: int | None = None
+        self, session_id: UUID, *, after: int | None = None, last: int | str | None = None
     ) -> AsyncIterator[AsyncIterator[dict[str, Any]]]:
         """Yield the frames of a stream: `event`, `id` (None without) and `data`."""
         async with self.client.stream(
@@ -64,7 +64,8 @@ async def frames(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
             number = fields.get("id")
             yield {
                 "event": fields["event"],
-                "id": None if number is None else int(number),
+                "id": None if number is None else int(number.partition("@")[0]),
+                "epoch": "" if number is None else number.partition("@")[2],
                 "data": json.loads(fields["data"]),
             }
             fields = {}
@@ -188,6 +189,19 @@ class TestStream:
             assert snapshot["id"] == snapshot["data"]["head"]
             await post(session_id, "after")
             await until(stream, "ev", type="sessions_app.MessagePosted")
+
+    async def test_begins_with_a_snapshot_after_a_position_of_another_epoch(
+        self, program: Program, session_id: UUID
+    ) -> None:
+        await post(session_id, "before")
+        async with program.stream(session_id, after=0) as stream:
+            last = (await until(stream, "ev", type="sessions_app.MessagePosted"))[-1]
+        have = last["id"]
+        epoch = await aepoch()
+        for known, recovered in ((epoch, True), ("7-0123456789abcdef", False)):
+            async with program.stream(session_id, last=f"{have}@{known}") as stream:
+                [welcome] = await until(stream, "welcome")
+            assert (welcome["data"]["recovered"], welcome["data"]["epoch"]) == (recovered, hub().epoch)
 
     async def test_shows_texts_as_they_are_written_again_from_their_start_after_a_cut(
         self, program: Program, session_id: UUID
