@@ -1,4 +1,18 @@
+from typing import Any
+
 from django.apps import AppConfig
+from django.conf import settings
+from django.core import checks
+
+SHORTEST_METRICS_TOKEN = 16
+
+
+def check_metrics_token(**_: Any) -> list[checks.CheckMessage]:
+    """Refuse a token that can be guessed."""
+    if not settings.METRICS_TOKEN or len(settings.METRICS_TOKEN) >= SHORTEST_METRICS_TOKEN:
+        return []
+    told = f"CARTRITA_METRICS_TOKEN has fewer than {SHORTEST_METRICS_TOKEN} characters."
+    return [checks.Error(told, hint="Make one with `openssl rand -hex 32`.", id="cartrita_http.E001")]
 
 
 class HttpApp(AppConfig):
@@ -13,3 +27,4 @@ class HttpApp(AppConfig):
         connections.register()
         health.register_component("database", health.check_database)
         health.register_component("redis", health.check_redis)
+        checks.register(check_metrics_token)

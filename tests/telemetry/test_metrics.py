@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from cartrita.accounts.commands import issue_token
 from cartrita.eventstore import in_database_thread, run_following
 from cartrita.http import metrics
+from cartrita.http.apps import check_metrics_token
 from tests.databases import point_django_at
 from tests.flows.conftest import Person, ScriptedModel, consistent, model, person, running
 from tests.flows.governed import a_reviewer, escalating, registered, requested, rules
@@ -160,3 +161,10 @@ class TestTheDatabase:
         assert found["cartrita_database_up", ()] == 0
         assert ("cartrita_events_total", ()) not in found
         assert ("cartrita_sockets_open", ()) in found
+
+
+class TestToken:
+    @pytest.mark.parametrize(("token", "found"), [("", 0), ("short", 1), ("0123456789abcdef", 0)])
+    def test_may_not_be_short(self, settings: Any, token: str, found: int) -> None:
+        settings.METRICS_TOKEN = token
+        assert len(check_metrics_token()) == found
