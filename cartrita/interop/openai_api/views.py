@@ -151,10 +151,10 @@ async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResp
             while await following.text() is not None:
                 pass
             return await _whole(following, wanted, chosen)
-    # What is known before the first word still becomes the answer's status.
+    # What is known before the first word still becomes the answer's status; long silence is for no proxy.
     await following.__aenter__()
     try:
-        first = await following.text()
+        first = await following.text(seconds=ALIVE_SECONDS)
         if first is None and (failure := failure_of_turn(following.progress, asked)) is not None:
             _give_way(following, failure)
             following.leave()
