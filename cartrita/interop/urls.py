@@ -8,6 +8,7 @@ urlpatterns = [
     path("v1/models", views.models, name="openai-models"),
     path("v1/models/<path:name>", views.model, name="openai-model"),
     path("v1/chat/completions", views.chat_completions, name="openai-chat-completions"),
+    path("v1/responses", views.response, name="openai-responses"),
     path("v1/embeddings", views.embeddings, name="openai-embeddings"),
     re_path(r"^v1/", views.unknown),
 ]

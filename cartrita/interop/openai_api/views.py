@@ -1,6 +1,7 @@
 """The routes under /v1. Each answer says in its headers which session, decision and request it belongs to."""
 
 import asyncio
+import itertools
 import json
 import logging
 import time
@@ -21,7 +22,7 @@ from cartrita.errors import NotSignedIn
 from cartrita.eventstore import in_database_thread
 from cartrita.http.parsers import BODY_LIMIT, BodyTooLarge, parse_json
 from cartrita.http.throttles import Allowance, acount_request, address_of
-from cartrita.interop.openai_api import offers
+from cartrita.interop.openai_api import offers, responses
 from cartrita.interop.openai_api.answers import (
     Completion,
     call_as_json,
@@ -30,7 +31,7 @@ from cartrita.interop.openai_api.answers import (
     embeddings_as_json,
     failure_of_turn,
 )
-from cartrita.interop.openai_api.errors import Failure, WrongValue, answer_failure, failure_of
+from cartrita.interop.openai_api.errors import Failure, Unsupported, WrongValue, answer_failure, failure_of
 from cartrita.interop.openai_api.parameters import (
     ChatRequest,
     EmbeddingsRequest,
@@ -138,19 +139,45 @@ async def no_such_route(request: HttpRequest, _: Caller | None) -> JsonResponse:
 
 async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResponseBase:
     """Let an agent or a model answer a conversation."""
-    caller = known(asking, "write")
-    body = _body(request)
+    caller, body = known(asking, "write"), _body(request)
     wanted = read_chat(body, session=request.headers.get(SESSION_HEADER))
     chosen = await in_database_thread(offers.chatting, wanted.model)
     if not chosen.relays:
         require_for_agent(wanted, body)
+    return await _answer(request, caller, wanted, chosen)
+
+
+async def respond(request: HttpRequest, asking: Caller | None) -> HttpResponseBase:
+    """Do the same by OpenAI's newer route."""
+    caller, given = known(asking, "write"), _body(request)
+    wanted, body = responses.read(given, session=request.headers.get(SESSION_HEADER))
+    chosen = await in_database_thread(offers.chatting, wanted.model)
+    if not chosen.relays:
+        with responses.in_own_names():
+            require_for_agent(wanted, body)
+    elif given.get("previous_response_id") is not None:
+        raise Unsupported(
+            "A model is sent what it shall know: send the whole conversation, or name an agent.",
+            field="previous_response_id",
+        )
+    return await _answer(request, caller, wanted, chosen, given)
+
+
+async def _answer(
+    request: HttpRequest,
+    caller: Caller,
+    wanted: ChatRequest,
+    chosen: offers.Offer,
+    given: dict[str, Any] | None = None,
+) -> HttpResponseBase:
+    """Answer a request; `given` is its body where it came by /v1/responses."""
     asked = await ask(_question(wanted, chosen, _key(request)), caller)
     following = Following(asked)
     if not wanted.stream:
         async with following:
             while await following.text() is not None:
                 pass
-            return await _whole(following, wanted, chosen)
+            return await _whole(following, wanted, chosen, given)
     # What is known before the first word still becomes the answer's status; long silence is for no proxy.
     await following.__aenter__()
     try:
@@ -162,9 +189,13 @@ async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResp
     except BaseException:
         following.leave()
         raise
+    parts = (
+        _stream(following, wanted, chosen, first)
+        if given is None
+        else _stream_response(following, wanted, chosen, first, given)
+    )
     response = StreamingHttpResponse(
-        _Streamed(following, _stream(following, wanted, chosen, first)),
-        content_type="text/event-stream; charset=utf-8",
+        _Streamed(following, parts), content_type="text/event-stream; charset=utf-8"
     )
     for name, value in {**_headers(following), "X-Accel-Buffering": "no"}.items():
         response.headers[name] = value
@@ -244,13 +275,19 @@ def _embedding_question(wanted: EmbeddingsRequest, key: str | None) -> Question:
     )
 
 
-async def _whole(following: Following, wanted: ChatRequest, chosen: offers.Offer) -> HttpResponseBase:
+async def _whole(
+    following: Following, wanted: ChatRequest, chosen: offers.Offer, given: dict[str, Any] | None
+) -> HttpResponseBase:
     asked = following.asked
     failure = failure_of_turn(following.progress, asked)
     if failure is not None:
         _give_way(following, failure)
         return answer_failure(failure, _headers(following))
     done = await _completion(following, wanted, chosen)
+    if given is not None:
+        facts = _facts(following)
+        told = responses.response(asked, given, done, created=int(time.time()), facts=facts)
+        return JsonResponse(told, headers=_headers(following))
     answer = {
         **_envelope(asked, "chat.completion", done.model),
         "choices": [
@@ -289,9 +326,7 @@ async def _stream(
         done = await _completion(following, wanted, chosen)
         rest = following.rest(done.text)
         if rest is None:
-            # What was sent cannot be taken back, and the answer does not go on from it.
-            message = f"The answer was begun anew; all of it stands in session {asked.session_id}."
-            yield _event(Failure(502, "answer_restarted", message, facts=_facts(following)).body)
+            yield _event(_restarted(following).body)
             return
         if rest:
             yield chunk.of({"content": rest})
@@ -306,6 +341,68 @@ async def _stream(
         yield _event(_failure(error).body)
     finally:
         following.leave()
+
+
+async def _stream_response(
+    following: Following,
+    wanted: ChatRequest,
+    chosen: offers.Offer,
+    first: str | None,
+    given: dict[str, Any],
+) -> AsyncIterator[str]:
+    asked, created, number = following.asked, int(time.time()), itertools.count()
+
+    def event(value: dict[str, Any]) -> str:
+        told = json.dumps({**value, "sequence_number": next(number)}, ensure_ascii=False)
+        return f"event: {value['type']}\ndata: {told}\n\n"
+
+    def now(kind: str, done: Completion | None) -> str:
+        told = responses.response(asked, given, done, created=created, facts=_facts(following))
+        return event({"type": f"response.{kind}", "response": told})
+
+    try:
+        yield now("created", None)
+        yield now("in_progress", None)
+        text, begun = first, False
+        while text is not None:
+            if text and not begun:
+                begun = True
+                for each in responses.text_begins(asked):
+                    yield event(each)
+            yield event(responses.text_goes_on(asked, text)) if text else ": working\n\n"
+            text = await following.text(seconds=ALIVE_SECONDS)
+        failure = failure_of_turn(following.progress, asked)
+        if failure is not None:
+            _give_way(following, failure)
+            yield event({"type": "error", **failure.body["error"]})
+            return
+        done = await _completion(following, wanted, chosen)
+        rest = following.rest(done.text)
+        if rest is None:
+            yield event({"type": "error", **_restarted(following).body["error"]})
+            return
+        if not begun and (rest or not done.tool_calls):
+            begun = True
+            for each in responses.text_begins(asked):
+                yield event(each)
+        if rest:
+            yield event(responses.text_goes_on(asked, rest))
+        if begun:
+            for each in responses.text_ends(asked, done.text):
+                yield event(each)
+        for each in responses.calls_come(asked, done):
+            yield event(each)
+        yield now("incomplete" if done.finish_reason == "length" else "completed", done)
+    except Exception as error:  # noqa: BLE001 - the status has gone out: the stream itself must tell
+        yield event({"type": "error", **_failure(error).body["error"]})
+    finally:
+        following.leave()
+
+
+def _restarted(following: Following) -> Failure:
+    """What was sent cannot be taken back, and the answer does not go on from it."""
+    message = f"The answer was begun anew; all of it stands in session {following.asked.session_id}."
+    return Failure(502, "answer_restarted", message, facts=_facts(following))
 
 
 class _Streamed:
@@ -383,6 +480,7 @@ def _give_way(following: Following, failure: Failure) -> None:
 models = route(get=list_models)
 model = route(get=show_model)
 chat_completions = route(post=complete_chat)
+response = route(post=respond)
 embeddings = route(post=embed)
 unknown = route(
     get=no_such_route, post=no_such_route, put=no_such_route, patch=no_such_route, delete=no_such_route
