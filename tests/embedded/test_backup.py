@@ -308,16 +308,18 @@ class TestRestore:
             with refused:
                 connection.execute("update event set actor = 'x'")
 
-    def test_places_restored_events_among_this_clusters_transactions(self, place: Place) -> None:
+    def test_gives_restored_events_transactions_of_the_new_cluster(self, place: Place) -> None:
         Author.named("ann")
         asyncio.run(order())
+        former = transactions(django_settings.DATABASE_OWNER_URL)
         place.backs_up()
         place.restores()
-        with psycopg.connect(place.target.owner_url) as connection:
-            rows = connection.execute(
-                "select count(*) from event where xid >= pg_snapshot_xmax(pg_current_snapshot())"
-            ).fetchone()
-        assert rows == (0,)
+        assert max(former) < min(transactions(place.target.owner_url))
+
+
+def transactions(url: str) -> list[int]:
+    with psycopg.connect(url) as connection:
+        return [int(xid) for (xid,) in connection.execute("select xid::text from event").fetchall()]
 
 
 def before_link(place: Place) -> str:
@@ -508,8 +510,7 @@ class TestCommands:
     def test_bring_an_installation_into_an_empty_home(self, tmp_path: Path) -> None:
         former, restored, folder = tmp_path / "former", tmp_path / "restored", tmp_path / "backups"
         folder.mkdir()
-        said = manage(former, "ask", "What is 17 * 23?")
-        assert "391" in said.stdout, said.stderr
+        assert manage(former, "starter_content").returncode == 0
         secret = {"CARTRITA_BACKUP_PASSPHRASE": PASSPHRASE}
         keys = str(folder / "keys")
         made = manage(former, "backup", str(folder), "--keys", keys, "--keep", "3", "--json", **secret)
@@ -529,7 +530,6 @@ class TestCommands:
         assert (summary["epoch"], summary["positions"] > told["head"]) == (1, True)
         assert {path.stat().st_mode & 0o777 for path in (restored / "keys").glob("*.key")} == {0o600}
         assert (restored / "keys/master.key").read_bytes() == (former / "keys/master.key").read_bytes()
-        assert "verif" not in manage(restored, "verify_log").stderr
         said = manage(restored, "ask", "What is 18 * 23?")
         assert "414" in said.stdout, said.stderr
 

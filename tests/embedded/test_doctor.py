@@ -11,6 +11,7 @@ from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from threading import Thread
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -29,6 +30,8 @@ from cartrita.eventstore import Sequencer, close_async, create_data_key, new_id,
 from cartrita.eventstore.erasure import erased_list, repeat_erasures
 from cartrita.eventstore.sealing import forget_keys
 from cartrita.eventstore.sequencer import LEADER_LOCK
+from cartrita.upkeep.models import Job
+from governance.models import Approval
 from tests.databases import Database
 from tests.embedded.test_commands import manage
 
@@ -353,6 +356,32 @@ class TestWhatRuns:
             [new_id(), new_id()],
         )
         assert says(running.check_claims(serving), "warn", "orchestrator")
+
+    def test_shows_approvals_that_nobody_expires(self, serving: Connection) -> None:
+        def waits_until(expires_at: datetime) -> Finding:
+            Approval.objects.update_or_create(
+                id=UUID(int=1),
+                defaults={
+                    "workspace_id": new_id(), "version": 1, "decision_id": new_id(), "subject_kind": "tool_call",
+                    "arguments_bytes": 0, "rule": "r", "rule_hash": "", "policy_hash": "", "reason": "",
+                    "approver_roles": [], "quorum": 1, "scopes": [], "status": "waiting",
+                    "requested_at": timezone.now(), "expires_at": expires_at,
+                },
+            )  # fmt: skip
+            return running.check_approvals(serving)
+
+        assert says(waits_until(timezone.now() - LATER), "warn", "expire due approvals")
+        assert says(waits_until(timezone.now() + LATER), "ok", "")
+
+    def test_shows_jobs_that_fail(self, database: Database) -> None:
+        assert says(running.check_jobs(), "ok", "")
+        now = timezone.now()
+        Job.objects.create(
+            name="chores.sweep", began_at=now, failed_at=now, failure="OSError", runs=1, failures=1
+        )
+        finding = running.check_jobs()
+        assert says(finding, "warn", "start beat and a worker")
+        assert "chores.sweep" in finding.found
 
     def test_shows_models_that_are_not_called(self, serving: Connection) -> None:
         serving.execute(
