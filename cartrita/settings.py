@@ -215,6 +215,8 @@ SPECTACULAR_SETTINGS = {
     "SERVE_AUTHENTICATION": [],
     "SCHEMA_PATH_PREFIX": r"/api/v2",
     "COMPONENT_SPLIT_REQUEST": True,
+    # What a PATCH needs is required there too.
+    "COMPONENT_SPLIT_PATCH": False,
     "ENUM_NAME_OVERRIDES": {
         "VerdictOutcome": "governance.api.policies.OUTCOMES",
         "GrantScope": "governance.api.approvals.SCOPES",

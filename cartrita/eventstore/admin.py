@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from uuid import UUID
 
 from django.contrib import admin
+from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
@@ -52,6 +53,12 @@ class ReadOnlyAdmin(_ModelAdmin):
         if getattr(request.user, "is_superuser", False) or "workspace_id" not in fields:
             return rows
         return rows.filter(workspace_id__in=_reach[0](request.user) if _reach else ())
+
+    def history_view(self, request: HttpRequest, object_id: str, extra_context: Any = None) -> HttpResponse:
+        """Show what Django kept of a row; who may not look is not told either whether it exists."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        return super().history_view(request, object_id, extra_context)
 
     def has_add_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Refuse."""

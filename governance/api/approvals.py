@@ -195,7 +195,7 @@ class ApprovalArguments(ApiView):
     """The exact arguments of a request."""
 
     @extend_schema(
-        operation_id="approvals_arguments", responses={(200, "application/json"): OpenApiTypes.BINARY}
+        operation_id="approvals_arguments", responses={(200, "application/json"): OpenApiTypes.OBJECT}
     )
     def get(self, request: Request, approval_id: UUID) -> HttpResponse:
         """Download the exact arguments as canonical JSON, whose SHA-256 is `arguments_hash`."""
