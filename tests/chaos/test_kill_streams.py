@@ -51,6 +51,10 @@ class Reader:
                     yield fields["event"]
                 fields = {}
 
+    def is_done(self) -> bool:
+        """Tell whether the answer is complete."""
+        return self.completed is not None
+
     def _take(self, event: str, data: dict[str, Any]) -> None:
         if event == "ev":
             assert data["prev"] == (self.positions[-1] if self.positions else 0)
@@ -80,7 +84,7 @@ class TestKilledServer:
                 assert asked.status_code == 202
                 kills = 0
                 deadline = time.monotonic() + SECONDS
-                while reader.completed is None and time.monotonic() < deadline:
+                while not reader.is_done() and time.monotonic() < deadline:
                     try:
                         for name in reader.read():
                             if name == "delta" and kills < 2 and max(map(len, reader.texts.values())) > 60:
@@ -88,7 +92,7 @@ class TestKilledServer:
                                 server.start()
                                 kills += 1
                                 break
-                            if reader.completed is not None:
+                            if reader.is_done():
                                 break
                     except httpx.TransportError:
                         continue

@@ -56,6 +56,7 @@ async def _pages(visitor: Visitor) -> "dict[str, str]":
         "session": session,
         "new session": f"{visitor.server.url}/chat/{empty}/",
         "document": f"{visitor.server.url}{passage}",
+        "tokens": f"{visitor.server.url}/tokens/",
         "not found": f"{visitor.server.url}/nowhere",
         "problem": f"{visitor.server.url}/chat/{session_id}/messages/{session_id}/",
     }
