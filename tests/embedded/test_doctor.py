@@ -362,7 +362,8 @@ class TestWhatRuns:
             Approval.objects.update_or_create(
                 id=UUID(int=1),
                 defaults={
-                    "workspace_id": new_id(), "version": 1, "decision_id": new_id(), "subject_kind": "tool_call",
+                    "workspace_id": new_id(), "version": 1, "decision_id": new_id(),
+                    "subject_kind": "tool_call",
                     "arguments_bytes": 0, "rule": "r", "rule_hash": "", "policy_hash": "", "reason": "",
                     "approver_roles": [], "quorum": 1, "scopes": [], "status": "waiting",
                     "requested_at": timezone.now(), "expires_at": expires_at,
