@@ -468,6 +468,11 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         except OSError:
             # The peer is gone; its disconnect message follows.
             self._gone = True
+        except RuntimeError as error:
+            # So does uvicorn say that it closed the connection itself, whose peer answered no ping.
+            if "after sending 'websocket.close'" not in str(error):
+                raise
+            self._gone = True
         except psycopg.OperationalError as error:
             logger.warning("What a client missed is read again: %s", error)
             await asyncio.sleep(1)
