@@ -26,7 +26,7 @@ class TokenRequest(serializers.Serializer[Any]):
     name = serializers.CharField(max_length=NAME_LIMIT)
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=get_args(Scope)),
-        allow_empty=False,
+        min_length=1,
         max_length=len(get_args(Scope)),
     )
     expires_at = serializers.DateTimeField(
@@ -110,7 +110,7 @@ class MemberRoles(serializers.Serializer[Any]):
     """The roles that somebody shall have, and no other."""
 
     roles = serializers.ListField(
-        child=serializers.ChoiceField(choices=ROLES), allow_empty=False, max_length=len(ROLES)
+        child=serializers.ChoiceField(choices=ROLES), min_length=1, max_length=len(ROLES)
     )
 
 
