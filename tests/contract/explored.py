@@ -1,0 +1,141 @@
+"""Schemathesis on the real application: every operation of the OpenAPI schema, as one caller."""
+
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import schemathesis
+from django.core.servers.basehttp import WSGIRequestHandler, WSGIServer
+from django.core.wsgi import get_wsgi_application
+from django.db import connections
+from schemathesis.config import SchemathesisConfig
+from schemathesis.engine import events, from_schema
+
+SEED = 20_260_301
+PHASES = ("examples", "coverage", "fuzzing", "stateful")
+
+# What may become of input that fits the schema: 412 for an old version, 422 for a key of another request.
+_ACCEPTED = ("2xx", "3xx", "401", "403", "404", "409", "412", "422", "429", "503")
+# What a schema cannot say of an input, which is answered 400 (or as said) all the same.
+_BEYOND_SCHEMAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
+    "PUT /api/v2/policies/rules/{name}": ("conditions are CEL", ("400",)),
+    "POST /api/v2/policies/import": ("the text is a policy file", ("400",)),
+    "POST /api/v2/policies/try": ("the text is a policy file", ("400",)),
+    "POST /api/v2/budgets": ("ids of people and budgets, time zones, limits of a parent", ("400",)),
+    "POST /api/v2/budgets/{budget_id}/raise": ("higher than before", ("400",)),
+    "POST /api/v2/documents": ("what the file holds", ("400", "413", "415")),
+    "GET /api/v2/documents/{document_id}/text": ("within the text", ("400",)),
+    "POST /api/v2/tokens": ("the time of the end, scopes that the person may grant", ("400",)),
+    "POST /api/v2/sessions/{session_id}/messages": ("bytes of the text and of its metadata", ("400", "413")),
+    "POST /api/v2/approvals/{approval_id}/approve": ("patterns, until when", ("400",)),
+    "POST /api/v2/approvals/{approval_id}/edit": ("the tool's own parameters", ("400",)),
+}
+
+
+@dataclass(slots=True)
+class Explored:
+    """How many requests were sent, and what was found: each once, by operation and what is wrong."""
+
+    requests: int = 0
+    found: dict[str, str] = field(default_factory=dict)
+
+
+def explore(
+    secret: str | None, *, things: Mapping[str, Any], examples: int, phases: tuple[str, ...]
+) -> Explored:
+    """Send requests with this token (None: without) in all `phases` and return what every check found."""
+    config = SchemathesisConfig.from_dict(
+        {
+            "seed": SEED,
+            "continue-on-failure": True,
+            "workers": 1,
+            "headers": {"Authorization": f"Bearer {secret}"} if secret else {},
+            "generation": {"max-examples": examples, "database": "none", "no-shrink": True},
+            "phases": {name: {"enabled": name in phases} for name in PHASES},
+            "cache": {"enabled": False},
+            "checks": {"positive_data_acceptance": {"expected-statuses": list(_ACCEPTED)}},
+            "operations": [
+                {
+                    "include-name": name,
+                    "checks": {"positive_data_acceptance": {"expected-statuses": [*_ACCEPTED, *more]}},
+                }
+                for name, (_, more) in _BEYOND_SCHEMAS.items()
+            ],
+        }
+    )
+    explored = Explored()
+    with served() as address:
+        schema = schemathesis.openapi.from_url(
+            f"{address}/api/schema", config=config, headers={"Accept": "application/json"}
+        )
+        name_things(schema.raw_schema, things)
+        # It goes on for ever; tests/streaming follows it.
+        schema = schema.exclude(operation_id="session_stream")
+        for event in from_schema(schema).execute():
+            match event:
+                case events.ScenarioFinished():
+                    _take(event, explored)
+                case events.NonFatalError():
+                    explored.found[f"{event.label}: {event.info}"] = str(event.value)
+                case events.FatalError():
+                    raise event.exception
+    return explored
+
+
+class _Quiet(WSGIRequestHandler):
+    def log_message(self, *_: Any) -> None:
+        """Print nothing."""
+
+
+class _OneDatabaseConnection(WSGIServer):
+    def serve_forever(self, poll_interval: float = 0.05) -> None:
+        """Serve, one request after the other, until the end."""
+        try:
+            super().serve_forever(poll_interval)
+        finally:
+            connections.close_all()
+
+
+@contextmanager
+def served() -> Iterator[str]:
+    """Serve the application on a loopback port, in a thread with its own connection to the database."""
+    server = _OneDatabaseConnection(("127.0.0.1", 0), _Quiet)
+    server.set_app(get_wsgi_application())
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def name_things(schema: Mapping[str, Any], things: Mapping[str, Any]) -> None:
+    """Let the schema give what exists as examples of ids, but where it would be deleted first of all."""
+    for operations in schema["paths"].values():
+        for method, operation in operations.items():
+            for parameter in operation.get("parameters", ()) if method != "delete" else ():
+                if parameter["name"] in things and parameter["in"] in {"path", "query"}:
+                    parameter["example"] = str(things[parameter["name"]])
+
+
+def _take(event: events.ScenarioFinished, explored: Explored) -> None:
+    recorder = event.recorder
+    explored.requests += len(recorder.interactions)
+    for case_id, nodes in recorder.checks.items():
+        for node in nodes:
+            if node.failure_info is None:
+                continue
+            failure = node.failure_info.failure
+            interaction = recorder.interactions.get(case_id)
+            answer = interaction.response if interaction else None
+            first = failure.message.partition("\n")[0][:120]
+            key = f"{failure.operation}: {node.name}: {failure.title}: {first}"
+            said = answer.text[:300] if answer is not None else ""
+            status = answer.status_code if answer is not None else ""
+            explored.found.setdefault(
+                key, f"{failure.message[:600]}\n{node.failure_info.code_sample}\n{status} {said}"
+            )

@@ -1,0 +1,97 @@
+"""The table of who may do what names every route, holds on real rows, and is the page docs/permissions.md."""
+
+import logging
+import os
+from collections.abc import Iterator
+
+import pytest
+from django.db import connection, transaction
+from pytest_django import Settings
+
+from tests.databases import Database
+from tests.permissions.acts import send
+from tests.permissions.measure import body, outcome
+from tests.permissions.routes import routes
+from tests.permissions.table import PAGE, expected, lines, page
+from tests.permissions.world import ASKED, CALLERS, ELSEWHERE, MARK, SAID, World, build
+
+GROUPS = tuple(dict.fromkeys(line.group for line in lines()))
+# Who reads conversations, and who reads what is to be approved.
+READERS = {"owner", "admin", "auditor", "read", "write"}
+DECIDERS = {*READERS, "reviewer"}
+
+
+@pytest.fixture
+def quiet(settings: Settings) -> Iterator[None]:
+    """Log none of the thousands of refusals, and refuse nobody for asking often."""
+    settings.REQUESTS_PER_MINUTE = settings.ANONYMOUS_REQUESTS_PER_MINUTE = 0
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    yield
+    logging.disable(before)
+
+
+class TestTable:
+    def test_names_every_route_and_none_that_is_gone(self) -> None:
+        there, named = set(routes()), set(expected())
+        assert sorted(there - named) == [], "say in tests/permissions/expected.yaml who may do this"
+        assert sorted(named - there) == [], "these are gone"
+
+    def test_is_what_the_page_says(self) -> None:
+        written = page()
+        if os.environ.get("UPDATE_PERMISSIONS"):
+            PAGE.write_text(written)
+        assert PAGE.read_text() == written, "run UPDATE_PERMISSIONS=1 make check"
+
+
+@pytest.mark.timeout(600)
+class TestAddresses:
+    @pytest.mark.parametrize("group", [name for name in GROUPS if not name.startswith("Sockets")])
+    def test_give_each_caller_what_the_table_says(self, group: str, database: Database, quiet: None) -> None:
+        world = build()
+        wrong: list[str] = []
+        for route in (route for line in lines() if line.group == group for route in line.routes):
+            for caller in CALLERS:
+                wrong += differences(world, caller, route)
+        assert not wrong, "\n".join(wrong)
+
+
+def differences(world: World, caller: str, route: str) -> list[str]:
+    """Return what of one caller's request is not as it should be; nothing of it stays."""
+    wanted = expected()[route][caller]
+    before = _events()
+    with transaction.atomic():
+        answer, sent = send(world, caller, route)
+        seen, said = outcome(answer), body(answer)
+        after = _events()
+        transaction.set_rollback(True)
+    wrong = []
+    if seen != wanted.replace("own", "ok"):
+        wrong.append(f"{route}: {caller} gets {seen}, not {wanted}: {said[-200:]!r}")
+    if after != before and wanted.startswith("4") and not _decided(said):
+        wrong.append(f"{route}: {caller} is refused, and something was recorded")
+    wrong += [f"{route}: {caller} is told {word}" for word in told(caller, wanted, said) if word not in sent]
+    return wrong
+
+
+def told(caller: str, wanted: str, said: str) -> list[str]:
+    """Return the words in an answer that this caller should not read."""
+    kept = []
+    if caller in ELSEWHERE or caller in {"nobody", "ended"} or wanted[0] in "4as":
+        kept = [MARK, SAID, ASKED]
+    if caller not in READERS:
+        kept.append(SAID)
+    if caller not in DECIDERS:
+        kept.append(ASKED)
+    return [word for word in dict.fromkeys(kept) if word in said.lower()]
+
+
+def _decided(said: str) -> bool:
+    """Tell whether a refusal is a rule's, which is recorded."""
+    return '"code":"denied_by_policy"' in said or '"code":"approval_needed"' in said
+
+
+def _events() -> int:
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM event")
+        return int(cursor.fetchone()[0])
