@@ -16,13 +16,15 @@ from django.core.asgi import get_asgi_application
 from django.db import connection
 
 from cartrita.accounts import commands as accounts
-from cartrita.eventstore import in_database_thread, new_id
+from cartrita.eventstore import Append, Context, append, in_database_thread, new_id
 from cartrita.eventstore.log import aepoch, aread_log
 from cartrita.streaming import sse
 from cartrita.streaming.deltas import open_message
 from cartrita.streaming.hub import hub
 from sessions_app import commands as sessions
 from sessions_app.channel import describe
+from sessions_app.queries import key_of
+from tasks_app.run import AnswerHeld, RunFinished
 from tests.accounts.people import Person, someone
 
 pytestmark = pytest.mark.flow
@@ -226,6 +228,25 @@ class TestStream:
                 await reply(session_id, message_id, reply_id, "Guten Tag ☕")
                 done = (await until(stream, "ev", type="sessions_app.ReplyPosted"))[-1]["data"]["d"]
                 assert done["completed"]["text"] == "Guten Tag ☕"
+
+    async def test_never_shows_an_answer_that_is_held(
+        self, program: Program, ann: Person, session_id: UUID
+    ) -> None:
+        held = AnswerHeld(answer="Held words", citations=[], model="test", supported=None)
+        ended = RunFinished(
+            status="denied", answer="Held words", citations=[], model="test", supported=None, code="denied"
+        )
+        key_id = await in_database_thread(key_of, session_id)
+        context = Context(workspace_id=ann.workspace_id, session_id=session_id, key_id=key_id)
+        await in_database_thread(append, Append(new_id(), 0, [held, ended], context))
+        await post(session_id, "Later")
+        async with program.stream(session_id, after=0) as stream:
+            shown = await until(stream, "ev", type="sessions_app.MessagePosted")
+        async with program.stream(session_id) as stream:
+            shown += await until(stream, "snapshot")
+        listed = await program.client.get(f"/api/v2/sessions/{session_id}/events")
+        assert "Later" in listed.text
+        assert "Held words" not in listed.text + json.dumps(shown)
 
     async def test_takes_no_thread_and_no_database_connection(
         self, program: Program, session_id: UUID
