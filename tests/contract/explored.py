@@ -72,8 +72,8 @@ def explore(
         )
         name_things(schema.raw_schema, things)
         # It goes on for ever; tests/streaming follows it.
-        schema = schema.exclude(operation_id="session_stream")
-        for event in from_schema(schema).execute():
+        bounded = schema.exclude(operation_id="session_stream")
+        for event in from_schema(bounded).execute():
             match event:
                 case events.ScenarioFinished():
                     _take(event, explored)

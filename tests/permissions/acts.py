@@ -9,7 +9,6 @@ from uuid import UUID
 
 from django.apps import apps
 from django.core.files.uploadedfile import SimpleUploadedFile
-from django.http import HttpResponse
 
 from tests.permissions.world import WORD, World
 
@@ -104,7 +103,7 @@ PARTS: Mapping[str, Mapping[str, str]] = {
     "/api/v2/traces/<uuid:any_id>": {"any_id": "plan_id"},
     "/api/v2/agents/<str:name>": {"name": "agent_name"},
     "/api/v2/models/<str:name>": {"name": "model_name"},
-    "/v1/models/<path:name>": {"name": "model_name"},
+    "/v1/models/<path:name>": {"name": "offer_name"},
     "/api/v2/tools/<str:name>": {"name": "tool_name"},
 }
 WORDS: Mapping[str, str] = {
@@ -121,7 +120,7 @@ ACTS: Mapping[str, str] = {
 }
 
 
-def send(world: World, caller: str, route: str) -> tuple[HttpResponse, str]:
+def send(world: World, caller: str, route: str) -> tuple[Any, str]:
     """Send the request as this caller; returns the answer and everything that was sent, as text."""
     method, _, pattern = route.partition(" ")
     named = world.named(caller)
@@ -134,7 +133,7 @@ def send(world: World, caller: str, route: str) -> tuple[HttpResponse, str]:
         return client.get(path), path
     if route in FORMS:
         form = FORMS[route](named)
-        return client.generic(method, path) if form is None else client.post(path, form), f"{path} {form}"
+        return client.post(path, form), f"{path} {form}"
     body = json.dumps(JSON[route](named)) if route in JSON else "{}"
     if pattern.startswith(("/api/", "/v1/")):
         return client.generic(method, path, body, content_type="application/json"), f"{path} {body}"
@@ -148,7 +147,7 @@ def address(pattern: str, named: Mapping[str, Any]) -> str:
     def value(part: re.Match[str]) -> str:
         name = part[2]
         if name == "object_id":
-            return str(row_id(*of_row.groups(), named)) if of_row else "1"
+            return str(row_id(of_row[1], of_row[2], named)) if of_row else "1"
         if name == "act":
             return ACTS[pattern]
         if name in WORDS:

@@ -205,6 +205,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         "agent_name": "assistant",
         "model_name": "gpt-4o",
         "tool_name": "execute_python",
+        "offer_name": "cartrita",
     }
 
 
