@@ -122,9 +122,11 @@ class ProblemMiddleware:
             detail=_DETAILS.get(status, f"{status.phrase}."),
         )
         replaced = JsonResponse(members, status=status, content_type=CONTENT_TYPE)
-        for name in ("Allow", "Retry-After", "WWW-Authenticate"):
-            if name in response.headers:
-                replaced.headers[name] = response.headers[name]
+        # Among them are those that keep browsers from guessing, framing and telling.
+        for name, value in response.headers.items():
+            if not name.startswith("Content-") or name in _KEPT_OF_CONTENT:
+                replaced.headers[name] = value
+        replaced.cookies = response.cookies
         return replaced
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
@@ -141,6 +143,7 @@ class ProblemMiddleware:
         return page
 
 
+_KEPT_OF_CONTENT = {"Content-Security-Policy", "Content-Security-Policy-Report-Only"}
 _DETAILS = {
     HTTPStatus.BAD_REQUEST: "The request cannot be understood.",
     HTTPStatus.FORBIDDEN: "You may not do this.",
