@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     import openai
 
 CONNECT_SECONDS = 10.0
+# Where the SDK goes when it is told nothing else.
+OPENAI_URL = "https://api.openai.com/v1"
 # The longest silence within an answer before it counts as timed out.
 SILENCE_SECONDS = 60.0
 
@@ -100,6 +102,8 @@ class OpenAIProvider:
                 base_url=base_url or None,
                 max_retries=0,
                 timeout=sdk.Timeout(self._silence_seconds, connect=CONNECT_SECONDS),
+                # A prompt goes to the host that the environment names, and no further.
+                http_client=sdk.DefaultAsyncHttpxClient(follow_redirects=False),
             )
         return sdk, client
 
@@ -112,6 +116,14 @@ class OpenAIProvider:
         if not settings.OPENAI_API_KEY:
             raise ProviderFailed(
                 "not_signed_in", f"{entry.name} needs OPENAI_API_KEY in the environment.", retryable=False
+            )
+        named = settings.OPENAI_BASE_URL or OPENAI_URL
+        if entry.base_url and entry.base_url.rstrip("/") != named.rstrip("/"):
+            raise ProviderFailed(
+                "not_signed_in",
+                f"{entry.name} stands in the catalog with an address of its own, and the key is sent to no "
+                "host that the environment does not name; set OPENAI_BASE_URL to it.",
+                retryable=False,
             )
         return entry.base_url or settings.OPENAI_BASE_URL, settings.OPENAI_API_KEY
 
