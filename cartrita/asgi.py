@@ -4,11 +4,17 @@ A server that sends lifespan events (uvicorn) starts and stops the services with
 web process of the embedded start calls `start` and `stop` itself.
 """
 
+import asyncio
 import os
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
+from django.conf import settings
+
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
+if not settings.configured:
+    # A new connection for each request would cost as much as its statements.
+    os.environ.setdefault("CARTRITA_DATABASE_POOL", "12")
 
 # The order matters: telemetry before Django loads its middleware, Django before what has models.
 # ruff: noqa: E402
@@ -16,9 +22,30 @@ from cartrita import telemetry
 
 telemetry.set_up("web")
 
-from django.core.asgi import get_asgi_application
+import django
 
-django_application = get_asgi_application()
+django.setup(set_prefix=False)
+
+from asgiref.sync import sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.db import connections
+
+
+class OneThread(ASGIHandler):
+    """Django's handler, with the middleware and the view of a request in one thread.
+
+    Django changes between loop and thread for each middleware, which cost more than the rest of the request
+    did. Asynchronous views still run in the loop.
+    """
+
+    def load_middleware(self, is_async: bool = False) -> None:  # noqa: ARG002 - Django says true
+        """Build the chain as for a thread, and enter that once."""
+        super().load_middleware(is_async=False)
+        chain: Callable[..., Any] = self._middleware_chain  # type: ignore[has-type] # of the line before
+        self._middleware_chain = sync_to_async(chain, thread_sensitive=True)
+
+
+django_application = OneThread()
 
 from channels.routing import ProtocolTypeRouter
 
@@ -46,6 +73,8 @@ async def stop() -> None:
     async with ending_process():
         await hub().drain()
         await stop_services()
+        if settings.DATABASE_POOL:
+            await asyncio.to_thread(connections["default"].close_pool)  # type: ignore[attr-defined]
 
 
 async def lifespan(

@@ -132,12 +132,13 @@ _database = env.db_url("DATABASE_URL", default="postgres:///cartrita")
 _database_options = _database.pop("OPTIONS", {})
 # A socket folder can only be written as `?host=/folder` in a URL; Django and its dbshell want it as HOST.
 _socket_folder = _database_options.pop("host", "")
+# How many connections the requests of a web process share (cartrita.asgi sets 12); 0: each has its own.
 DATABASE_POOL = env.int("CARTRITA_DATABASE_POOL", default=0)
 DATABASES = {
     "default": {
         **_database,
         "HOST": _database.get("HOST") or _socket_folder,
-        # A pool hands connections from thread to thread: each request of an ASGI server has a thread of its own.
+        # Each request of an ASGI server has a thread of its own: a pool hands connections on.
         "CONN_MAX_AGE": 0 if DATABASE_POOL else None,
         "CONN_HEALTH_CHECKS": True,
         # The event store's statements are prepared at the fifth use; 0: never, for poolers that cannot do it.

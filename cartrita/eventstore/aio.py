@@ -62,16 +62,17 @@ class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
             check=_check_untraced,
             name="cartrita",
         )
-        self._was_opened = False
+        self._opening: asyncio.Task[None] | None = None
 
     async def getconn(
         self,
         timeout: float | None = None,  # noqa: ASYNC109 - as the pool has it
     ) -> psycopg.AsyncConnection[tuple[Any, ...]]:
-        if not self._was_opened:
-            self._was_opened = True
+        if self._opening is None:
             # In a context of its own: what the pool does later is no part of the first caller's trace.
-            await asyncio.create_task(self.open(), context=Context())
+            self._opening = asyncio.create_task(self.open(), context=Context())
+        if not self._opening.done():
+            await asyncio.shield(self._opening)
         return await super().getconn(timeout)
 
 
@@ -82,7 +83,9 @@ class DatabaseThreads:
     """
 
     def __init__(self, size: int = DATABASE_THREADS) -> None:
-        self._executor = ThreadPoolExecutor(size, thread_name_prefix="cartrita-database")
+        self._executor = ThreadPoolExecutor(
+            size, thread_name_prefix="cartrita-database", initializer=_keep_connections
+        )
         self._opened: dict[int, psycopg.Connection[Any]] = {}
 
     async def run(self, work: Callable[[], T]) -> T:
@@ -111,6 +114,15 @@ class DatabaseThreads:
         for connection in self._opened.values():
             connection.close()
         self._opened.clear()
+
+
+def _keep_connections() -> None:
+    """Let this thread keep its connection also where requests take theirs from a pool."""
+    database: Any = connections["default"]
+    options = database.settings_dict["OPTIONS"]
+    if "pool" in options:
+        own = {name: value for name, value in options.items() if name != "pool"}
+        database.settings_dict = {**database.settings_dict, "CONN_MAX_AGE": None, "OPTIONS": own}
 
 
 def _spare_the_check() -> None:
