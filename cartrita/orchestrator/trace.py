@@ -397,7 +397,7 @@ class _Told:
                 agent = self.runs[recorded.stream_id].agent
                 return {"words": f"{agent}: {event.status}{why}", "outcome": event.status}
             case ActDecided() as event:
-                return _decided(event)
+                return _decided(event, self.decisions.get(event.decision_id))
             case ActEdited() as event:
                 words = f"{event.by} changed the arguments; the act is decided anew"
                 return {"words": words, "approval_id": event.approval_id}
@@ -507,8 +507,10 @@ def _by_moments(entries: Sequence[Entry]) -> Iterator[Entry]:
         yield from sorted(together, key=lambda entry: _RANKS.get(entry.event, 2))
 
 
-def _decided(event: ActDecided) -> dict[str, Any]:
-    act = f"{event.act} {event.subject}".rstrip()
+def _decided(event: ActDecided, decision: DecisionMade | None) -> dict[str, Any]:
+    # A tool that reads documents is decided as a retrieval: told by the name that rules match.
+    kind = decision.subject_kind if decision is not None and event.act == "tool_call" else event.act
+    act = f"{kind} {event.subject}".rstrip()
     if event.downshifted_from:
         act += f" in place of {event.downshifted_from}"
     if event.fell_back_from:
