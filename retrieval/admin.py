@@ -3,11 +3,17 @@
 from typing import Any
 
 from django.contrib import admin
+from django.db.models import Case, Q, QuerySet, Value, When
+from django.http import HttpRequest
 from django.utils.translation import gettext_lazy as _
 
+from cartrita.accounts.console import workspaces_with
 from cartrita.eventstore import unseal_or_empty
 from cartrita.eventstore.admin import ReadOnlyAdmin
 from retrieval.models import Collection, Document, RetrievalMetric
+
+# Who reads what others attach to their sessions.
+READERS: frozenset[str] = frozenset({"admin", "auditor"})
 
 
 @admin.register(Collection)
@@ -26,8 +32,20 @@ class DocumentAdmin(ReadOnlyAdmin):
     exclude = ("title", "fingerprint")
     readonly_fields = ("opened_title",)
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Say of each row whether the person may read its title: attachments are their sessions' own."""
+        readable = Q(session_id=None) | Q(workspace_id__in=workspaces_with(request.user, READERS))
+        return (
+            super()
+            .get_queryset(request)
+            .annotate(titled=Case(When(readable, Value(True)), default=Value(False)))
+        )
+
     @admin.display(description=_("title"))
     def opened_title(self, row: Any) -> str:
+        """Show the title, where the person may read it."""
+        if not row.titled:
+            return str(_("(an attachment)"))
         return unseal_or_empty(row.key_id, row.title) or str(_("(erased)"))
 
 

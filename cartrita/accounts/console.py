@@ -50,6 +50,12 @@ def looked_after(user: User) -> frozenset[UUID]:
     return known
 
 
+def workspaces_with(user: Any, roles: frozenset[str]) -> frozenset[UUID]:
+    """Return the workspaces in which the person has one of these roles."""
+    rows = Membership.objects.filter(user_id=user.pk).values_list("workspace_id", "roles")
+    return frozenset(workspace_id for workspace_id, held in rows if roles & set(held))
+
+
 def workspaces_for(user: Any) -> list[Workspace]:
     """Return the workspaces whose rows the console shows to this person, by name; a superuser sees all."""
     rows = Workspace.objects.order_by("name", "id")

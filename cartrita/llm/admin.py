@@ -5,6 +5,7 @@ from typing import Any
 from django.contrib import admin
 from django.http import HttpRequest
 
+from cartrita.eventstore.admin import ReadOnlyAdmin
 from cartrita.llm.models import Circuit, Model, Price
 
 
@@ -28,7 +29,9 @@ class PriceInline(ReadOnly, admin.TabularInline):  # type: ignore[type-arg]  # s
 
 
 @admin.register(Model)
-class ModelAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subscripting fails at run time
+class ModelAdmin(ReadOnlyAdmin):
+    """The models."""
+
     list_display = ("name", "provider", "tier", "quality_rank", "context_limit", "capabilities")
     list_filter = ("provider", "tier")
     search_fields = ("name",)
@@ -36,7 +39,9 @@ class ModelAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subsc
 
 
 @admin.register(Circuit)
-class CircuitAdmin(ReadOnly, admin.ModelAdmin):  # type: ignore[type-arg]  # subscripting fails at run time
+class CircuitAdmin(ReadOnlyAdmin):
+    """The circuits."""
+
     list_display = ("model", "provider", "state", "failure", "until", "openings", "changed_at")
     list_filter = ("provider", "state")
     search_fields = ("model",)
