@@ -56,6 +56,7 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
         "file": SimpleUploadedFile("new.md", b"# New\n\nWords.", content_type="text/markdown"),
         "session_id": str(it["session_id"]),
     },
+    "POST /tokens/": lambda _: {"name": "new", "scopes": ["read"], "days": "1"},
     "POST /theme/": lambda _: {"theme": "dark"},
     "POST /admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": lambda _: {
         "approve-scope": "once"

@@ -19,6 +19,7 @@ from cartrita.accounts import commands as accounts
 from cartrita.accounts.models import User
 from cartrita.accounts.workspace import create
 from cartrita.eventstore import Append, Context, append, new_id
+from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
 from governance.commands import approvals, budgets, policies
 from governance.decide import DecisionRequest
@@ -128,7 +129,8 @@ def new_person(name: str, workspaces: Mapping[UUID, tuple[str, ...]]) -> Person:
 
 
 def _stock_rows() -> None:
-    """Make a row of each kind that Django and beat keep."""
+    """Make a row of each kind that Django, beat and the circuits keep."""
+    Circuit.objects.create(id=new_id(), provider="openai", model="gpt-4o")
     Group.objects.create(name=f"{MARK} group")
     interval = beat.IntervalSchedule.objects.create(every=1, period="days")
     beat.CrontabSchedule.objects.create()
@@ -221,6 +223,7 @@ def conversation(person: Person, workspace_id: UUID) -> dict[str, Any]:
     ours = person.user.email.startswith((MARK, "leaver"))
     mark, said = (MARK, SAID) if ours else ("bongo", "bongo")
     written = Written(mine, question=f"Who is {said}?").propose([f"Look for {said}"])
+    written.bill()
     run_id = written.complete(1)
     written.complete(0)
     reply_id = written.reply(f"The {said} is striped.")
