@@ -169,7 +169,7 @@ CACHES = {
             "BACKEND": "django.core.cache.backends.redis.RedisCache",
             "LOCATION": REDIS_URL,
             "KEY_PREFIX": "cartrita",
-            "OPTIONS": {"socket_timeout": 0.5},
+            "OPTIONS": {"socket_timeout": 0.5, "serializer": "cartrita.http.throttles.Numbers"},
         }
         if REDIS_URL
         else {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"}

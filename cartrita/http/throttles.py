@@ -37,6 +37,21 @@ class TooManyRequests(CartritaError):
     status = 429
 
 
+class Numbers:
+    """How counts stand in Redis: Django's own serializer makes objects, and runs code, of what is there."""
+
+    def dumps(self, value: int) -> int:
+        """Return a count as Redis keeps it."""
+        return int(value)
+
+    def loads(self, stored: bytes) -> int:
+        """Return a stored count; what is none counts as none."""
+        try:
+            return int(stored)
+        except ValueError:
+            return 0
+
+
 @dataclass(frozen=True, slots=True)
 class Allowance:
     """How many requests a minute somebody may send, how many are left, and when, in seconds, more come."""
