@@ -12,7 +12,7 @@ from django.test import Client
 
 from retrieval.models import Document
 from sessions_app.models import ChatSession, Message
-from tests.accounts.people import Person
+from tests.accounts.people import Person, someone
 from tests.databases import Database
 
 JSON = "application/json"
@@ -104,3 +104,14 @@ class TestDocument:
         assert answer.status_code == 415
         assert json.loads(answer.content)["code"] in {"media_type_mismatch", "media_type_unsupported"}
         assert not Document.objects.exists()
+
+
+class TestAnotherWorkspace:
+    def test_is_closed_to_who_administers_elsewhere(self, ann: Person) -> None:
+        carl = someone("carl@example.org", roles=("member", "reviewer", "operator", "admin", "auditor"))
+        session_id = ann.program().post("/api/v2/sessions", {}, content_type=JSON).json()["sessionId"]
+        for part in ("", "/messages", "/events", "/plans", "/status"):
+            answer = carl.program().get(f"/api/v2/sessions/{session_id}{part}")
+            assert answer.status_code == 404, part
+        assert carl.program().delete(f"/api/v2/sessions/{session_id}").status_code == 404
+        assert ann.program().get(f"/api/v2/sessions/{session_id}").status_code == 200
