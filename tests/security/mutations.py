@@ -2,8 +2,8 @@
 
     .venv/bin/python -m tests.security.mutations [ID...] [--workers 2]
 
-Prints a line for each: `fails` is as it should be; `PASSES` is a test that proves nothing. The checkout itself
-is never changed. It takes a while; `make test-all` runs it as tests/security/test_mutations.py.
+Prints a line for each: `fails` is as it should be; `PASSES` is a test that proves nothing. The checkout
+itself is never changed. It takes a while; `make test-all` runs it as tests/security/test_mutations.py.
 """
 
 import argparse
@@ -76,8 +76,14 @@ def run(copy: Path, tests: Sequence[str]) -> tuple[Result, str]:
     # Without these a test that was skipped, not found or broken on import would count as one that fails.
     if ended.returncode == 0:
         return ("PASSES" if re.search(r"\b[1-9]\d* passed", said) else "DOES NOT RUN"), said
-    failed = ended.returncode == 1 and re.search(r"\b[1-9]\d* (failed|errors?)\b", said)
+    failed = ended.returncode == 1 and re.search(r"\b[1-9]\d* failed\b", said)
     return ("fails" if failed else "DOES NOT RUN"), said
+
+
+def reason(said: str) -> str:
+    """Return the first line in which pytest says why a test failed: people see if it was the guard."""
+    found = re.search(r"^E +(\S.*)$", said, re.MULTILINE)
+    return found[1][:160] if found else ""
 
 
 def tried(line: Line, copy: Path) -> tuple[Result, str]:
@@ -113,7 +119,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("ids", nargs="*")
     parser.add_argument("--workers", type=int, default=1)
-    parser.add_argument("--verbose", action="store_true", help="show the end of what each test said")
     given = parser.parse_args()
     wanted = [line for line in lines() if not given.ids or line.id in given.ids]
     copies: SimpleQueue[Path] = SimpleQueue()
@@ -136,9 +141,10 @@ def main() -> int:
         with ThreadPoolExecutor(given.workers) as pool:
             for line, result, said in pool.map(try_one, wanted):
                 say(f"{line.id:8} {result:12} {line.tests[0]}")
-                if result != "fails":
-                    bad += 1
-                if result != "fails" or given.verbose:
+                bad += result != "fails"
+                if result == "fails":
+                    say(f"    {reason(said)}")
+                else:
                     say("    " + "\n    ".join(said.strip().splitlines()[-25:]))
     say(f"{len(wanted)} lines, {bad} not as they should be")
     return 1 if bad else 0

@@ -6,6 +6,7 @@ from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+from pytest_django import Settings
 
 from cartrita.eventstore.aio import close_async
 from cartrita.llm import catalog
@@ -38,26 +39,26 @@ async def ask(entry: ModelEntry) -> None:
 
 class TestKey:
     async def test_goes_to_no_host_that_only_a_row_names(
-        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: pytest.FixtureRequest
+        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: Settings
     ) -> None:
-        settings.OPENAI_API_KEY = "a-key-of-the-tests"  # type: ignore[attr-defined]
-        settings.OPENAI_BASE_URL = "http://127.0.0.1:9/v1"  # type: ignore[attr-defined]
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        settings.OPENAI_BASE_URL = "http://127.0.0.1:9/v1"
         with pytest.raises(ProviderFailed, match="OPENAI_BASE_URL"):
             await ask(replace(entry, base_url=elsewhere.base_url))
         assert elsewhere.received == []
 
     async def test_goes_where_row_and_environment_agree(
-        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: pytest.FixtureRequest
+        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: Settings
     ) -> None:
-        settings.OPENAI_API_KEY = "a-key-of-the-tests"  # type: ignore[attr-defined]
-        settings.OPENAI_BASE_URL = elsewhere.base_url  # type: ignore[attr-defined]
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
+        settings.OPENAI_BASE_URL = elsewhere.base_url
         await ask(replace(entry, base_url=f"{elsewhere.base_url}/"))
         assert len(elsewhere.received) == 1
 
 
 class TestRedirect:
     async def test_of_a_provider_is_not_followed(
-        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: pytest.FixtureRequest
+        self, entry: ModelEntry, elsewhere: OpenAIServer, settings: Settings
     ) -> None:
         target = f"{elsewhere.base_url}/chat/completions"
 
@@ -72,9 +73,9 @@ class TestRedirect:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002 # the base class names it so
                 pass
 
-        settings.OPENAI_API_KEY = "a-key-of-the-tests"  # type: ignore[attr-defined]
+        settings.OPENAI_API_KEY = "a-key-of-the-tests"
         with ThreadingHTTPServer(("127.0.0.1", 0), Redirects) as server:
-            settings.OPENAI_BASE_URL = f"http://127.0.0.1:{server.server_address[1]}/v1"  # type: ignore[attr-defined]
+            settings.OPENAI_BASE_URL = f"http://127.0.0.1:{server.server_address[1]}/v1"
             thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
             thread.start()
             try:
