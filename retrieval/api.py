@@ -331,6 +331,8 @@ class Searches(ApiView):
     """Search by words and meaning."""
 
     scopes: ClassVar = {"POST": "read"}
+    # Passages of what was erased, or is not for this person any more, are not given again.
+    kept = False
 
     @extend_schema(operation_id="search", request=Search, responses=Found)
     def post(self, request: Request) -> Response:

@@ -45,11 +45,18 @@ class RequestInFlight(Conflict):
     code = "request_in_flight"
 
 
-def answer_once(request: Request, key: str, handler: Callable[[], Response]) -> Response:
+def answer_once(
+    request: Request,
+    key: str,
+    handler: Callable[[], Response],
+    *,
+    again: Callable[[], Response] | None = None,
+) -> Response:
     """Answer a POST that carries an Idempotency-Key: run `handler`, or give the answer that it gave before.
 
-    Only answers below 400 are kept, for 24 hours, encrypted under the key. Raises BadInput, RequestInFlight,
-    IdempotencyKeyReused, and whatever the handler raises.
+    Only answers below 400 are kept, for 24 hours, encrypted under the key. Where what they tell may be erased
+    meanwhile, `again` tells it as it is then, and nothing but the act is kept. Raises BadInput,
+    RequestInFlight, IdempotencyKeyReused, and whatever the handler raises.
     """
     if not 0 < len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
         raise BadInput(f"An idempotency key is 1 to {KEY_LIMIT} printable ASCII characters.", field=HEADER)
@@ -65,14 +72,18 @@ def answer_once(request: Request, key: str, handler: Callable[[], Response]) -> 
                 raise IdempotencyKeyReused(
                     "This key came before with another request; a new request needs a new key.", field=HEADER
                 )
-            return _opened(cipher, bytes(stored.answer))
+            if again is None:
+                return _opened(cipher, bytes(stored.answer))
+            response = again()
+            response.headers[REPLAYED_HEADER] = "true"
+            return response
         response = handler()
         if response.status_code < 400:
             StoredAnswer.objects.update_or_create(
                 id=row_id,
                 defaults={
                     "fingerprint": fingerprint,
-                    "answer": _sealed(cipher, response),
+                    "answer": _sealed(cipher, response) if again is None else b"",
                     "answered_at": timezone.now(),
                 },
             )
@@ -86,8 +97,11 @@ def delete_old_answers(*, now: datetime) -> int:
 
 
 def _secret(request: Request, key: str) -> bytes:
-    """Return 32 bytes that only server and client together know, apart for each caller."""
-    caller = f"{request.user.pk}|{key}"
+    """Return 32 bytes that only server and client together know, apart for each caller.
+
+    Each token of a person is a caller: it may act elsewhere than another one, and be allowed less.
+    """
+    caller = f"{request.user.pk}|{getattr(request.auth, 'token_id', None) or ''}|{key}"
     return hmac.digest(settings.SECRET_KEY.encode(), b"cartrita.idempotency|" + caller.encode(), "sha256")
 
 

@@ -17,8 +17,12 @@ class ApiView(APIView):
     """A REST view: counted, with entity tags, and whose POST takes an Idempotency-Key.
 
     A view translates, makes one domain call, and translates back. `scopes` and `roles` are those of
-    `cartrita.accounts.permissions.MayCall`; `body_limit` is in bytes.
+    `cartrita.accounts.permissions.MayCall`; `body_limit` is in bytes. Where a POST only reads, its answer
+    is not `kept`: asked again, it is what may be read then. One that does more, and tells what may be
+    erased, has a method `again` with its parameters, which answers a repeated request.
     """
+
+    kept = True
 
     # Requests are counted before it is known whether they may be answered.
     throttle_classes = ()
@@ -38,11 +42,17 @@ class ApiView(APIView):
         """Let the answer of a POST with a key be given once."""
         super().initial(request, *args, **kwargs)
         key = request.headers.get(HEADER)
-        if request.method == "POST" and key is not None:
+        if request.method == "POST" and key is not None and self.kept:
             handler = self.post  # type: ignore[has-type] # every subclass that takes POST has it
 
             def post(request: Request, *args: Any, **kwargs: Any) -> Any:
-                return answer_once(request, key, partial(handler, request, *args, **kwargs))
+                again = getattr(self, "again", None)
+                return answer_once(
+                    request,
+                    key,
+                    partial(handler, request, *args, **kwargs),
+                    again=partial(again, request, *args, **kwargs) if again is not None else None,
+                )
 
             self.post = post
 

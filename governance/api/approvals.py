@@ -214,7 +214,15 @@ class ApprovalArguments(ApiView):
         )
 
 
-class ApprovalApprove(ApiView):
+class _Act(ApiView):
+    """Something that is done with a request."""
+
+    def again(self, request: Request, approval_id: UUID) -> Response:
+        """Return the request as it is now; what it is about may have been erased since."""
+        return _answer(request, approval_id)
+
+
+class ApprovalApprove(_Act):
     """Saying yes."""
 
     @extend_schema(
@@ -235,7 +243,7 @@ class ApprovalApprove(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalDeny(ApiView):
+class ApprovalDeny(_Act):
     """Saying no."""
 
     @extend_schema(
@@ -253,7 +261,7 @@ class ApprovalDeny(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalAsk(ApiView):
+class ApprovalAsk(_Act):
     """Questions to the requester."""
 
     @extend_schema(operation_id="approvals_ask", request=Note, responses=ApprovalDetail)
@@ -264,7 +272,7 @@ class ApprovalAsk(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalComment(ApiView):
+class ApprovalComment(_Act):
     """Comments."""
 
     @extend_schema(operation_id="approvals_comment", request=Note, responses=ApprovalDetail)
@@ -275,7 +283,7 @@ class ApprovalComment(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalAnswer(ApiView):
+class ApprovalAnswer(_Act):
     """Answers of the requester."""
 
     @extend_schema(operation_id="approvals_answer", request=Note, responses=ApprovalDetail)
@@ -286,7 +294,7 @@ class ApprovalAnswer(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalEdit(ApiView):
+class ApprovalEdit(_Act):
     """Changing the arguments."""
 
     @extend_schema(
@@ -303,7 +311,7 @@ class ApprovalEdit(ApiView):
         return _answer(request, approval_id)
 
 
-class ApprovalWithdraw(ApiView):
+class ApprovalWithdraw(_Act):
     """Taking a grant back."""
 
     @extend_schema(

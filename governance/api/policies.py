@@ -349,6 +349,7 @@ class Validations(PolicyView):
     """Policy files to look at."""
 
     scopes: ClassVar = {"POST": "read"}
+    kept = False
 
     @extend_schema(operation_id="policy_validate", request=PolicyText, responses=CheckedPolicy)
     def post(self, request: Request) -> Response:
@@ -362,6 +363,7 @@ class Trials(PolicyView):
     """What another set would have decided."""
 
     scopes: ClassVar = {"POST": "read"}
+    kept = False
 
     @extend_schema(operation_id="policy_try", request=PolicyTrial, responses=TriedPolicy)
     def post(self, request: Request) -> Response:

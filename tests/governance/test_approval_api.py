@@ -152,6 +152,16 @@ class TestActs:
         assert answers[0].json() == answers[1].json()
         assert len(load(approval_id)) == 2
 
+    def test_tell_nothing_again_that_was_erased(self, ann: Person, ben: Person) -> None:
+        key_id = create_data_key(subject_id=ann.id, scope="session")
+        approval_id, client = waiting(ann, key_id=key_id), ben.program()
+        first = act(client, approval_id, "deny", {"text": "No."}, **{"Idempotency-Key": "k"})
+        erase_key(key_id)
+        second = act(client, approval_id, "deny", {"text": "No."}, **{"Idempotency-Key": "k"})
+        assert (second.status_code, second.headers["Idempotency-Replayed"]) == (200, "true")
+        assert (first.json()["erased"], second.json()["erased"]) == (False, True)
+        assert (bool(first.json()["arguments_shown"]), second.json()["arguments_shown"]) == (True, [])
+
     def test_refuse_who_may_not(self, ann: Person, ben: Person, cleo: Person) -> None:
         mine = waiting(ben)
         assert act(ben.program(), mine, "approve").json()["code"] == "own_request"

@@ -64,6 +64,26 @@ class TestIdempotencyKey:
         assert other.status_code == 201
         assert "Idempotency-Replayed" not in other.headers
 
+    def test_belongs_to_one_token_and_not_to_another_that_may_do_less(
+        self, ann: Person, client: Client
+    ) -> None:
+        body = {"name": "build", "scopes": ["read", "write"]}
+        assert create(client, "a", body).status_code == 201
+        answer = create(ann.program("tokens"), "a", body)
+        assert (answer.status_code, answer.json()["code"]) == (403, "scope_not_grantable")
+
+    def test_of_a_person_is_another_in_each_workspace(self, ann: Person, client: Client) -> None:
+        elsewhere = someone("bob@example.org").workspace_id
+        commands.set_roles(workspace_id=elsewhere, user_id=ann.id, roles=("member",), actor="system")
+        first, second = (
+            each.post(
+                "/api/v2/sessions", {}, content_type="application/json", headers={"Idempotency-Key": "a"}
+            )
+            for each in (client, Person(ann.user, elsewhere).program())
+        )
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json()["sessionId"] != second.json()["sessionId"]
+
     def test_is_free_again_after_a_refusal(self, client: Client) -> None:
         assert create(client, "a", {"name": "", "scopes": ["read"]}).status_code == 400
         assert StoredAnswer.objects.count() == 0
@@ -101,7 +121,7 @@ class TestIdempotencyKey:
             answers.append(create(client, "a"))
             connection.close()
 
-        second = ann.program()
+        second = Client(headers={"Authorization": client.defaults["HTTP_AUTHORIZATION"]})
         with monkeypatch.context() as patch:
             patch.setattr("cartrita.accounts.commands.issue_token", slow)
             thread = threading.Thread(target=first)

@@ -1,4 +1,5 @@
-from collections.abc import Callable, Iterator
+from collections.abc from functools import partial
+import Callable, Iterator
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
@@ -38,15 +39,21 @@ class TestDocuments:
         (entry,) = client.get("/api/v2/documents").json()["items"]
         assert entry == client.get(sent["Location"]).json()
         assert (entry["title"], entry["status"], entry["labels"]) == ("fruit.md", "ready", ["orchard"])
-        found = client.post("/api/v2/search", {"query": "Zephyrine"}, content_type="application/json").json()
-        (hit,) = found["hits"]
+        search = partial(
+            client.post,
+            "/api/v2/search",
+            {"query": "Zephyrine"},
+            content_type="application/json",
+            headers={"Idempotency-Key": "a"},
+        )
+        (hit,) = search().json()["hits"]
         assert hit["document_id"] == document_id
         place = f"{sent['Location']}/text?start={hit['start']}&end={hit['end']}"
         assert client.get(place).json()["text"] == hit["text"]
         assert client.delete(sent["Location"]).status_code == 204
         assert client.get(sent["Location"]).status_code == 404
-        again = client.post("/api/v2/search", {"query": "Zephyrine"}, content_type="application/json")
-        assert again.json()["hits"] == []
+        # Under the same key too: what was taken away is not given again.
+        assert search().json()["hits"] == []
 
     def test_are_erased_where_asked(self, ann: Person) -> None:
         client = ann.program()
