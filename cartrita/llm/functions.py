@@ -20,6 +20,8 @@ from cartrita.llm.providers import CallPiece, ChatMessage, Function, FunctionCal
 MOST_FUNCTIONS = 128
 MOST_CALLS = 128
 LONGEST_DESCRIPTION = 4096
+# Of the schemas of all functions together, as `structured.parts` counts them.
+MOST_PARTS = 5_000
 CHOICES = ("auto", "none", "required")
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 # No function is called so: their names have no full stop.
@@ -27,9 +29,14 @@ _RESULT = ".result"
 
 
 def check(tools: Sequence[Function], choice: ToolChoice) -> None:
-    """Raise BadInput, naming the field, for functions that no model can be offered."""
+    """Raise BadInput, naming the field, for functions that no model can be offered.
+
+    Large schemas take seconds to check: call it in a thread.
+    """
     if len(tools) > MOST_FUNCTIONS:
         raise BadInput(f"tools has {len(tools)} functions; send {MOST_FUNCTIONS} at most.", field="tools")
+    if (parts := sum(structured.parts(each.parameters) for each in tools)) > MOST_PARTS:
+        raise BadInput(f"The schemas in tools have {parts} parts; they may have {MOST_PARTS}.", field="tools")
     names: set[str] = set()
     for number, tool in enumerate(tools):
         field = f"tools[{number}]"

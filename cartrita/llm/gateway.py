@@ -139,8 +139,10 @@ async def prepare(
         entry = await in_database_thread(
             catalog.choose, name=request.model, tier=request.tier, purpose=request.purpose, at=facts.at
         )
-    if request.json_schema is not None:
-        structured.check_schema(request.json_schema)
+    if request.tools or request.json_schema is not None:
+        await asyncio.to_thread(_check_schemas, request)
+    else:
+        _check_schemas(request)
     request = _fitted(request, entry)
     prompt_tokens = await count_tokens(entry, request.messages, tools=_native_tools(entry, request))
     request = replace(
@@ -357,6 +359,9 @@ class _Performance:
             wrong = functions.complaint(self._calls, request.tools, request.tool_choice, finish_reason)
             if wrong is not None or self._calls:
                 return wrong
+        else:
+            # Nobody offered what these call, so nobody can run it.
+            self._calls = ()
         if request.json_schema is None:
             return None
         wrong = structured.complaint(text, finish_reason, request.json_schema)
@@ -610,6 +615,12 @@ class _Performance:
         return round((time.monotonic() - self._started) * 1000)
 
 
+def _check_schemas(request: ModelRequest) -> None:
+    functions.check(request.tools, request.tool_choice)
+    if request.json_schema is not None:
+        structured.check_schema(request.json_schema)
+
+
 def _check(request: ModelRequest) -> None:
     if not request.messages:
         raise BadInput("messages is empty; send at least one message.", field="messages")
@@ -622,7 +633,6 @@ def _check(request: ModelRequest) -> None:
         if "\0" in message.content or not message.content.isascii():
             canonical(message.content, f"messages[{number}].content")
     _check_calls(request.messages)
-    functions.check(request.tools, request.tool_choice)
     if request.purpose not in get_args(Purpose):
         raise BadInput(
             f"purpose is {request.purpose!r}; use one of {', '.join(get_args(Purpose))}.", field="purpose"

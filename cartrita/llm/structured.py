@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
 from typing import Any
@@ -22,18 +23,44 @@ LONGEST_ANSWER = 256 * 1024
 # How much of a rejected answer a model is shown again: the complaint matters more.
 LONGEST_QUOTE = 4000
 COMPLAINTS = 8
-# References of a schema that are followed for one answer: some schemas of a few lines would take years.
-MOST_REFERENCES = 20_000
+# Each of them takes about a millisecond to check.
+MOST_PARTS = 2_000
+# How much is looked at for one answer: some schemas of a few lines would take years, or all memory.
+# Each keyword of the schema counts one for each value that it speaks of, more where it or the value is long.
+MOST_STEPS = 400_000
+# A reference counts for more: what it leads to may be nothing but references.
+_STEPS_OF_REFERENCE = 20
+# What is wrong with a value quotes all of it, and is kept while other branches of the schema are tried.
+_BYTES_OF_STEP = 256
 
+_TOO_MUCH = (
+    "It takes too long to check the answer against the schema: give a shorter answer, or a simpler schema."
+)
 _REFUSED = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef")
 
 
 def check_schema(schema: Mapping[str, Any], *, field: str = "json_schema") -> None:
     """Raise BadInput when `schema` is not a JSON Schema 2020-12 that answers can be checked against safely.
 
-    Safely means: nothing is fetched for it, and no text makes checking it take for ever.
+    Safely means: nothing is fetched for it, and no text makes checking it take for ever. A large schema takes
+    seconds: call it in a thread.
     """
     _check_written(canonical_json(canonical(dict(schema), field)), field)
+
+
+def parts(schema: Any) -> int:
+    """Return how many objects and truth values a schema holds, itself included."""
+    found, left = 0, [schema]
+    while left:
+        match left.pop():
+            case bool():
+                found += 1
+            case dict() as members:
+                found += 1
+                left += members.values()
+            case list() as items:
+                left += items
+    return found
 
 
 def complaint(text: str, finish_reason: str, schema: Mapping[str, Any]) -> str | None:
@@ -53,6 +80,8 @@ def complaint(text: str, finish_reason: str, schema: Mapping[str, Any]) -> str |
         wrong = "\n".join(islice(_violations(value, schema), COMPLAINTS))
     except RecursionError:
         return "The answer is nested too deeply."
+    except _TooMuch:
+        return _TOO_MUCH
     except Unresolvable as error:
         return f"The schema refers to what it does not hold: {error.ref[:200]}"
     except ValueError as error:
@@ -88,6 +117,8 @@ def _check_written(schema: bytes, field: str) -> None:
     import jsonschema
 
     written = json.loads(schema)
+    if (found := parts(written)) > MOST_PARTS:
+        raise BadInput(f"{field} has {found} parts; it may have {MOST_PARTS}.", field=field)
     try:
         for wrong in _unsafe(written, field):
             raise wrong
@@ -158,27 +189,103 @@ def _has_pattern(_validator: Any, expression: str, value: Any, _schema: Any) -> 
         yield jsonschema.ValidationError(f"{value!r} does not match {expression!r}")
 
 
-def _validator(schema: Mapping[str, Any]) -> Any:
-    """Return a validator of the schema that follows a bounded number of references."""
+class _TooMuch(Exception):
+    """Checking an answer takes more steps than it may."""
+
+
+def _validator(schema: Mapping[str, Any], steps_of: Mapping[int, int]) -> Any:
+    """Return a validator of the schema that takes a bounded number of steps.
+
+    `steps_of` is what a value adds to the step of a keyword, by the value's identity.
+    """
     import jsonschema
 
-    follow = jsonschema.Draft202012Validator.VALIDATORS["$ref"]
-    left = [MOST_REFERENCES]
+    left = [MOST_STEPS]
 
-    def bounded(validator: Any, reference: str, value: Any, within: Any) -> Iterator[Any]:
-        left[0] -= 1
-        if left[0] < 0:
-            raise RecursionError
-        yield from follow(validator, reference, value, within) or ()
+    def bounded(name: str, keyword: Any) -> Any:
+        own = _STEPS_OF_REFERENCE if name == "$ref" else 1
 
+        def check(validator: Any, told: Any, value: Any, within: Any) -> Iterator[Any]:
+            long = len(told) if isinstance(told, list | dict) else 0
+            left[0] -= own + long + steps_of.get(id(value), 0)
+            if left[0] < 0:
+                raise _TooMuch
+            yield from keyword(validator, told, value, within) or ()
+
+        return check
+
+    keywords = {
+        **jsonschema.Draft202012Validator.VALIDATORS,
+        "pattern": _has_pattern,
+        "uniqueItems": _is_unique,
+        "multipleOf": _is_multiple,
+    }
     kind = jsonschema.validators.extend(  # type: ignore[no-untyped-call]  # it has no types
-        jsonschema.Draft202012Validator, {"$ref": bounded, "pattern": _has_pattern}
+        jsonschema.Draft202012Validator,
+        {name: bounded(name, keyword) for name, keyword in keywords.items()},
     )
     return kind(schema, registry=Registry())
 
 
+def _is_unique(_validator: Any, wanted: bool, value: Any, _schema: Any) -> Iterator[Any]:
+    """Do what jsonschema does, in time that grows as the list does."""
+    import jsonschema
+
+    if wanted and isinstance(value, list) and len({_told_apart(each) for each in value}) < len(value):
+        yield jsonschema.ValidationError(f"{value!r} has non-unique elements")
+
+
+def _is_multiple(validator: Any, unit: float, value: Any, schema: Any) -> Iterator[Any]:
+    """Do what jsonschema does, for whole numbers that no float can hold too."""
+    import jsonschema
+
+    try:
+        yield from (
+            jsonschema.Draft202012Validator.VALIDATORS["multipleOf"](validator, unit, value, schema) or ()
+        )
+    except OverflowError:
+        if Fraction(value) % Fraction(unit):
+            yield jsonschema.ValidationError(f"{value!r} is not a multiple of {unit!r}")
+
+
+def _told_apart(value: Any) -> Any:
+    """Return what is equal for equal JSON values alone: true is not 1, and 1.0 is."""
+    match value:
+        case bool():
+            return ("is", value)
+        case list():
+            return ("list", *map(_told_apart, value))
+        case dict():
+            return ("object", frozenset((name, _told_apart(each)) for name, each in value.items()))
+    return value
+
+
+def _steps_of(value: Any) -> dict[int, int]:
+    """Return for each value in a JSON value what its length adds to a step, by its identity."""
+    steps: dict[int, int] = {}
+
+    def measure(part: Any) -> int:
+        match part:
+            case str():
+                length = len(part)
+            case int():
+                length = part.bit_length() // 3
+            case list():
+                length = sum(measure(each) + 2 for each in part)
+            case dict():
+                length = sum(len(name) + measure(each) + 4 for name, each in part.items())
+            case _:
+                length = 0
+        if length >= _BYTES_OF_STEP:
+            steps[id(part)] = length // _BYTES_OF_STEP
+        return length
+
+    measure(value)
+    return steps
+
+
 def _violations(value: Any, schema: Mapping[str, Any]) -> Iterator[str]:
-    for error in _validator(schema).iter_errors(value):
+    for error in _validator(schema, _steps_of(value)).iter_errors(value):
         path, said = error.json_path[:200], error.message
         # It quotes the value, however large; what is wrong with it stands at the end.
         yield f"{path}: {said if len(said) <= 300 else f'{said[:100]} [...] {said[-180:]}'}"

@@ -76,6 +76,14 @@ def calls(*arguments: str, name: str = "get_weather") -> Says:
 
 
 class TestNativeTools:
+    async def test_are_not_called_where_none_was_offered(
+        self, database: Database, told: OpenAIServer
+    ) -> None:
+        mixed = calls('{"place": "Oslo"}').calls
+        told.then(Says(text="One moment.", calls=mixed, finish_reason="tool_calls"))
+        answer = await answered(await prepared())
+        assert (answer.text, answer.tool_calls, answer.tool_calls_blob) == ("One moment.", (), "")
+
     async def test_are_sent_as_openai_takes_them(self, database: Database, told: OpenAIServer) -> None:
         told.then(calls('{"place": "Oslo"}'))
         await answered(await prepared(WEATHER, CLOCK, tool_choice={"name": "get_weather"}))
