@@ -56,6 +56,7 @@ class TestReadChat:
             ({"tools": [FUNCTION, FUNCTION]}, "tools"),
             ({"tool_choice": "required"}, "tool_choice"),
             ({"tools": [FUNCTION], "tool_choice": {**FUNCTION, "function": {"name": "g"}}}, "tool_choice"),
+            ({"tools": [FUNCTION], "tool_choice": {**FUNCTION, "function": {"name": ["f"]}}}, "tool_choice"),
             ({"response_format": {"type": "json_schema"}}, "response_format.json_schema.schema"),
             ({"response_format": {"type": "grammar"}}, "response_format"),
             ({"messages": []}, "messages"),
@@ -131,6 +132,7 @@ class TestRequireForAgent:
             ({"temperature": 0}, "temperature"),
             ({"stop": "x"}, "stop"),
             ({"messages": [{"role": "user", "content": " "}]}, "messages[0]"),
+            ({"messages": HELLO["messages"] * 1001}, "messages"),
         ],
     )
     def test_names_what_only_a_model_takes(self, parameters: dict[str, Any], param: str) -> None:

@@ -18,6 +18,8 @@ MOST_STOPS = 4
 MOST_TOOLS = 128
 MOST_METADATA = 16
 MOST_INPUTS = 2048
+# Each one is an event of the session; a hundred take half a second.
+MOST_MESSAGES_OF_AGENT = 1000
 _FUNCTION_NAME = re.compile(r"[a-zA-Z0-9_-]{1,64}")
 
 # Accepted without effect: they steer how another provider stores, bills or speeds up a request.
@@ -146,6 +148,12 @@ def require_for_agent(request: ChatRequest, body: Mapping[str, Any]) -> None:
                 f"{why}: leave {name} out, or name a tier or model, whose list is at GET /v1/models.",
                 field=name,
             )
+    if len(request.messages) > MOST_MESSAGES_OF_AGENT:
+        raise WrongValue(
+            f"An agent takes {MOST_MESSAGES_OF_AGENT:,} messages at once; send the newest ones, or name a "
+            "session that knows the others.",
+            field="messages",
+        )
     for place, message in enumerate(request.messages):
         if message.role == "tool" or message.tool_calls:
             raise Unsupported(
@@ -349,7 +357,8 @@ def _tool_choice(value: Any, tools: Sequence[FunctionTool]) -> str | dict[str, A
     if isinstance(value, dict) and value.get("type") == "function":
         function = value.get("function")
         name = function.get("name") if isinstance(function, dict) else None
-        if name not in {each.name for each in tools}:
+        # A list: what is named may be anything, also what has no hash.
+        if name not in [each.name for each in tools]:
             raise WrongValue("tool_choice names none of the functions in tools.", field="tool_choice")
         return {"name": name}
     raise Unsupported(
