@@ -492,7 +492,8 @@ class JsonLines(logging.Formatter):
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            # Before JSON escapes it: a password may hold quotes.
+            "message": redact(record.getMessage()),
         }
         context = trace.get_current_span().get_span_context()
         if context.is_valid:
@@ -500,8 +501,8 @@ class JsonLines(logging.Formatter):
         elif of_request := getattr(getattr(record, "request", None), _TRACE_OF_REQUEST, ""):
             line["trace_id"] = of_request
         if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
-        return redact(json.dumps(line, ensure_ascii=False, default=str))
+            line["exception"] = redact(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False, default=str)
 
 
 class WithoutForeseenTracebacks(logging.Filter):
