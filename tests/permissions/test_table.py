@@ -100,7 +100,9 @@ def differences(world: World, caller: str, route: str) -> list[str]:
 def told(caller: str, wanted: str, said: str) -> list[str]:
     """Return the words in an answer that this caller should not read."""
     kept = []
-    if caller in ELSEWHERE or caller in {"nobody", "ended"} or wanted[0] in "4as":
+    # 400 shows who was let in what they sent, beside what they may read.
+    refused = wanted not in {"ok", "own", "400"}
+    if caller in ELSEWHERE or caller in {"nobody", "ended"} or refused:
         kept = [MARK, SAID, ASKED]
     if caller not in READERS:
         kept.append(SAID)

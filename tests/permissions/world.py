@@ -21,6 +21,7 @@ from cartrita.accounts.workspace import create
 from cartrita.eventstore import Append, Context, append, new_id
 from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
+from cartrita.upkeep.models import Job
 from governance.commands import approvals, budgets, policies
 from governance.decide import DecisionRequest
 from governance.models import Approval, PolicyRule
@@ -132,6 +133,7 @@ def _stock_rows() -> None:
     """Make a row of each kind that Django, beat and the circuits keep."""
     Circuit.objects.create(id=new_id(), provider="openai", model="gpt-4o")
     Group.objects.create(name=f"{MARK} group")
+    Job.objects.create(name="none", began_at=timezone.now())
     interval = beat.IntervalSchedule.objects.create(every=1, period="days")
     beat.CrontabSchedule.objects.create()
     beat.SolarSchedule.objects.create(event="sunset", latitude=1, longitude=1)
