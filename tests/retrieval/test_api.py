@@ -1,5 +1,5 @@
-from collections.abc from functools import partial
-import Callable, Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from django.core.files.uploadedfile import SimpleUploadedFile
