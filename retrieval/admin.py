@@ -35,11 +35,9 @@ class DocumentAdmin(ReadOnlyAdmin):
     def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
         """Say of each row whether the person may read its title: attachments are their sessions' own."""
         readable = Q(session_id=None) | Q(workspace_id__in=workspaces_with(request.user, READERS))
-        return (
-            super()
-            .get_queryset(request)
-            .annotate(titled=Case(When(readable, Value(True)), default=Value(False)))
-        )
+        titled = Case(When(readable, Value(value=True)), default=Value(value=False))
+        rows: QuerySet[Any] = super().get_queryset(request).annotate(titled=titled)
+        return rows
 
     @admin.display(description=_("title"))
     def opened_title(self, row: Any) -> str:
