@@ -1,5 +1,7 @@
 """What every answer says to browsers, whoever asks for whatever."""
 
+import re
+
 import pytest
 from django.conf import settings
 from django.test import Client
@@ -74,3 +76,16 @@ class TestSignIn:
         assert thief.get("/api/v2/me").status_code == 200
         client.post("/sign-out")
         assert thief.get("/api/v2/me").status_code == 401
+
+    def test_says_the_same_of_a_wrong_password_and_of_nobody(self, database: Database) -> None:
+        someone()
+        answers = [
+            Client().post("/sign-in", {"email": email, "password": "wrong-password"})
+            for email in ("ann@example.org", "nob@example.org")
+        ]
+        assert answers[0].status_code == answers[1].status_code == 400
+        known, unknown = (
+            re.sub(r'name="csrfmiddlewaretoken" value="\w+"', "", answer.text).replace(email, "")
+            for answer, email in zip(answers, ("ann@example.org", "nob@example.org"), strict=True)
+        )
+        assert known == unknown
