@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from django.http import HttpResponseBase, StreamingHttpResponse
+from django.http import HttpResponse, HttpResponseBase, StreamingHttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
@@ -16,6 +16,7 @@ from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
 from cartrita.accounts.consumers import OPENED_BY_TICKET, SocketUser
+from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
 from cartrita.eventstore import RecordedEvent, all_event_classes
 from cartrita.eventstore.log import read_log
@@ -118,11 +119,7 @@ class SessionStream(ApiView):
 
         Without a position, after a restore, and where more than 500 events came since, a snapshot goes first.
         """
-        asked = caller(request)
-        if asked.token_id is None:
-            queries.visible_session(session_id, asked)
-        else:
-            queries.open_session(session_id, asked, now=timezone.now())
+        asked = _reader(request, session_id)
         after, epoch = _last_event(request)
         frames = sse.event_stream(
             user=SocketUser(asked.user_id, asked),
@@ -135,6 +132,22 @@ class SessionStream(ApiView):
         return StreamingHttpResponse(
             frames, content_type=sse.CONTENT_TYPE, headers={"X-Accel-Buffering": "no"}
         )
+
+    def head(self, request: Request, session_id: UUID) -> HttpResponse:
+        """Answer as `get` begins to, without a stream that nobody reads."""
+        _reader(request, session_id)
+        _last_event(request)
+        return HttpResponse(content_type=sse.CONTENT_TYPE)
+
+
+def _reader(request: Request, session_id: UUID) -> Caller:
+    """Return who asks, where they may follow the session. Raises SessionNotFound and its like."""
+    asked = caller(request)
+    if asked.token_id is None:
+        queries.visible_session(session_id, asked)
+    else:
+        queries.open_session(session_id, asked, now=timezone.now())
+    return asked
 
 
 def _page(request: Request, show: Show, **part: UUID) -> Response:

@@ -1,7 +1,8 @@
-"""What the web process takes in of a request's body before anybody has looked at it.
+"""What the web process takes in of a request's body before anybody has looked at it, and HEAD gives none.
 
 Twisted reads forms a second time, whole and in the event loop, for an interface that daphne does not use, and
-bounds no body. Both would let strangers stop the server.
+bounds no body. Both would let strangers stop the server. Of an answer to HEAD daphne drops the first part
+alone: the others would be taken for the answer to the connection's next request, by a proxy for anybody's.
 """
 
 import json
@@ -48,6 +49,11 @@ class _Request(WebRequest):  # type: ignore[misc] # daphne has no types
         self._taken += len(data)
         if self._check(self._taken):
             super().handleContentChunk(data)
+
+    def handle_reply(self, message: dict[str, Any]) -> None:
+        if self.method == b"HEAD" and message.get("type") == "http.response.body":
+            message = {**message, "body": b"", "more_body": False}
+        super().handle_reply(message)
 
     def _check(self, length: int) -> bool:
         """Refuse and hang up where that is too long; tell whether it is not."""

@@ -1,4 +1,4 @@
-"""Strangers cannot stop the server by what they send."""
+"""Strangers cannot stop the server by what they send, and HEAD gets no body."""
 
 import json
 import socket
@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from sessions_app.commands import create_session
+from tests.accounts.people import someone
 from tests.databases import Database
 from tests.servers import Server, listening_server
 
@@ -60,3 +62,25 @@ class TestBody:
     def test_of_a_form_is_left_to_the_route(self, server: Server) -> None:
         headers = b"Content-Type: multipart/form-data\r\nContent-Length: 2"
         assert sends(server, headers, b"xx") == (401, "not_signed_in")
+
+
+class TestHead:
+    def test_is_answered_without_a_body_also_by_what_comes_in_parts(self, server: Server) -> None:
+        person = someone()
+        session_id = create_session(
+            user_id=person.id, workspace_id=person.workspace_id, actor=f"user:{person.id}"
+        )
+        address = server.listener.getsockname()
+        line = b"%b %b HTTP/1.1\r\nHost: %b:%d\r\nAuthorization: Bearer %b\r\n\r\n"
+        for path in ("/api/schema", f"/api/v2/sessions/{session_id}/stream"):
+            with socket.create_connection(address, timeout=60) as connection:
+                told = address[0].encode(), address[1], person.token("read").encode()
+                # What comes on the same connection is the next answer, and nothing else.
+                connection.sendall(line % (b"HEAD", path.encode(), *told))
+                connection.sendall(line % (b"GET", b"/healthz", *told))
+                answer = b""
+                while answer.count(b"HTTP/1.1 ") < 2 and (read := connection.recv(65536)):
+                    answer += read
+            first, _, rest = answer.partition(b"\r\n\r\n")
+            assert first.startswith(b"HTTP/1.1 200 ")
+            assert rest.startswith(b"HTTP/1.1 200 ")
