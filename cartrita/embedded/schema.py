@@ -48,8 +48,11 @@ def as_owner() -> Iterator[None]:
     served_as = connection.settings_dict
     owner = psycopg.conninfo.conninfo_to_dict(settings.DATABASE_OWNER_URL)
     connection.close()
+    # The owner's connection is its own: a pool of requests' connections is the serving role's.
+    options = {name: value for name, value in served_as["OPTIONS"].items() if name != "pool"}
     connection.settings_dict = {
         **served_as,
+        "OPTIONS": options,
         "NAME": owner.get("dbname", ""),
         "USER": owner.get("user", ""),
         "PASSWORD": owner.get("password", ""),

@@ -1,7 +1,9 @@
 """The schema moves forwards only, one process at a time."""
 
 import threading
+from pathlib import Path
 
+import httpx
 import psycopg
 import pytest
 from django.core.management import call_command
@@ -13,6 +15,7 @@ from cartrita.embedded import schema
 from cartrita.eventstore import in_database_thread
 from cartrita.eventstore.schema import SchemaTooNew, SchemaTooOld, check_up_to_date
 from tests.databases import Database
+from tests.servers import listening_server
 
 
 class TestBringUpToDate:
@@ -85,6 +88,20 @@ class TestStart:
         record_the_future(database)
         with pytest.raises(SchemaTooNew, match=r"9999_from_the_future"):
             call_command("run_orchestrator")
+
+    def test_serves_as_the_role_with_few_rights_all_the_same(
+        self, database: Database, tmp_path: Path
+    ) -> None:
+        with listening_server(database, tmp_path, scripted=True) as server:
+            server.start()
+            assert httpx.get(f"{server.url}/readyz").status_code == 200
+            with psycopg.connect(database.superuser_url) as superuser:
+                found = superuser.execute(
+                    "select distinct usename from pg_stat_activity where datname = %s and pid <> "
+                    "pg_backend_pid()",
+                    [database.name],
+                ).fetchall()
+        assert found == [("cartrita_app",)]
 
 
 def record_the_future(database: Database) -> None:
