@@ -45,9 +45,23 @@ async def connect(application_name: str) -> psycopg.AsyncConnection[tuple[Any, .
     return await psycopg.AsyncConnection.connect(**parameters, autocommit=True)
 
 
-async def _check_untraced(connection: psycopg.AsyncConnection[Any]) -> None:
-    with suppress_instrumentation():
-        await AsyncConnectionPool.check_connection(connection)
+def is_silent(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
+    """Tell whether the server has sent nothing on an idle connection: then it stands.
+
+    A server that stops says so or closes the connection, and either can be read. Asking it would be a query
+    before each unit of work.
+    """
+    if connection.closed or not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN | select.POLLPRI)
+    return not poll.poll(0)
+
+
+async def _check(connection: psycopg.AsyncConnection[Any]) -> None:
+    if not is_silent(connection):
+        with suppress_instrumentation():
+            await AsyncConnectionPool.check_connection(connection)
 
 
 class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
@@ -59,7 +73,7 @@ class LoopPool(AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]):
             min_size=1,
             max_size=POOL_CONNECTIONS,
             open=False,
-            check=_check_untraced,
+            check=_check,
             name="cartrita",
         )
         self._opening: asyncio.Task[None] | None = None
@@ -122,23 +136,18 @@ def _keep_connections() -> None:
     options = database.settings_dict["OPTIONS"]
     if "pool" in options:
         own = {name: value for name, value in options.items() if name != "pool"}
-        database.settings_dict = {**database.settings_dict, "CONN_MAX_AGE": None, "OPTIONS": own}
+        database.settings_dict = {
+            **database.settings_dict,
+            "CONN_MAX_AGE": None,
+            "OPTIONS": own,
+        }
 
 
 def _spare_the_check() -> None:
-    """Take Django's connection as sound without asking the server, where that has sent nothing meanwhile.
-
-    A server that stops says so or closes the connection, and either can be read here. Django's own check is a
-    query before each unit of work.
-    """
+    """Let Django take its connection as sound without its query, where the server has sent nothing."""
     # The stubs of Django do not know all that a connection has.
     database: Any = connections["default"]
-    connection = database.connection
-    if connection is None or connection.closed or not hasattr(select, "poll"):
-        return
-    poll = select.poll()
-    poll.register(connection.fileno(), select.POLLIN | select.POLLPRI)
-    if not poll.poll(0):
+    if database.connection is not None and is_silent(database.connection):
         database.health_check_done = True
 
 

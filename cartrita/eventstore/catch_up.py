@@ -59,10 +59,12 @@ def log_head() -> int:
 
 def lock_checkpoint(name: str) -> int:
     """Return a projection's checkpoint and hold it to the end of the transaction."""
-    execute(
-        "insert into projection_checkpoint (name, position) values (%b, 0) on conflict do nothing", [name]
-    )
-    row = execute("select position from projection_checkpoint where name = %b for update", [name]).fetchone()
+    held = "select position from projection_checkpoint where name = %b for update"
+    row = execute(held, [name]).fetchone()
+    if row is None:
+        new = "insert into projection_checkpoint (name, position) values (%b, 0) on conflict do nothing"
+        execute(new, [name])
+        row = execute(held, [name]).fetchone()
     return int(row[0]) if row else 0
 
 

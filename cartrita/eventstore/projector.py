@@ -18,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 # A projection that none of the new events concerns only moves its checkpoint, and that at least so often.
 CHECKPOINT_SECONDS = 1.0
-PAUSE_SECONDS = 0.01
+# What happens within it is one batch: a run records some events every few milliseconds.
+PAUSE_SECONDS = 0.05
 SHORTEST_REST_SECONDS = 0.25
 LONGEST_REST_SECONDS = 30.0
 
