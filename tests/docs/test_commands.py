@@ -1,4 +1,4 @@
-"""Every command of README.md and docs/tutorial.md, in order, on an installation of its own."""
+"""Every command of README.md, docs/tutorial.md and docs/how-to, in order, on installations of their own."""
 
 import re
 import signal
@@ -114,3 +114,12 @@ class TestTutorial:
         terminal.names["crt_…"] = installation.new_token()
         for step in commands("docs/tutorial.md"):
             terminal.run(step)
+
+
+class TestHowTos:
+    def test_show_what_their_commands_give(self, installation: Installation) -> None:
+        terminal = installation.terminal()
+        terminal.names["crt_…"] = installation.new_token()
+        for page in sorted((CHECKOUT / "docs" / "how-to").glob("*.md")):
+            for step in steps(page.read_text(encoding="utf-8")):
+                terminal.run(step)
