@@ -156,6 +156,17 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Carries jobs to Celery's workers and what processes count together (requests). It never carries events or
 # answers: PostgreSQL wakes every process itself, so that nothing is lost with Redis, nor later without it.
 REDIS_URL = env.str("REDIS_URL", default="")
+# For consumers of your own (CARTRITA_APPS). The socket of Cartrita needs no layer: the log wakes every process.
+CHANNEL_LAYERS = (
+    {
+        "default": {
+            "BACKEND": "channels_redis.pubsub.RedisPubSubChannelLayer",
+            "CONFIG": {"hosts": [REDIS_URL]},
+        }
+    }
+    if REDIS_URL
+    else {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+)
 
 # Requests are counted here (cartrita.http.throttles): by all processes together where there is Redis, and by
 # each for itself where there is none, or while it does not answer.

@@ -95,6 +95,9 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
     task of its own, waits on nothing but the socket, and is looked at once a second by the hub.
     """
 
+    # None is configured under that name: Channels then leaves it out, and its cost for each connection.
+    channel_layer_alias = "none"
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.user: Person | None = None
