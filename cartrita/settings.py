@@ -156,7 +156,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 # Carries jobs to Celery's workers and what processes count together (requests). It never carries events or
 # answers: PostgreSQL wakes every process itself, so that nothing is lost with Redis, nor later without it.
 REDIS_URL = env.str("REDIS_URL", default="")
-# For consumers of your own (CARTRITA_APPS). The socket of Cartrita needs no layer: the log wakes every process.
+# For consumers of your own (CARTRITA_APPS). The socket of Cartrita needs none: the log wakes every process.
 CHANNEL_LAYERS = (
     {
         "default": {
