@@ -65,7 +65,7 @@ def installation(tmp_path: Path) -> Iterator[Installation]:
     folder.mkdir()
     (SHARED_HOME / "models").mkdir(parents=True, exist_ok=True)
     (home / "models").symlink_to(SHARED_HOME / "models", target_is_directory=True)
-    for name in ("manage.py", "docs", "governance", "Makefile"):
+    for name in ("manage.py", "cartrita", "docs", "governance", "Makefile"):
         (folder / name).symlink_to(CHECKOUT / name)
     (folder / ".venv").symlink_to(sys.prefix, target_is_directory=True)
     environ = environment(home, PORT="0")
