@@ -5,6 +5,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
 from django.core.exceptions import ValidationError
@@ -112,12 +113,17 @@ def _values(model: type[Model], names: Sequence[str], cursor: str) -> list[Any]:
     texts = _texts(cursor, len(names))
     try:
         fields: list[Any] = [model._meta.get_field(name) for name in names]  # noqa: SLF001 # public in Django
-        values = [field.to_python(text) for field, text in zip(fields, texts, strict=True)]
+        values = [_in_utc(field.to_python(text)) for field, text in zip(fields, texts, strict=True)]
     except (ValueError, ValidationError, OverflowError):
         values = []
     if not values or None in values:
         raise _foreign_cursor()
     return values
+
+
+def _in_utc(value: Any) -> Any:
+    """Return a time as PostgreSQL is told it. Raises OverflowError for one that is before the year 1."""
+    return value.astimezone(UTC) if isinstance(value, datetime) and value.tzinfo is not None else value
 
 
 def _texts(cursor: str, count: int) -> list[str]:

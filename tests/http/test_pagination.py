@@ -1,5 +1,6 @@
 """Keyset pages over a real table."""
 
+from base64 import urlsafe_b64encode
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -49,6 +50,10 @@ class TestPageOf:
 
     def test_refuses_a_cursor_of_another_list(self, subtests: pytest.Subtests) -> None:
         for cursor in (
+            # A time that is there, and in UTC before the year 1.
+            urlsafe_b64encode(
+                b'["0001-01-01T00:00:00+23:59", "00000000-0000-0000-0000-000000000000"]'
+            ).decode(),
             *("x", "é", "\0", "W10", "WyJ4Il0", "WyJ4IiwieSJd", "bnVsbA", "WyIyMDI2LTAxLTAxIiwgMV0"),
             "W" * 9999,
         ):
