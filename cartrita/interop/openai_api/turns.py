@@ -183,7 +183,9 @@ def _ids(question: Question, caller: Caller) -> tuple[UUID, UUID]:
         raise BadInput(
             f"An idempotency key is 1 to {KEY_LIMIT} printable ASCII characters.", field="Idempotency-Key"
         )
-    named = derived_id(caller.workspace_id, f"openai_api:{caller.user_id}:{question.key}")
+    # In a session that the caller names it is another message, with an id of its own.
+    place = f":{question.session_id}" if question.session_id is not None else ""
+    named = derived_id(caller.workspace_id, f"openai_api:{caller.user_id}{place}:{question.key}")
     return question.session_id or derived_id(named, "session"), derived_id(named, "message")
 
 
@@ -292,10 +294,15 @@ class Following:
 
     async def __aenter__(self) -> Self:
         session_id = self.asked.session_id
-        await hub().start()
         name = f"session:{session_id}"
         kind, channel_id = channel_kind(name)
-        self._texts = await hub().subscription(name, kind, channel_id, self)
+        try:
+            await hub().start()
+            self._texts = await hub().subscription(name, kind, channel_id, self)
+        except BaseException:
+            # The caller has gone before it could be followed: nobody leaves a context that was not entered.
+            self.leave()
+            raise
         self._texts.start_at(hub().position)
         self._reading = asyncio.create_task(self._read(), name=f"openai-api-{self.asked.message_id}")
         return self
