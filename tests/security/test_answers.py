@@ -32,6 +32,7 @@ class TestEveryAnswer:
         for client in (Client(), browser_of(ann)):
             for method in ("get", "delete"):
                 answer = getattr(client, method)(address)
+                answer.close()  # or a static file stays open
                 assert answer.headers["X-Content-Type-Options"] == "nosniff", (method, answer.status_code)
                 assert answer.headers["Referrer-Policy"] == "same-origin"
                 if address.startswith("/static/"):
