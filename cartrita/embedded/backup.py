@@ -53,7 +53,7 @@ TRANSIENT_TABLES: Final = (
     "orchestrator_claim",
 )
 ARCHIVES: Final = "cartrita-*Z.backup"
-_KEY_FILES: Final = ("master.key", "secret.key")
+KEY_FILES: Final = ("master.key", "secret.key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +211,7 @@ def _keys(connection: psycopg.Connection[tuple[Any, ...]], facts: Mapping[str, A
         )
         with connection.cursor().copy(statement) as rows:
             tables[table] = b"".join(bytes(block) for block in rows).decode()
-    files = {name: home / "keys" / name for name in _KEY_FILES}
+    files = {name: home / "keys" / name for name in KEY_FILES}
     return Keys(
         installation=facts["installation"],
         taken_at=facts["taken_at"],

@@ -41,7 +41,7 @@ from cartrita.embedded.archive import (
     read_keys,
     read_manifest,
 )
-from cartrita.embedded.backup import KEY_TABLES, program, reach
+from cartrita.embedded.backup import KEY_FILES, KEY_TABLES, program, reach
 from cartrita.errors import BadInput, CartritaError
 
 # Restored rows get transaction ids of this cluster: those of the old one may lie far ahead, and the sequencer
@@ -206,6 +206,11 @@ def _read_erased(path: Path) -> list[tuple[str, UUID]]:
 
 
 def _check_fit(manifest: Manifest, keys: Keys) -> None:
+    if foreign := sorted(set(keys.files) - set(KEY_FILES)):
+        raise ArchiveDamaged(
+            f"The file of keys holds {foreign[0][:80]!r}, which is no file of keys: take another one.",
+            field="keys",
+        )
     if keys.head and manifest.head and keys.installation != manifest.installation:
         raise KeysDoNotFit("The file of keys is that of another installation.", field="keys")
     if datetime.fromisoformat(keys.taken_at) < datetime.fromisoformat(manifest.taken_at):
@@ -334,8 +339,6 @@ def _write_key_files(home: Path, keys: Keys) -> None:
     folder = home / "keys"
     folder.mkdir(mode=0o700, exist_ok=True)
     for name, text in keys.files.items():
-        if Path(name).name != name:
-            raise ArchiveDamaged(f"The file of keys names a file {name!r} outside its folder.", field="keys")
         descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             file.write(text)

@@ -457,6 +457,15 @@ class TestRefusedRestore:
             place.restores()
         assert place.is_untouched()
 
+    @pytest.mark.parametrize("name", ["..", "", "../elsewhere", "other.key"])
+    def test_with_files_that_are_no_keys(self, place: Place, name: str) -> None:
+        place.backs_up()
+        keys = archive.read_keys(place.keys, lambda: PASSPHRASE)
+        archive.write_keys(place.keys, dataclasses.replace(keys, files={name: "text"}), PASSPHRASE)
+        with pytest.raises(ArchiveDamaged, match="no file of keys"):
+            place.restores()
+        assert place.is_untouched()
+
     def test_of_a_newer_schema(self, place: Place) -> None:
         with psycopg.connect(django_settings.DATABASE_OWNER_URL) as connection:
             connection.execute(
