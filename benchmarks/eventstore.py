@@ -13,7 +13,6 @@ import argparse
 import asyncio
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +24,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+import harness
+from harness import CHECKOUT
+
 sys.path.insert(0, str(CHECKOUT))
 os.environ["DJANGO_SETTINGS_MODULE"] = "cartrita.settings"
 
@@ -502,23 +503,7 @@ def report(
     name: str, ours: list[float], peers: list[Any] | None, unit: str, peer_is: str | None = None
 ) -> None:
     known = [peer for peer in peers or [] if peer is not None]
-    peer = statistics.median(known) if known else None
-    mine = statistics.median(ours)
-    print(
-        json.dumps(
-            {
-                "name": name,
-                "ours": round(mine, 2),
-                "peer": round(peer, 2) if peer is not None else None,
-                "ratio": round(mine / peer, 3) if peer else None,
-                "unit": unit,
-                "runs": len(ours),
-                "load": round(os.getloadavg()[0], 2),
-                "peer_is": peer_is,
-            }
-        ),
-        flush=True,
-    )
+    harness.report(name, ours, known or None, unit, peer_is or "")
 
 
 def now() -> Any:

@@ -16,7 +16,6 @@ The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); with
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import time
@@ -26,11 +25,13 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+import harness
+from harness import CHECKOUT
+
 sys.path.insert(0, str(CHECKOUT))
 
-from governance.decide import Cost, Counters, DecisionRequest, decide  # noqa: E402
-from governance.policy import load_policy  # noqa: E402
+from governance.decide import Cost, Counters, DecisionRequest, decide
+from governance.policy import load_policy
 
 CEDAR = "cedarpy, policies and entities parsed before"
 SIZES = (1, 10, 100, 1000)
@@ -207,22 +208,7 @@ def measure(acts: list[Callable[[], object]], times: int) -> float:
 
 
 def report(name: str, ours: list[float], peers: list[float], unit: str) -> None:
-    peer, mine = (statistics.median(peers) if peers else None), statistics.median(ours)
-    print(
-        json.dumps(
-            {
-                "name": name,
-                "ours": round(mine, 2),
-                "peer": round(peer, 2) if peer is not None else None,
-                "ratio": round(mine / peer, 3) if peer else None,
-                "unit": unit,
-                "runs": len(ours),
-                "load": round(os.getloadavg()[0], 2),
-                "peer_is": CEDAR if peers else None,
-            }
-        ),
-        flush=True,
-    )
+    harness.report(name, ours, peers or None, unit, CEDAR if peers else "")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ process itself used, without PostgreSQL.
 import argparse
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -27,9 +26,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+from harness import CHECKOUT, report
+
 sys.path.insert(0, str(CHECKOUT))
 os.environ["DJANGO_SETTINGS_MODULE"] = "cartrita.settings"
 
@@ -270,20 +269,6 @@ def throughput(threads: int, seconds: float, worker: Callable[[], Callable[[], N
 
 def now() -> datetime:
     return datetime.now(UTC)
-
-
-def report(name: str, ours: list[float], peer: list[float] | None, unit: str, what: str = "") -> None:
-    line: dict[str, Any] = {
-        "name": name,
-        "ours": round(statistics.median(ours), 3),
-        "peer": None if peer is None else round(statistics.median(peer), 3),
-        "ratio": None if peer is None else round(statistics.median(ours) / statistics.median(peer), 3),
-        "unit": unit,
-        "runs": [round(value, 3) for value in ours],
-        "load": round(os.getloadavg()[0], 2),
-        "peer_is": what,
-    }
-    print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
-CHECKOUT = Path(__file__).resolve().parent.parent
+import harness
+from harness import CHECKOUT, PEERS
+
 sys.path.insert(0, str(CHECKOUT))
 os.environ["DJANGO_SETTINGS_MODULE"] = "cartrita.settings"
 
@@ -117,9 +119,6 @@ def databases() -> Iterator[Mapping[str, str]]:
                     peers[name] = server.url(SUPERUSER, name)
                     peer(peers, name, "setup")
             yield peers
-
-
-PEERS = Path(os.environ.get("CARTRITA_BENCH_PYTHON", str(CHECKOUT / ".venv-bench/bin/python")))
 
 
 def scripted() -> Figures:
@@ -315,19 +314,7 @@ def quantile(values: list[float], part: float) -> float:
 
 
 def report(name: str, ours: list[float], peer: list[float] | None, unit: str, what: str = "") -> None:
-    mine = statistics.median(ours)
-    theirs = statistics.median(peer) if peer else None
-    line: Figures = {
-        "name": f"orchestrator.{name}",
-        "ours": round(mine, 3),
-        "peer": None if theirs is None else round(theirs, 3),
-        "ratio": round(mine / theirs, 3) if theirs else None,
-        "unit": unit,
-        "runs": [round(value, 3) for value in ours],
-        "load": round(os.getloadavg()[0], 2),
-        "peer_is": what,
-    }
-    print(json.dumps(line), flush=True)
+    harness.report(f"orchestrator.{name}", ours, peer, unit, what)
 
 
 # -- one kind, in a process of its own -----------------------------------------------------------------------
