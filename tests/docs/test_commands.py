@@ -116,6 +116,7 @@ class TestTutorial:
             terminal.run(step)
 
 
+@pytest.mark.slow
 class TestHowTos:
     def test_show_what_their_commands_give(self, installation: Installation) -> None:
         terminal = installation.terminal()

@@ -11,7 +11,7 @@ Output differs from run to run in a few things, and only these are let pass:
 - Ids, hashes, links that sign in and tokens: any other one, but the same wherever the document's comes again,
   and later commands get the real one in place of the document's.
 - Times, dates and durations: any others of the same form.
-- Numbers before the words in `COUNTED`, which depend on what the services wrote meanwhile.
+- Numbers before the words in `COUNTED`, and positions, which depend on what the services wrote meanwhile.
 - Where the server listens: another port.
 - What only reads is read again for a while until it comes out as shown, because services work meanwhile.
 """
@@ -25,7 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-COUNTED: Final = ("positions", "ticks", "decisions", "events")
+COUNTED: Final = ("positions", "ticks", "decisions", "bytes")
 PATIENCE_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 240.0
 DOCUMENTED_URL: Final = "http://127.0.0.1:8000"
@@ -57,6 +57,7 @@ _LOOSE = [
     (r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?", r"\\d{4}-\\d\\d-\\d\\d(?: \\d\\d:\\d\\d(?::\\d\\d)?)?"),
     (r"\b\d\d:\d\d:\d\d(?:\.\d+)?", r"\\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)?"),
     (r"\b\d+(?:\.\d+)? (?:ms|s|minutes|min|h)\b", r"[\\d,.]+ (?:ms|s|minutes|min|h)"),
+    (r"(?<=\bposition )\d+", r"\\d+"),
     (rf"\b\d[\d,]*(?= (?:{'|'.join(COUNTED)})\b)", r"\\d[\\d,]*"),
 ]
 
