@@ -52,13 +52,13 @@ _PATTERNS = {
 }
 # What the document shows -> what may stand there; tried in this order at each place.
 _LOOSE = [
-    (r"\d{8}T\d{6}Z", r"\\d{8}T\\d{6}Z"),
-    (r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)", r"\\d{4}-\\d\\d-\\d\\dT[\\d:.]+(?:Z|\\+00:00)"),
-    (r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?", r"\\d{4}-\\d\\d-\\d\\d(?: \\d\\d:\\d\\d(?::\\d\\d)?)?"),
-    (r"\b\d\d:\d\d:\d\d(?:\.\d+)?", r"\\d\\d:\\d\\d:\\d\\d(?:\\.\\d+)?"),
-    (r"\b\d+(?:\.\d+)? (?:ms|s|minutes|min|h)\b", r"[\\d,.]+ (?:ms|s|minutes|min|h)"),
-    (r"(?<=\bposition )\d+", r"\\d+"),
-    (rf"\b\d[\d,]*(?= (?:{'|'.join(COUNTED)})\b)", r"\\d[\\d,]*"),
+    (r"\d{8}T\d{6}Z", r"\d{8}T\d{6}Z"),
+    (r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)", r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)"),
+    (r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?", r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?"),
+    (r"\b\d\d:\d\d:\d\d(?:\.\d+)?", r"\d\d:\d\d:\d\d(?:\.\d+)?"),
+    (r"\b\d+(?:\.\d+)? (?:ms|s|minutes|min|h)\b", r"[\d,.]+ (?:ms|s|minutes|min|h)"),
+    (r"(?<=\bposition )\d+", r"\d+"),
+    (rf"\b\d[\d,]*(?= (?:{'|'.join(COUNTED)})\b)", r"\d[\d,]*"),
 ]
 
 
@@ -186,7 +186,7 @@ def _loose_line(text: str) -> str:
     parts, begins = [], 0
     for found in re.finditer("|".join(f"({shown})" for shown, _ in _LOOSE), text):
         parts.append(re.escape(text[begins : found.start()]))
-        parts.append(_LOOSE[int(found.lastindex or 0) - 1][1].replace("\\\\", "\\"))
+        parts.append(_LOOSE[int(found.lastindex or 0) - 1][1])
         begins = found.end()
     return "".join([*parts, re.escape(text[begins:])])
 

@@ -4,7 +4,7 @@ import asyncio
 import os
 import re
 
-from playwright.async_api import Page, expect
+from playwright.async_api import Page, ViewportSize, expect
 
 from cartrita.accounts.models import User
 from tests.accounts.people import Person, someone
@@ -16,7 +16,8 @@ from tests.web.governed import card, decides, opens_request, waits
 TUTORIAL = CHECKOUT / "docs" / "tutorial.md"
 IMAGES = CHECKOUT / "docs" / "images"
 HANDBOOK = CHECKOUT / "docs" / "examples" / "handbook.pdf"
-WINDOW = {"width": 1120, "height": 840}
+WINDOW: ViewportSize = {"width": 1120, "height": 840}
+TALL_WINDOW: ViewportSize = {"width": 1120, "height": 960}
 LARGEST_BYTES = 150 * 1024
 
 
@@ -109,7 +110,7 @@ class TestTutorial:
         await expect(
             page.get_by_text("The rule is valid, and every example of the draft holds")
         ).to_be_visible()
-        await page.set_viewport_size(WINDOW | {"height": 960})
+        await page.set_viewport_size(TALL_WINDOW)
         await page.get_by_role("form", name="The rule").evaluate("(form) => form.scrollIntoView()")
         await pictured(page, "rule")
         await page.set_viewport_size(WINDOW)
@@ -157,6 +158,6 @@ class TestImages:
 
 def fenced(*words: str) -> str:
     """Return the one line of the tutorial that stands alone in a block and holds these words."""
-    alone = re.findall(r"^```\n(.+)\n```$", said(), re.MULTILINE)
+    alone: list[str] = re.findall(r"^```\n(.+)\n```$", said(), re.MULTILINE)
     (line,) = (each for each in alone if all(word in each for word in words))
     return line
