@@ -169,7 +169,7 @@ def tool(
     cost_tokens: int = 0,
     result_limit_bytes: int = 256 * 1024,
     decided_as: DecidedAs = "tool_call",
-    expected_cost: CostFunction[Arguments] | None = None,
+    expected_cost: CostFunction[Any] | None = None,  # of the same arguments
 ) -> Callable[[ToolFunction[Arguments, Result]], ToolFunction[Arguments, Result]]: ...
 def tool(name: str, **definition: Any) -> Any:
     """Return the tool of that name; or, given a definition, register the decorated function under the name.

@@ -179,6 +179,7 @@ class TestDecisionFlow:
             stored.append(len(recorded.data) + blob_bytes())
             grown = [after - before for before, after in pairwise(stored)]
         assert max(grown[40:]) <= max(grown[:20]) + 200
+        assert isinstance(made, DecisionMade)
         assert made.arguments_in_parts == ("messages",)
         assert made.request["arguments"]["messages"]["items"] == 60
 
