@@ -1,4 +1,4 @@
-"""What compares documents with what commands give: it finds differences, and lets only the named ones pass."""
+"""What compares documents with what commands give finds differences, and lets only the named ones pass."""
 
 from pathlib import Path
 
