@@ -19,7 +19,7 @@ from cartrita.telemetry import current_trace_id
 logger = logging.getLogger(__name__)
 
 CONTENT_TYPE = "application/problem+json"
-PROGRAM_PATHS = ("/api/", "/health")
+PROGRAM_PATHS = ("/api/", "/v1/", "/health", "/metrics")
 RETRY_AFTER_SECONDS = 2
 
 
