@@ -12,6 +12,9 @@ from cartrita.llm.providers import Call, ChatMessage, ProviderFailed
 from cartrita.llm.providers.openai import OpenAIProvider
 
 COUNT_SECONDS = 10.0
+# So small a model says the same sentence for ever. DRY sampling of llama.cpp's server makes a token the less
+# likely the longer the run of earlier tokens is that it would go on repeating.
+AGAINST_LOOPS = {"dry_multiplier": 0.8, "dry_penalty_last_n": 256}
 
 
 class LocalProvider(OpenAIProvider):
@@ -32,7 +35,10 @@ class LocalProvider(OpenAIProvider):
 
     def arguments(self, call: Call) -> dict[str, Any]:
         # Without progress reports the server notices a closed connection only at the end of the prompt.
-        return {**super().arguments(call), "extra_body": {"return_progress": True, "cache_prompt": True}}
+        extra: dict[str, Any] = {"return_progress": True, "cache_prompt": True}
+        if call.json_schema is None:
+            extra |= AGAINST_LOOPS
+        return {**super().arguments(call), "extra_body": extra}
 
     async def _post(self, entry: ModelEntry, path: str, body: dict[str, Any]) -> Any:
         sdk, client = await self.client(entry)
