@@ -244,6 +244,7 @@ class Documents(ApiView):
             owner_id=asked.user_id,
             title=values.get("title") or file.name or "",
             media_type=file.content_type or "",
+            file_name=file.name or "",
             content=file.read(),
             session_id=_own(request, values.get("session_id")),
             labels=values.get("labels", ()),

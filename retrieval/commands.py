@@ -84,13 +84,15 @@ def receive_document(
     session_id: UUID | None = None,
     document_id: UUID | None = None,
     labels: Sequence[str] = (),
+    file_name: str = "",
 ) -> UUID:
     """Keep a file for ingestion, where policy lets it in, and return its document's id.
 
     A document that people have to approve is kept but held: nobody reads or finds it before that. The same
     content with the same labels in the same collection is kept once: the first document's id is returned.
     Without `collection_id` it goes to the session's attachments, or to the workspace's own
-    collection. `media_type` is what the sender claims; it is checked against the bytes. Raises
+    collection. `media_type` is what the sender claims; it is checked against the bytes, and where it says
+    little, `file_name`, or else the title, tells by its ending. Raises
     DocumentEmpty, DocumentTooLarge, BadInput (code media_type_*), TooManyLabels where the workspace would get
     more than 100 different ones, DocumentNotFound for another's collection, DocumentNotOpen for the id of a
     removed one; DeniedByPolicy and Throttled, whose decision stands.
@@ -105,7 +107,7 @@ def receive_document(
         )
     documents.check_title(title)
     documents.check_labels(labels)
-    accepted = accept_media_type(content, claimed=media_type, name=title)
+    accepted = accept_media_type(content, claimed=media_type, name=file_name or title)
     ordered_labels = tuple(sorted(set(labels)))
     with transaction.atomic():
         collection = _collection(

@@ -55,6 +55,13 @@ class TestDocuments:
         # Under the same key too: what was taken away is not given again.
         assert search().json()["hits"] == []
 
+    def test_are_what_their_file_says_whatever_their_title(self, ann: Person) -> None:
+        client = ann.program()
+        table = upload(b"item,price\npear,2\n", "fruit.csv", "application/octet-stream")
+        place = client.post("/api/v2/documents", {"file": table, "title": "Prices"})["Location"]
+        entry = client.get(place).json()
+        assert (entry["title"], entry["media_type"]) == ("Prices", "text/csv")
+
     def test_are_erased_where_asked(self, ann: Person) -> None:
         client = ann.program()
         place = client.post("/api/v2/documents", {"file": upload()})["Location"]
