@@ -142,7 +142,7 @@ def _session_events(any_id: UUID, caller: Caller) -> list[RecordedEvent]:
     for session_id in session_ids:
         if session_id is not None and may_read(caller, session_id):
             return recorded
-    message = f"There is no message, session, plan, run or decision {any_id} that you may read."
+    message = f"There is no message, session, plan, run, decision or approval {any_id} that you may read."
     raise TraceNotFound(message, field="id")
 
 
