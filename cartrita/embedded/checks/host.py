@@ -161,8 +161,8 @@ def check_backups(folder: str, now: datetime) -> Finding:
     if not folder:
         return warn(
             "backups", "no job makes any, and CARTRITA_BACKUP_DIR does not say where others lie",
-            "Set CARTRITA_BACKUP_DIR, CARTRITA_BACKUP_KEYS and CARTRITA_BACKUP_PASSPHRASE; the first alone where "
-            "a timer of your own runs `manage.py backup`.",
+            "Set CARTRITA_BACKUP_DIR, CARTRITA_BACKUP_KEYS and CARTRITA_BACKUP_PASSPHRASE; the first alone "
+            "where a timer of your own runs `manage.py backup`.",
         )  # fmt: skip
     newest = max(Path(folder).glob("cartrita-*Z.backup"), default=None, key=lambda path: path.name)
     remedy = "Look at the job `back up` in the admin (Upkeep, Jobs), or run `manage.py backup`."
