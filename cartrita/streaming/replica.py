@@ -144,10 +144,13 @@ def _take(state: Replica, frame: Mapping[str, Any]) -> Step:
 
 
 def _in_epoch(state: Replica, epoch: str | None) -> Replica:
-    """Forget positions and texts of another epoch: the server was restored, and gives them anew."""
-    if epoch is None or epoch == state.epoch:
+    """Forget positions and texts of another epoch: the server was restored, and gives them anew.
+
+    A log without events has no epoch yet: its name is empty, and no other one than its first.
+    """
+    if not epoch or epoch == state.epoch:
         return state
-    if state.epoch is None:
+    if not state.epoch:
         return replace(state, epoch=epoch)
     channels = {name: replace(copy, have=None, messages=_NOTHING) for name, copy in state.channels.items()}
     return replace(state, epoch=epoch, channels=channels)

@@ -96,10 +96,11 @@ function take(state, frame) {
   }
 }
 
-// Positions and texts of another epoch are forgotten: the server was restored, and gives them anew.
+// Positions and texts of another epoch are forgotten: the server was restored, and gives them anew. A log without
+// events has no epoch yet: its name is empty, and no other one than its first.
 function inEpoch(state, epoch) {
-  if (epoch === null || epoch === state.epoch) return state;
-  if (state.epoch === null) return { ...state, epoch };
+  if (!epoch || epoch === state.epoch) return state;
+  if (!state.epoch) return { ...state, epoch };
   const channels = {};
   for (const [name, copy] of Object.entries(state.channels)) {
     channels[name] = { ...copy, have: null, messages: {} };
