@@ -42,6 +42,7 @@ from governance.approval import (
     ApprovalReplaced,
     ApprovalVoided,
 )
+from governance.commands.acts import settle_of_session
 from governance.commands.approvals import expire_due
 from retrieval.ingest import run_ingest
 from sessions_app.session import MessagePosted, TurnCancelRequested
@@ -242,8 +243,15 @@ class Orchestrator:
                     ):
                         return await turn.run()
                 except Erased:
-                    # The session was erased under the turn; the next look at it says so.
+                    # The session was erased under the turn; the next look at it says so. A step that was on
+                    # its way then may have begun an act that nobody settled.
                     logger.info("Turn %s ends: its session is erased.", message_id)
+                    await in_database_thread(
+                        settle_of_session,
+                        session_id=session_id,
+                        workspace_id=assignment.workspace_id,
+                        actor="system",
+                    )
                     tries += 1
                 except ClaimLost:
                     raise
