@@ -142,8 +142,19 @@ class Place:
 
 @pytest.fixture
 def place(
-    database: Database, empty_database: Database, tmp_path: Path, home: Path, monkeypatch: pytest.MonkeyPatch
+    *,
+    database: Database,
+    empty_database: Database,
+    tmp_path: Path,
+    tmp_path_factory: pytest.TempPathFactory,
+    settings: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Place]:
+    # Of its own: other tests of this process leave keys in the one that they share.
+    home = tmp_path_factory.mktemp("home")
+    (home / "models").symlink_to(settings.HOME / "models", target_is_directory=True)
+    settings.HOME = home
+    monkeypatch.setenv("CARTRITA_HOME", str(home))
     erased_list().unlink(missing_ok=True)
     monkeypatch.setitem(archive.SCRYPT, "n", 2**10)
     yield Place(tmp_path, home, empty_database, monkeypatch)

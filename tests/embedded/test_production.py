@@ -207,10 +207,11 @@ class TestCompose:
 class TestSettings:
     """The settings of cartrita.env are what Django asks of a deployment."""
 
-    def test_pass_djangos_deployment_checks(self) -> None:
+    def test_pass_djangos_deployment_checks(self, tmp_path: Path) -> None:
         environ = {
             **os.environ,
             **variables(PRODUCTION / "cartrita.env"),
+            "CARTRITA_HOME": str(tmp_path),
             "CARTRITA_SECRET_KEY": secrets.token_urlsafe(48),
             "DJANGO_SETTINGS_MODULE": "cartrita.settings",
         }
