@@ -8,6 +8,11 @@ CELERY_BEAT_SCHEDULE = {
     "fail": {"task": "tests.fail", "schedule": 1.0},
     "sweep": {"task": "tests.sweep", "schedule": 1.0},
 }
-# Seconds in place of minutes until a killed worker's job is given to another one.
-CELERY_BROKER_TRANSPORT_OPTIONS = {"visibility_timeout": 3, "polling_interval": 0.1}
+# Seconds in place of minutes until a killed worker's job is given to another one, which looks each second.
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "visibility_timeout": 3,
+    "polling_interval": 0.1,
+    "unacked_restore_interval": 1,
+    "unacked_restore_throttle": 1,
+}
 CELERY_BEAT_MAX_LOOP_INTERVAL = 0.5
