@@ -72,6 +72,17 @@ class TreeHead(models.Model):
         db_table = "tree_head"
 
 
+class SigningKey(models.Model):
+    """A public key that signs or signed tree heads, as C2SP signed-note writes verifier keys."""
+
+    verifier_key = models.TextField(primary_key=True)
+    adopted_at = models.DateTimeField()
+
+    class Meta:
+        managed = False
+        db_table = "signing_key"
+
+
 class OrderedEvent(models.Model):
     """An event in log order with its JSON decoded (sealed fields stay tokens): for admin pages and SQL."""
 

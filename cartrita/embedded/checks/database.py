@@ -12,7 +12,7 @@ Connection = psycopg.Connection[Any]
 
 OLDEST_SERVER = 150_000
 OLDEST_VECTOR = (0, 8)
-APPEND_ONLY = ("event", "log", "tick", "tree_head")
+APPEND_ONLY = ("event", "log", "tick", "tree_head", "merkle_node", "installation", "signing_key")
 # What one web process opens at most: threads of Django, the pool, and one each for sequencer, listener, hub,
 # claims and the requests under way.
 CONNECTIONS_OF_A_PROCESS = 20
