@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 
 import django
@@ -47,6 +48,9 @@ def _work(log: Path) -> None:
     try:
         call_command("run_orchestrator")
         code = 0
+    except BaseException:
+        traceback.print_exc()
+        raise
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
