@@ -137,12 +137,17 @@ class DataKey(models.Model):
 
 
 class Blob(models.Model):
-    """A large body addressed by the SHA-256 of its stored bytes (of the ciphertext where `key_id` is set)."""
+    """A large body addressed by the SHA-256 of its stored bytes (of the ciphertext where `key_id` is set).
+
+    `put_at` is when it was stored last, again and again; `before` the link before it in a chain.
+    """
 
     sha256 = models.BinaryField(primary_key=True)
     content = models.BinaryField()
     key_id = models.UUIDField(null=True, db_index=True)
     created_at = models.DateTimeField(db_default=Now())
+    put_at = models.DateTimeField(db_default=Now())
+    before = models.BinaryField(null=True)
 
     class Meta:
         db_table = "blob"
