@@ -161,3 +161,23 @@ class Checkpoint(models.Model):
 
     class Meta:
         db_table = "projection_checkpoint"
+
+
+class AggregateSnapshot(models.Model):
+    """What a long stream folded to at a version: a cache, sealed under the stream's key where it has one.
+
+    `fold_version` says of which code it is, `event_id` of which event: what does not fit is not used.
+    """
+
+    pk = models.CompositePrimaryKey("stream_id", "aggregate")
+    stream_id = models.UUIDField()
+    aggregate = models.TextField()
+    fold_version = models.TextField()
+    version = models.IntegerField()
+    event_id = models.UUIDField()
+    key_id = models.UUIDField(null=True, db_index=True)
+    state = models.BinaryField()
+    taken_at = models.DateTimeField(db_default=Now())
+
+    class Meta:
+        db_table = "aggregate_snapshot"
