@@ -80,6 +80,16 @@ EVENT_MODULES = [
     "sessions_app.session",
 ]
 
+# Modules that say how streams fold to the state of an aggregate.
+EVENT_AGGREGATES = [
+    "cartrita.accounts.aggregates",
+    "governance.aggregates",
+    "retrieval.aggregates",
+    "tasks_app.aggregates",
+    "sessions_app.aggregates",
+    "cartrita.orchestrator.aggregates",
+]
+
 # Modules whose projections see events, in this order within one append.
 EVENT_SUBSCRIBERS = [
     "cartrita.accounts.projections",
@@ -377,6 +387,8 @@ DEFAULT_MODEL = env.str("CARTRITA_DEFAULT_MODEL", default="")
 STARTER_POLICY = BASE_DIR / "governance" / "policies" / "starter.yaml"
 POLICY_FILE = env.str("CARTRITA_POLICY_FILE", default=str(STARTER_POLICY))
 SCRIPTED_MODEL = env.str("CARTRITA_SCRIPTED_MODEL", default="")
+# How many calls of one model a process has going on at a time; the next ones wait. 0 is no limit.
+CALLS_PER_MODEL = env.int("CARTRITA_CALLS_PER_MODEL", default=16)
 # How often one attempt at a task may ask a model and call tools before it is stopped.
 MAX_MODEL_CALLS = env.int("CARTRITA_MAX_MODEL_CALLS", default=20)
 MAX_TOOL_CALLS = env.int("CARTRITA_MAX_TOOL_CALLS", default=40)

@@ -39,6 +39,7 @@ RETRYABLE_CODES = frozenset(
         "cut_stream",
         "no_answer",
         "circuit_open",
+        "model_busy",
         "unavailable",
         "local_model_unavailable",
         "python_busy",

@@ -62,9 +62,10 @@ class ModelFailed(ModelUse):
     """A model gave no whole answer; `text` is what it had said.
 
     `code` is one of rate_limited, timed_out, unreachable, server_error, cut_stream, deadline_passed,
-    no_answer, circuit_open (nothing was sent, because the provider is unwell), cancelled (those may succeed
-    when tried again, or with another model: `retryable`, save cancelled), rejected, not_signed_in,
-    out_of_quota, context_too_long, filtered, invalid_output. `retry_after_seconds` is the provider's wish, or
+    no_answer, circuit_open (nothing was sent, because the provider is unwell), model_busy (nothing was sent,
+    because too many calls of the model went on), cancelled (those may succeed when tried again, or with
+    another model: `retryable`, save cancelled), rejected, not_signed_in, out_of_quota, context_too_long,
+    filtered, invalid_output. `retry_after_seconds` is the provider's wish, or
     the rest of the pause of an open circuit.
     """
 

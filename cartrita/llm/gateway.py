@@ -10,6 +10,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 import orjson
+from django.conf import settings
 from opentelemetry.trace import Span, SpanKind
 
 from cartrita import telemetry
@@ -18,6 +19,7 @@ from cartrita.eventstore import get_blob, in_database_thread, put_blob
 from cartrita.llm import breaker, catalog, functions, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
+from cartrita.llm.places import place
 from cartrita.llm.providers import (
     Call,
     CallPiece,
@@ -175,10 +177,10 @@ async def perform(
 
     `on_delta` gets the text as it comes; once it has got any, a failing call is not tried again, so that
     nothing is said twice. With a JSON schema it gets the whole text once it is valid. `attempt` is the run's.
-    Under `key_id` a text above 24 KiB goes to a blob; without it such an event cannot be recorded. Nothing is
-    sent while the model's circuit is open; that is a ModelFailed too. Raises
-    NotPermitted when the permit is for another request, CallCancelled when the task is cancelled, and
-    whatever `on_delta` raises.
+    Under `key_id` a text above 24 KiB goes to a blob; without it such an event cannot be recorded. The call
+    waits, within its deadline, for one of the model's places, and nothing is sent while the model's circuit
+    is open; both may end in a ModelFailed too. Raises NotPermitted when the permit is for another request,
+    CallCancelled when the task is cancelled, and whatever `on_delta` raises.
     """
     permit.check(prepared.decision_request)
     _check_unchanged(prepared)
@@ -191,7 +193,7 @@ async def perform(
         outcome: ModelAnswered | ModelFailed
         admission: breaker.Admission | None = None
         try:
-            async with deadline:
+            async with deadline, place(prepared.entry.name):
                 admission = await breaker.admit(prepared.entry)
                 outcome = await performance.answer(deadline)
         except ProviderFailed as failure:
@@ -199,15 +201,7 @@ async def perform(
         except TimeoutError:
             if not deadline.expired():
                 raise
-            seconds = prepared.request.deadline_seconds
-            outcome = await performance.failed(
-                ProviderFailed(
-                    "deadline_passed",
-                    f"{prepared.entry.name} gave no whole answer within {seconds:g} s.",
-                    retryable=True,
-                    billed=True,
-                )
-            )
+            outcome = await performance.failed(_late(prepared, asked=admission is not None))
         except asyncio.CancelledError:
             stopped = ProviderFailed("cancelled", "The call was cancelled.", retryable=False, billed=True)
             outcome = await performance.failed(stopped)
@@ -663,8 +657,8 @@ def _check_calls(messages: Sequence[ChatMessage]) -> None:
             canonical([message.name, message.tool_call_id], field)
         if message.tool_calls and message.role != "assistant":
             raise BadInput(f"{field} has tool_calls; only the assistant calls.", field=f"{field}.tool_calls")
-        for place, call in enumerate(message.tool_calls):
-            here = f"{field}.tool_calls[{place}]"
+        for index, call in enumerate(message.tool_calls):
+            here = f"{field}.tool_calls[{index}]"
             canonical(call.as_dict(), here)
             wrong = structured.complaint(call.arguments, "", {"type": "object"})
             if wrong is not None:
@@ -781,6 +775,15 @@ def _check_unchanged(prepared: PreparedCall) -> None:
     same = arguments == decided.arguments or canonical(arguments, "arguments") == decided.arguments
     if not same or prepared.entry.name != decided.model:
         raise NotPermitted("The prepared call is not the one that was decided; prepare it anew.")
+
+
+def _late(prepared: PreparedCall, *, asked: bool) -> ProviderFailed:
+    name, seconds = prepared.entry.name, prepared.request.deadline_seconds
+    if asked:
+        said = f"{name} gave no whole answer within {seconds:g} s."
+        return ProviderFailed("deadline_passed", said, retryable=True, billed=True)
+    said = f"{name} had no free place within {seconds:g} s: {settings.CALLS_PER_MODEL} calls of it go on."
+    return ProviderFailed("model_busy", said, retryable=True)
 
 
 def _wish(error: BaseException | None) -> float:

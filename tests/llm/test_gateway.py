@@ -122,6 +122,39 @@ class TestPrepare:
         assert raised.value.field == field
 
 
+class TestPlaces:
+    async def test_are_as_many_as_are_set_and_the_next_call_waits(
+        self, database: Database, told: OpenAIServer, settings: Settings
+    ) -> None:
+        settings.CALLS_PER_MODEL = 1
+        told.then(Says(text="One two three.", silent_after=2))
+        heard = Heard(wanted=2)
+        first = asyncio.create_task(performed(await prepared(), heard))
+        await heard.enough.wait()
+        busy = await failed(deadline_seconds=0.2)
+        assert (busy.code, busy.retryable, busy.tries, busy.cost_micros) == ("model_busy", True, 0, 0)
+        assert "1 calls of it go on" in busy.message
+        waiting = asyncio.create_task(answered())
+        await asyncio.sleep(0)
+        first.cancel()
+        with pytest.raises(CallCancelled):
+            await first
+        assert (await waiting).text == "Hello there."
+
+    async def test_are_without_limit_at_zero(
+        self, database: Database, told: OpenAIServer, settings: Settings
+    ) -> None:
+        settings.CALLS_PER_MODEL = 0
+        told.then(Says(text="One two three.", silent_after=2))
+        heard = Heard(wanted=2)
+        first = asyncio.create_task(performed(await prepared(), heard))
+        await heard.enough.wait()
+        assert (await answered()).text == "Hello there."
+        first.cancel()
+        with pytest.raises(CallCancelled):
+            await first
+
+
 class TestPerform:
     async def test_streams_and_records_the_providers_own_usage(
         self, database: Database, told: OpenAIServer

@@ -20,6 +20,7 @@ _FAILURES: Mapping[str, tuple[int, str, bool]] = {
     "unknown_model": (404, "model_not_found", False),
     "rate_limited": (503, "model_rate_limited", True),
     "circuit_open": (503, "model_unavailable", True),
+    "model_busy": (503, "model_busy", True),
     "timed_out": (503, "model_timed_out", True),
     "deadline_passed": (503, "model_timed_out", True),
     "model_not_configured": (503, "model_not_configured", False),
