@@ -1,17 +1,18 @@
 """The models that can be called, what they can do and what they cost."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.util import find_spec
-from typing import Literal
+from typing import Any, Literal, LiteralString
 
+import orjson
 from django.conf import settings
 from django.utils import timezone
 
 from cartrita.errors import BadInput, NotFound, Unavailable
+from cartrita.eventstore.store import execute
 from cartrita.llm.local_server import MODEL_PACKAGE
-from cartrita.llm.models import Model
 
 Tier = Literal["premium", "standard", "fallback", "local"]
 Purpose = Literal["execution", "planning", "creative"]
@@ -20,6 +21,17 @@ TIERS: tuple[str, ...] = ("premium", "standard", "fallback", "local")
 MILLION = 1_000_000
 
 SCRIPTED = "scripted"
+
+# All that the tables hold, unless it is what the caller knows by its hash: whichever process changed them,
+# and whether its change stands or was undone.
+_READ: LiteralString = """
+    select hash, held from (
+        select coalesce(jsonb_agg(to_jsonb(model) || jsonb_build_object('prices', (
+            select coalesce(jsonb_agg(to_jsonb(price) order by price.valid_from), '[]')
+            from llm_price as price where price.model_id = model.id
+        )) order by model.quality_rank, model.name), '[]')::text as held from llm_model as model
+    ) as catalog, sha256(convert_to(held, 'utf8')) as hash where hash <> %b::bytea
+"""
 
 
 class UnknownModel(NotFound):
@@ -85,8 +97,7 @@ class ModelEntry:
 def models(*, at: datetime | None = None) -> list[ModelEntry]:
     """Return every model that has a price at `at` (default: now), best first. Reads the database."""
     when = at or timezone.now()
-    rows = Model.objects.prefetch_related("prices")
-    entries = [entry for row in rows if (entry := _entry(row, when)) is not None]
+    entries = [entry for row in _rows() if (entry := _entry(row, when)) is not None]
     if settings.SCRIPTED_MODEL:
         entries.append(_scripted_entry())
     return entries
@@ -230,29 +241,52 @@ def _callable(entry: ModelEntry) -> ModelEntry:
     return entry
 
 
-def _entry(row: Model, when: datetime) -> ModelEntry | None:
-    prices = [price for price in row.prices.all() if price.valid_from <= when]
-    if not prices:
-        return None
-    price = max(prices, key=lambda each: each.valid_from)
-    return ModelEntry(
-        name=row.name,
-        provider=row.provider,
-        base_url=row.base_url,
-        tier=row.tier,
-        quality_rank=row.quality_rank,
-        context_limit=row.context_limit,
-        output_limit=row.output_limit,
-        tokenizer=row.tokenizer,
-        capabilities=frozenset(row.capabilities),
-        price=ModelPrice(
-            valid_from=price.valid_from,
-            currency=price.currency,
-            input_price=price.input_price,
-            cached_price=price.cached_price,
-            output_price=price.output_price,
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """A model with its prices, the oldest first."""
+
+    entry: Mapping[str, Any]
+    prices: tuple[ModelPrice, ...]
+
+
+# The rows as they were read last, with their hash.
+_known: tuple[bytes, tuple[_Row, ...]] = (b"", ())
+
+
+def _rows() -> tuple[_Row, ...]:
+    """Return the rows as they are now; they are read again only where they have changed."""
+    global _known  # noqa: PLW0603 - a pair that is replaced whole, so that threads need no lock
+    held, rows = _known
+    changed = execute(_READ, [held]).fetchone()
+    if changed is not None:
+        held, rows = changed[0], tuple(map(_row, orjson.loads(changed[1])))
+        _known = held, rows
+    return rows
+
+
+def _row(held: Mapping[str, Any]) -> _Row:
+    columns = (
+        "name", "provider", "base_url", "tier", "quality_rank", "context_limit", "output_limit", "tokenizer",
+    )  # fmt: skip
+    return _Row(
+        {name: held[name] for name in columns} | {"capabilities": frozenset(held["capabilities"])},
+        tuple(
+            ModelPrice(
+                valid_from=datetime.fromisoformat(price["valid_from"]),
+                currency=price["currency"],
+                input_price=price["input_price"],
+                cached_price=price["cached_price"],
+                output_price=price["output_price"],
+            )
+            for price in held["prices"]
         ),
     )
+
+
+def _entry(row: _Row, when: datetime) -> ModelEntry | None:
+    """Return a model with its newest price that was valid then, None without one."""
+    prices = [price for price in row.prices if price.valid_from <= when]
+    return ModelEntry(**row.entry, price=prices[-1]) if prices else None
 
 
 def _scripted_entry() -> ModelEntry:

@@ -613,10 +613,13 @@ class Attempt(RunSteps):
                     max_output_tokens=self._agent.max_output_tokens,
                 ),
                 facts=self._facts(),
+                entry=model,
             )
         try:
             return await gateway.prepare(
-                relay.model_request(self._relay, model), facts=relay.facts(self._relay, self._facts())
+                relay.model_request(self._relay, model),
+                facts=relay.facts(self._relay, self._facts()),
+                entry=model,
             )
         except CartritaError as error:
             await self._finish(_ended("failed", relay.code_of(error), error.message))
