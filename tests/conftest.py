@@ -12,7 +12,8 @@
     A function that makes further ones: `other = new_database()`. Django is not pointed at them.
 `postgres_server`
     The one server of the session (`cartrita.embedded.postgres.Postgres`), shared by all workers; fsync is
-    off. A test that stops or kills a server starts its own: `use_postgres(tmp_path)`.
+    off, and it lies in memory where there is room. A test that stops or kills a server starts its own:
+    `use_postgres(tmp_path)`.
 `home`
     `settings.HOME` of this process: a temporary folder, private to the worker. Master key, secret key: set in
     tests/settings.py, so sealing works without a fixture. `models/` in it is shared by all sessions.
@@ -55,8 +56,8 @@ from tests.databases import (
     drop,
     make_template,
     point_django_at,
+    server_home,
 )
-from tests.settings import SHARED_HOME
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile(
@@ -78,7 +79,7 @@ def home() -> Path:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[Postgres]:
-    with use_postgres(SHARED_HOME, settings=SERVER_SETTINGS) as server:
+    with use_postgres(server_home(), settings=SERVER_SETTINGS) as server:
         yield server
 
 
@@ -176,4 +177,4 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 def pytest_report_header() -> list[str]:
-    return [f"cartrita: test server in {SHARED_HOME}, pid {os.getpid()}"]
+    return [f"cartrita: test server in {server_home()}, pid {os.getpid()}"]

@@ -5,6 +5,7 @@ import hashlib
 import importlib.metadata
 import itertools
 import os
+import shutil
 import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from django.db.backends.signals import connection_created
 from psycopg import sql
 
 from cartrita.embedded import postgres
+from tests.settings import SHARED_HOME
 
 SERVER_SETTINGS = {
     # A crash may lose what tests wrote; tests of durability start a server of their own.
@@ -29,9 +31,13 @@ SERVER_SETTINGS = {
     "autovacuum": "off",  # a worker inside the template would hold up its copies
     "max_connections": "400",
     "max_prepared_transactions": "20",
+    "min_wal_size": "32MB",
+    "max_wal_size": "256MB",
     "log_error_verbosity": "default",
 }
 CHECKOUT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")  # noqa: S108 - whose the folder below is, is checked
+ROOM_BYTES = 2 * 1024**3
 _OLD_TEMPLATES = r"""
     SELECT datname FROM pg_database WHERE datname LIKE 'template\_%'
        AND (pg_stat_file('base/' || oid || '/PG_VERSION')).modification < now() - interval '1 day'
@@ -61,12 +67,31 @@ class Database:
             point_django_at(former)
 
 
+def server_home() -> Path:
+    """Return where the tests' server keeps its files: in memory where there is room.
+
+    A database is hundreds of small files; to create them on a disk takes most of the time of a short test.
+    """
+    checkout = hashlib.sha256(os.fsencode(CHECKOUT)).hexdigest()[:16]
+    home = MEMORY / f"cartrita-test-{os.geteuid()}-{checkout}"
+    try:
+        if not home.exists() and shutil.disk_usage(MEMORY).free < ROOM_BYTES:
+            return SHARED_HOME
+        home.mkdir(mode=0o755, exist_ok=True)
+        if home.stat().st_uid != os.geteuid():
+            return SHARED_HOME
+        (home / "checkout").write_text(str(CHECKOUT))
+    except OSError:
+        return SHARED_HOME
+    return home
+
+
 def clone(server: postgres.Postgres, template: str) -> Database:
     """Copy the template under a name that tells which process made it."""
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with _superuser(server) as connection:
         connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY file_copy").format(
                 sql.Identifier(name), sql.Identifier(template), sql.Identifier(postgres.OWNER)
             )
         )
@@ -91,9 +116,12 @@ def make_template(server: postgres.Postgres) -> str:
         connection.execute("SELECT pg_advisory_lock(hashtext('cartrita.tests.template'))")
         found = connection.execute("SELECT datname FROM pg_database").fetchall()
         databases = {row[0] for row in found}
+        _drop_leftovers(server, databases)
+        # Each database made and dropped leaves rows there, which all later ones wade through.
+        connection.execute("VACUUM pg_shdepend, pg_database")
         if name in databases:
             return name
-        _drop_leftovers(server, databases)
+        _remove_homes_of_lost_checkouts()
         for (old,) in connection.execute(_OLD_TEMPLATES).fetchall():
             drop(server, old)
         building = f"building_{name}"
@@ -149,6 +177,14 @@ def _remember(connection: BaseDatabaseWrapper, **_: object) -> None:
 
 
 connection_created.connect(_remember)
+
+
+def _remove_homes_of_lost_checkouts() -> None:
+    for home in MEMORY.glob(f"cartrita-test-{os.geteuid()}-*"):
+        with contextlib.suppress(OSError):
+            lost = not Path((home / "checkout").read_text()).exists()
+            if lost and not postgres.is_running(home):
+                shutil.rmtree(home)
 
 
 def _drop_leftovers(server: postgres.Postgres, databases: set[str]) -> None:

@@ -6,7 +6,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-# Shared by all workers and sessions of this checkout: the PostgreSQL of tests, and what is costly to make.
+# Shared by all workers and sessions of this checkout: what is costly to make.
 SHARED_HOME = Path(__file__).resolve().parent.parent / ".cartrita-test"
 
 _home = Path(tempfile.mkdtemp(prefix="cartrita-test-"))
