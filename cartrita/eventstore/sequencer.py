@@ -28,7 +28,8 @@ from cartrita.eventstore import arrays
 from cartrita.eventstore.aio import connect
 from cartrita.eventstore.codec import Row
 from cartrita.eventstore.listen import announce
-from cartrita.eventstore.merkle import Frontier
+from cartrita.eventstore.merkle import Frontier, Node
+from cartrita.eventstore.nodes import INSERT_NODES, node_columns
 from cartrita.eventstore.rows import COLUMNS, leaf_of
 from cartrita.eventstore.wake import LOG_CHANNEL, WAKE_CHANNEL, Bell, follow_again, lead, wait_for_ring
 
@@ -305,17 +306,20 @@ async def _write(
 ) -> _Standing:
     frontier = before.frontier
     size = frontier.size
+    nodes: list[Node] = []
     if rows is None:
         query, parameters = _fresh(before)
         async with connection.cursor(name="fresh", binary=True) as fresh:
             await fresh.execute(f"{query} order by seq", parameters)
             while chunk := await fresh.fetchmany(CHUNK_EVENTS):
-                await connection.execute(_INSERT_LOG, _placed(frontier, chunk), binary=True)
+                await connection.execute(_INSERT_LOG, _placed(frontier, chunk, nodes), binary=True)
         rows = []
     at = datetime.now(UTC)
     async with connection.pipeline():
         if rows:
-            await connection.execute(_INSERT_LOG, _placed(frontier, rows), prepare=True, binary=True)
+            await connection.execute(_INSERT_LOG, _placed(frontier, rows, nodes), prepare=True, binary=True)
+        if nodes:
+            await connection.execute(INSERT_NODES, node_columns(nodes), binary=True)
         ticks, leaves = before.ticks_since_frontier + 1, before.leaves_since_frontier + frontier.size - size
         store = ticks >= FRONTIER_EVERY_TICKS or leaves >= FRONTIER_EVERY_LEAVES
         after = _Standing(
@@ -368,11 +372,11 @@ def _fresh(before: _Standing) -> tuple[str, dict[str, object]]:
     return _FRESH, {"xmax": xmax, "xip": f"{{{xip}}}", "anchored": before.epoch > 0}
 
 
-def _placed(frontier: Frontier, rows: Sequence[Row]) -> list[Any]:
-    """Add the rows' leaves to the frontier; return the columns of `log`."""
+def _placed(frontier: Frontier, rows: Sequence[Row], nodes: list[Node]) -> list[Any]:
+    """Add the rows' leaves to the frontier, and what it completes to `nodes`; return the columns of `log`."""
     first = frontier.size + 1
     leaves = [leaf_of(row[1:]) for row in rows]
-    frontier.extend(leaves)
+    nodes += frontier.extend(leaves)
     return [
         arrays.integers8(range(first, first + len(rows))),
         arrays.uuids([row[1] for row in rows]),
