@@ -17,14 +17,17 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, NoReturn, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+T = TypeVar("T")
 
 CAPSULE = "cartrita.capsule.v1"
 RANGE = "cartrita.range.v1"
@@ -170,6 +173,9 @@ class Report:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check what the arguments name, say what was found, and return the exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     options = _parser().parse_args(arguments)
     try:
         trust = _trust_of(options)
@@ -465,19 +471,25 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _trust_of(options: argparse.Namespace) -> Trust:
-    keys: list[Key] = []
-    for given in options.key:
-        try:
-            keys += read_keys(given)
-        except Fault as fault:
-            raise Misuse(f"--key: {fault.message}") from None
-    heads: list[Head] = []
-    for name in options.head:
-        heads += [item for item in parse_chain(_read_small(name)) if isinstance(item, Head)]
-    proofs = [
-        _consistency(_parse(_read_small(name), "proof", MOST_LINE_BYTES)) for name in options.consistency
-    ]
+    keys = [key for given in options.key for key in _given("--key", given, read_keys)]
+    heads = [head for name in options.head for head in _given("--head", name, _read_heads)]
+    proofs = [_given("--consistency", name, _read_consistency) for name in options.consistency]
     return Trust(tuple(keys), tuple(heads), tuple(proofs))
+
+
+def _given(option: str, value: str, read: Callable[[str], T]) -> T:
+    try:
+        return read(value)
+    except Fault as fault:
+        raise Misuse(f"{option} {value}: {fault.message}") from None
+
+
+def _read_heads(name: str) -> list[Head]:
+    return [item for item in parse_chain(_read_small(name)) if isinstance(item, Head)]
+
+
+def _read_consistency(name: str) -> ConsistencyProof:
+    return _consistency(_parse(_read_small(name), "proof", MOST_LINE_BYTES))
 
 
 def read_keys(given: str) -> list[Key]:
@@ -491,7 +503,7 @@ def read_keys(given: str) -> list[Key]:
     except FileNotFoundError:
         raise Fault(
             "malformed",
-            f"{given} is neither a verifier key (name+8 hex digits+base64) nor a file with one a line",
+            "it is neither a verifier key (name+8 hex digits+base64) nor a file with one a line",
         ) from None
     keys = [parse_key(line.strip(), given) for line in lines if line.strip() and not line.startswith("#")]
     if not keys:
