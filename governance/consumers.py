@@ -18,7 +18,7 @@ from cartrita.accounts.consumers import SocketUser
 from cartrita.accounts.permissions import ScopeMissing
 from cartrita.accounts.queries import Caller, caller_again, caller_in_workspace
 from cartrita.errors import BadInput, NotSignedIn
-from cartrita.eventstore import RecordedEvent, in_database_thread
+from cartrita.eventstore import RecordedEvent, Unreadable, in_database_thread
 from cartrita.streaming.registry import CommandCall, register_channel, register_command
 from governance.approval import ApprovalNotFound, GrantScope
 from governance.commands import approvals as commands
@@ -84,7 +84,7 @@ async def snapshot(channel_id: str) -> dict[str, Any]:
 
 def describe(recorded: RecordedEvent) -> dict[str, Any] | None:
     """Return what stands in clear of an approval's event: arguments and texts are asked for over REST."""
-    if not recorded.type_name.startswith(_SHOWN_TYPES):
+    if not recorded.type_name.startswith(_SHOWN_TYPES) or isinstance(recorded.event, Unreadable):
         return None
     shown = recorded.event.model_dump(mode="json", exclude=set(recorded.sealed))
     return {

@@ -4,7 +4,7 @@ from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
-from cartrita.eventstore import RecordedEvent
+from cartrita.eventstore import RecordedEvent, Unreadable
 from cartrita.streaming.registry import completed
 from sessions_app.session import ReplyPosted
 
@@ -25,6 +25,8 @@ def register_shown(type_name: str, describe: Describe) -> None:
 
 def describe(recorded: RecordedEvent) -> dict[str, Any] | None:
     """Return what the session's channel shows of an event; None: nothing."""
+    if isinstance(recorded.event, Unreadable):
+        return None
     if recorded.type_name in _shown:
         return _shown[recorded.type_name](recorded)
     match recorded.event:

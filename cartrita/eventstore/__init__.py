@@ -7,7 +7,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from cartrita.eventstore.ids import derived_id, new_id
-from cartrita.eventstore.types import Append, Context, Event, RecordedEvent, Sealed
+from cartrita.eventstore.types import Append, Context, Event, RecordedEvent, Sealed, Unreadable
 
 if TYPE_CHECKING:
     from cartrita.eventstore.aio import async_pool as async_pool
@@ -98,7 +98,7 @@ _HOME_OF = {
     "wake_sequencer": "wake",
 }
 
-__all__ = ["Append", "Context", "Event", "RecordedEvent", "Sealed", "derived_id", "new_id"]
+__all__ = ["Append", "Context", "Event", "RecordedEvent", "Sealed", "Unreadable", "derived_id", "new_id"]
 
 
 def __getattr__(name: str) -> Any:

@@ -18,8 +18,9 @@ from cartrita.eventstore import registry
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.fields import SEALED_JSON, SEALED_PREFIX
 from cartrita.eventstore.ids import new_id
-from cartrita.eventstore.sealing import DataKeyCipher
-from cartrita.eventstore.types import Append, Event, RecordedEvent
+from cartrita.eventstore.registry import EventTypesWrong, NewerEventVersion, UnknownEventType
+from cartrita.eventstore.sealing import DataKeyCipher, SealBroken
+from cartrita.eventstore.types import Append, Event, RecordedEvent, Unreadable
 from cartrita.telemetry import current_trace_id
 
 MAX_EVENT_BYTES = 64 * 1024
@@ -44,6 +45,7 @@ KEY_COLUMN = 1 + COLUMNS.index("key_id")
 
 Row = tuple[Any, ...]
 Ciphers = Mapping[UUID, DataKeyCipher | None]
+Decode = Callable[[Row, Ciphers], RecordedEvent]
 
 
 class EventTooLarge(TooLarge):
@@ -58,6 +60,11 @@ class EventUnreadable(CartritaError):
     code: ClassVar[str] = "event_unreadable"
     status: ClassVar[int] = 500
 
+
+_TELLS_NO_TEXT = (ValidationError, orjson.JSONDecodeError, EventTypesWrong)
+
+# A row's values as RecordedEvent names them.
+_ROW_FIELDS = ("position", *("type_name" if column == "type" else column for column in COLUMNS))
 
 # The values of an event in the order of COLUMNS.
 row_of: Callable[[RecordedEvent], Row] = attrgetter(
@@ -141,7 +148,7 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
     """Return the event of (position, *COLUMNS).
 
     `ciphers` maps the row's key id to its cipher; None or absence means that the key is destroyed. Raises
-    UnknownEventType, EventUnreadable, SealBroken.
+    UnknownEventType, NewerEventVersion, EventUnreadable, SealBroken; each names type, stream and position.
     """
     position, stream_id, version, event_id, type_name, schema_version = row[:6]
     recorded_at, workspace_id, session_id, causation_id, actor, trace_id, key_id, stored = row[6:14]
@@ -159,12 +166,14 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
             cipher = ciphers.get(key_id) if key_id else None
             event, sealed = _open_event(registry.shape(cls), fields, cipher)
             erased = bool(sealed) and cipher is None
-    except (ValidationError, orjson.JSONDecodeError) as error:
+    except (UnknownEventType, NewerEventVersion, SealBroken) as error:
+        raise type(error)(f"{_place(row)}: {error.message}", **{**error.details, **_facts(row)}) from error
+    except (EventTypesWrong, ValueError, KeyError, TypeError, AttributeError) as error:
+        # An upcaster that meets an altered row may fail in any of these ways, with words of the row.
+        why = error if isinstance(error, _TELLS_NO_TEXT) else type(error).__name__
         raise EventUnreadable(
-            f"Event {version} of stream {stream_id} ({type_name}, version {schema_version}) does not fit its "
-            f"class: {error}",
-            stream_id=str(stream_id),
-            version=version,
+            f"{_place(row)} does not fit its class, an upcaster is missing or the row was altered: {why}",
+            **_facts(row),
         ) from error
     return RecordedEvent(
         position=position,
@@ -185,6 +194,37 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
         erased=erased,
         sealed=sealed,
     )
+
+
+def decode_or_stand_in(row: Row, ciphers: Ciphers) -> RecordedEvent:
+    """Return what `decode` does, with Unreadable in the place of an event that it cannot read.
+
+    For whoever reads the whole log: one such event must not hold up those of other streams.
+    """
+    try:
+        return decode(row, ciphers)
+    except (UnknownEventType, NewerEventVersion, EventUnreadable, SealBroken) as error:
+        values = dict(zip(_ROW_FIELDS, row, strict=True))
+        values["data"] = bytes(values["data"])
+        values["recorded_at"] = values["recorded_at"].astimezone(UTC)
+        return RecordedEvent(**values, event=Unreadable(code=error.code, message=error.message))
+
+
+def _place(row: Row) -> str:
+    """Return which event a row is."""
+    position, stream_id, version, _, type_name, schema_version = row[:6]
+    at = f"at position {position} " if position is not None else ""
+    return f"Event {version} of stream {stream_id} {at}({type_name}, version {schema_version})"
+
+
+def _facts(row: Row) -> dict[str, Any]:
+    return {
+        "position": row[0],
+        "stream_id": str(row[1]),
+        "version": row[2],
+        "type_name": row[4],
+        "schema_version": row[5],
+    }
 
 
 def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, dict[str, str]]:

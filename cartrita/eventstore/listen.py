@@ -18,7 +18,7 @@ from psycopg_pool import PoolTimeout
 from cartrita.eventstore import log
 from cartrita.eventstore.aio import cancel_until_ended, close_with_loop, connect
 from cartrita.eventstore.sealing import KEYS_CHANNEL, forget_keys
-from cartrita.eventstore.types import RecordedEvent
+from cartrita.eventstore.types import RecordedEvent, Unreadable
 from cartrita.eventstore.wake import LOG_CHANNEL, Bell, wait_for_ring
 
 logger = logging.getLogger(__name__)
@@ -116,6 +116,9 @@ class Listener:
                 return
             if not events:
                 return
+            for recorded in events:
+                if isinstance(recorded.event, Unreadable):
+                    logger.error("Followers pass by an event: %s", recorded.event.message)
             self._tail.extend(events)
             self._head += len(events)
             self._read_at.append((time.monotonic(), self._head))
@@ -166,8 +169,8 @@ def announce() -> None:
 async def follow(*, after: int, session_id: UUID | None = None) -> AsyncIterator[list[RecordedEvent]]:
     """Yield the events after a position in batches, in order and without end: what is there, then what comes.
 
-    With `session_id`, that session's events only. Survives losing the database; a failure to decode an event
-    is raised.
+    With `session_id`, that session's events only. Survives losing the database. Unreadable stands for an
+    event that this version cannot read.
     """
     source = listener()
     while True:

@@ -42,10 +42,10 @@ def read_log(
 ) -> list[RecordedEvent]:
     """Return the events after a position in log order: all of them, or one session's or workspace's.
 
-    Raises LogNotContiguous when the log has a gap.
+    Unreadable stands for one that this version cannot read. Raises LogNotContiguous when the log has a gap.
     """
     query, parameters = _query(after, limit, session_id, workspace_id)
-    events = store.read_rows(query, parameters)
+    events = store.read_rows(query, parameters, decode=codec.decode_or_stand_in)
     _check_order(events, after, whole=session_id is None and workspace_id is None)
     return events
 
@@ -53,13 +53,13 @@ def read_log(
 def read_session_of(
     any_id: UUID, *, or_else: LiteralString, parameters: Sequence[Any]
 ) -> list[RecordedEvent]:
-    """Return the ordered events of the session that a stream belongs to, by one query.
+    """Return the ordered events of the session that a stream belongs to, by one query; as `read_log`.
 
     `or_else` is a select, with `parameters`, of the session's id for what is no stream.
     """
     of_stream: LiteralString = "(select session_id from event where stream_id = %b and version = 1)"
     query = f"{_LOG} where log.session_id = coalesce({of_stream}, ({or_else})) order by log.position"
-    return store.read_rows(query, [any_id, *parameters])
+    return store.read_rows(query, [any_id, *parameters], decode=codec.decode_or_stand_in)
 
 
 async def aread_log(
@@ -140,7 +140,7 @@ async def read_from(
 ) -> list[RecordedEvent]:
     """Read the log on the given connection; as `read_log`."""
     query, parameters = _query(after, limit, session_id, workspace_id)
-    events = await _fetch(connection, query, parameters)
+    events = await _fetch(connection, query, parameters, codec.decode_or_stand_in)
     _check_order(events, after, whole=session_id is None and workspace_id is None)
     return events
 
@@ -161,13 +161,15 @@ async def aciphers(key_ids: Iterable[UUID]) -> dict[UUID, DataKeyCipher | None]:
     return found
 
 
-async def _fetch(connection: AsyncConnection, query: str, parameters: Sequence[Any]) -> list[RecordedEvent]:
+async def _fetch(
+    connection: AsyncConnection, query: str, parameters: Sequence[Any], decode: codec.Decode = codec.decode
+) -> list[RecordedEvent]:
     async with connection.cursor(binary=True) as cursor:
         await cursor.execute(query, parameters)
         rows: list[Row] = await cursor.fetchall()
     keys = {row[codec.KEY_COLUMN] for row in rows if row[codec.KEY_COLUMN] is not None}
     ciphers = await aciphers(keys) if keys else {}
-    return [codec.decode(row, ciphers) for row in rows]
+    return [decode(row, ciphers) for row in rows]
 
 
 def _query(

@@ -28,6 +28,13 @@ class UnknownEventType(CartritaError):
     status: ClassVar[int] = 500
 
 
+class NewerEventVersion(CartritaError):
+    """The store holds an event in a shape that a newer version of Cartrita wrote."""
+
+    code: ClassVar[str] = "newer_event_version"
+    status: ClassVar[int] = 500
+
+
 class EventTypesWrong(CartritaError):
     """Event classes or upcasters contradict one another; found at start-up."""
 
@@ -67,8 +74,8 @@ def event_class(type_name: str) -> type[Event]:
         found = _classes.get(type_name)
     if found is None:
         raise UnknownEventType(
-            f"No loaded class has the type name {type_name!r}: list its module in settings.EVENT_MODULES, "
-            "or register an upcaster from it",
+            f"No loaded class has the type name {type_name!r}: start the newer version of Cartrita that "
+            "wrote it, list its module in settings.EVENT_MODULES, or register an upcaster from it",
             type_name=type_name,
         )
     return found
@@ -103,11 +110,21 @@ def upcaster(
 
 
 def upcast(type_name: str, version: int, stored: dict[str, Any]) -> tuple[type[Event], dict[str, Any]]:
-    """Return today's class and shape of a stored event."""
+    """Return today's class and shape of a stored event.
+
+    Raises UnknownEventType, NewerEventVersion, EventTypesWrong for a version that no upcaster takes.
+    """
     while (step := _upcasters.get((type_name, version))) is not None:
         stored = step.function(stored)
         type_name, version = step.to_type, step.to_version
     cls = event_class(type_name)
+    if version > cls.schema_version:
+        raise NewerEventVersion(
+            f"{type_name} is stored in version {version}, and this version of Cartrita knows it up to "
+            f"version {cls.schema_version}: start the newer one that wrote it",
+            type_name=type_name,
+            schema_version=version,
+        )
     if version != cls.schema_version:
         raise EventTypesWrong(
             f"{type_name} is stored in version {version} and its class is version {cls.schema_version}: "

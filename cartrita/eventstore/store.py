@@ -110,11 +110,13 @@ def load_streams(stream_ids: Collection[UUID], *event_classes: type[Event]) -> l
     return read_rows(_LOAD_SOME, [uuids(list(stream_ids)), registry.stored_names(event_classes)])
 
 
-def read_rows(statement: LiteralString, parameters: Sequence[Any]) -> list[RecordedEvent]:
+def read_rows(
+    statement: LiteralString, parameters: Sequence[Any], *, decode: codec.Decode = codec.decode
+) -> list[RecordedEvent]:
     """Return the events of a statement that selects (position, *COLUMNS)."""
     rows = execute(statement, parameters).fetchall()
     ciphers = sealing.ciphers({row[KEY_COLUMN] for row in rows if row[KEY_COLUMN] is not None})
-    return [codec.decode(row, ciphers) for row in rows]
+    return [decode(row, ciphers) for row in rows]
 
 
 def execute(statement: LiteralString, parameters: Sequence[Any] = ()) -> psycopg.Cursor[Row]:

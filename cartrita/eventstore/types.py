@@ -58,6 +58,17 @@ class Event(BaseModel):
         return schema
 
 
+class Unreadable(Event):
+    """Stands in the log's order for an event that this version cannot read; `message` says which and why.
+
+    Nobody stores it. Readers of the log pass by it; who folds the event's stream, or projects its type, gets
+    the error.
+    """
+
+    code: str
+    message: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Context:
     """What surrounds the events of one append.
