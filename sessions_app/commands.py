@@ -21,13 +21,14 @@ from cartrita.eventstore import (
     create_data_key,
     derived_id,
     erase_key,
-    load,
     new_id,
 )
+from cartrita.eventstore.snapshots import load_state
 from cartrita.streaming.deltas import erase_texts
 from cartrita.telemetry import current_traceparent
 from sessions_app import session as sessions
 from sessions_app.activity import last_sign, last_signs
+from sessions_app.aggregates import SESSION
 from sessions_app.models import ChatSession
 from sessions_app.session import MessagePosted, ReplyOutcome, ReplyPosted, Session, SessionNotFound
 
@@ -312,14 +313,14 @@ def _change(
 
 
 def _load(session_id: UUID) -> _Loaded:
-    history = load(session_id)
-    if history and not history[0].type_name.startswith("sessions_app."):
+    loaded = load_state(SESSION, session_id)
+    if loaded.last is not None and not loaded.last.type_name.startswith("sessions_app."):
         raise SessionNotFound("No session with this id exists.", field="session_id")
     return _Loaded(
-        session=sessions.fold((recorded.event, recorded.recorded_at) for recorded in history),
-        version=len(history),
-        workspace_id=history[0].workspace_id if history else UUID(int=0),
-        key_id=history[0].key_id if history else None,
+        session=loaded.state,
+        version=loaded.version,
+        workspace_id=loaded.last.workspace_id if loaded.last else UUID(int=0),
+        key_id=loaded.last.key_id if loaded.last else None,
     )
 
 

@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from types import MappingProxyType
 from typing import Any, ClassVar, Literal, get_args
 from uuid import UUID
 
@@ -171,11 +170,16 @@ class MessageTooLarge(TooLarge):
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """What later decisions need of a message. `said` tells a repeated message from a changed one."""
+    """What later decisions need of a message. `run_id` is the run that wrote it, where one did.
+
+    Its text stands for itself by `words`, a digest of it: that of a long session is not held in memory.
+    """
 
     role: Role
     parent: UUID | None
-    said: tuple[object, ...]
+    words: bytes
+    attachments: tuple[UUID, ...] = ()
+    run_id: UUID | None = None
     answered_by: UUID | None = None
     cancel_requested: bool = False
     context: bool = False
@@ -186,6 +190,80 @@ class Message:
         return self.role == "user" and self.answered_by is None and not self.context
 
 
+class Messages(Mapping[UUID, Message]):
+    """The messages of a session in their order.
+
+    Those that were kept (`as_kept`) become messages when they are looked at: a command looks at a few of
+    thousands.
+    """
+
+    __slots__ = ("_kept", "_put")
+
+    def __init__(self, kept: Mapping[str, list[Any]] | None = None) -> None:
+        self._kept: Mapping[str, list[Any]] = kept or {}
+        self._put: dict[UUID, Message] = {}
+
+    @classmethod
+    def of(cls, messages: Mapping[UUID, Message]) -> "Messages":
+        """Return a copy."""
+        copy = cls(messages._kept if isinstance(messages, Messages) else None)  # noqa: SLF001 # its own
+        copy._put = dict(messages._put if isinstance(messages, Messages) else messages)  # noqa: SLF001
+        return copy
+
+    def put(self, message_id: UUID, message: Message) -> None:
+        """Add a message, or change one in its place; while the session is being folded only."""
+        self._put[message_id] = message
+
+    def as_kept(self) -> dict[str, list[Any]]:
+        """Return all messages as JSON-compatible values by id, for the constructor."""
+        return {**self._kept, **{str(each): _kept_message(message) for each, message in self._put.items()}}
+
+    def __getitem__(self, message_id: UUID) -> Message:
+        found = self._put.get(message_id)
+        return found if found is not None else _message_kept(self._kept[str(message_id)])
+
+    def __contains__(self, message_id: object) -> bool:
+        return message_id in self._put or str(message_id) in self._kept
+
+    def __iter__(self) -> Iterator[UUID]:
+        yield from map(UUID, self._kept)
+        yield from (each for each in self._put if str(each) not in self._kept)
+
+    def __len__(self) -> int:
+        return len(self._kept) + sum(str(each) not in self._kept for each in self._put)
+
+
+def _kept_message(message: Message) -> list[Any]:
+    return [
+        message.role,
+        _text(message.parent),
+        message.words.hex(),
+        [str(each) for each in message.attachments],
+        _text(message.run_id),
+        _text(message.answered_by),
+        message.cancel_requested,
+        message.context,
+    ]
+
+
+def _message_kept(kept: list[Any]) -> Message:
+    role, parent, words, attachments, run_id, answered_by, cancel_requested, context = kept
+    return Message(
+        role=role,
+        parent=parent and UUID(parent),
+        words=bytes.fromhex(words),
+        attachments=tuple(map(UUID, attachments)),
+        run_id=run_id and UUID(run_id),
+        answered_by=answered_by and UUID(answered_by),
+        cancel_requested=cancel_requested,
+        context=context,
+    )
+
+
+def _text(value: UUID | None) -> str | None:
+    return None if value is None else str(value)
+
+
 @dataclass(frozen=True, slots=True)
 class Session:
     """A session as its events tell it. `newest` is the message that the next one follows by default."""
@@ -193,7 +271,7 @@ class Session:
     status: SessionStatus = "new"
     user_id: UUID | None = None
     kind: str = ""
-    messages: Mapping[UUID, Message] = field(default_factory=lambda: MappingProxyType({}))
+    messages: Mapping[UUID, Message] = field(default_factory=Messages)
     newest: UUID | None = None
     last_activity_at: datetime | None = None
     turn_policy: TurnPolicy = "queue"
@@ -201,18 +279,48 @@ class Session:
 
 def evolve(session: Session, event: Event, at: datetime) -> Session:
     """Return the session after `event`, which was recorded at `at`."""
-    messages = dict(session.messages)
-    return replace(_step(session, messages, event, at), messages=MappingProxyType(messages))
+    return extend(session, [(event, at)])
 
 
 def fold(history: Iterable[tuple[Event, datetime]]) -> Session:
     """Return the session that these events, each with the time of its recording, make."""
-    session = Session()
-    # One dictionary for the whole history: a copy for each event would cost the square of its length.
-    messages: dict[UUID, Message] = {}
+    return extend(Session(), history)
+
+
+def extend(session: Session, history: Iterable[tuple[Event, datetime]]) -> Session:
+    """Return the session after further events."""
+    # One copy for the whole history: a copy for each event would cost the square of its length.
+    messages = Messages.of(session.messages)
     for event, at in history:
         session = _step(session, messages, event, at)
-    return replace(session, messages=MappingProxyType(messages))
+    return replace(session, messages=messages)
+
+
+def as_kept(session: Session) -> dict[str, Any]:
+    """Return a session as JSON-compatible values, for `from_kept`."""
+    return {
+        "status": session.status,
+        "user_id": _text(session.user_id),
+        "kind": session.kind,
+        "messages": Messages.of(session.messages).as_kept(),
+        "newest": _text(session.newest),
+        "last_activity_at": session.last_activity_at and session.last_activity_at.isoformat(),
+        "turn_policy": session.turn_policy,
+    }
+
+
+def from_kept(kept: Mapping[str, Any]) -> Session:
+    """Return the session that `as_kept` was given."""
+    active_at = kept["last_activity_at"]
+    return Session(
+        status=kept["status"],
+        user_id=kept["user_id"] and UUID(kept["user_id"]),
+        kind=kept["kind"],
+        messages=Messages(kept["messages"]),
+        newest=kept["newest"] and UUID(kept["newest"]),
+        last_activity_at=active_at and datetime.fromisoformat(active_at),
+        turn_policy=kept["turn_policy"],
+    )
 
 
 def create(
@@ -314,11 +422,13 @@ def add_context(
     MessageTooLarge, BadInput.
     """
     _require_exists(session)
-    known = {(each.parent, *_words(each)): message_id for message_id, each in session.messages.items()}
+    known = {
+        (each.parent, each.role, each.words): message_id for message_id, each in session.messages.items()
+    }
     events: list[Event] = []
     newest: UUID | None = None
     for role, content in said:
-        found = known.get((newest, role, content))
+        found = known.get((newest, role, _words(content)))
         if found is None:
             _check_content(content)
             found = name(newest, f"{role}:{content}")
@@ -469,7 +579,7 @@ def _require_exists(session: Session) -> None:
         raise SessionIsErased("This session was erased; open a new one.", field="session_id")
 
 
-def _step(session: Session, messages: dict[UUID, Message], event: Event, at: datetime) -> Session:
+def _step(session: Session, messages: Messages, event: Event, at: datetime) -> Session:
     """Return what `event` makes of the session but for its messages, which are changed in place."""
     match event:
         case SessionCreated():
@@ -485,16 +595,14 @@ def _step(session: Session, messages: dict[UUID, Message], event: Event, at: dat
             # A setting is no sign of life.
             return replace(session, turn_policy=event.turn_policy)
         case MessagePosted():
-            messages[event.message_id] = Message(
-                role=event.role, parent=event.parent, said=_said(event), context=event.context
-            )
+            messages.put(event.message_id, _message(event))
             return replace(session, newest=event.message_id, last_activity_at=at)
         case ReplyPosted():
-            messages[event.message_id] = Message(role="assistant", parent=event.parent, said=_said(event))
-            messages[event.parent] = replace(messages[event.parent], answered_by=event.message_id)
+            messages.put(event.message_id, _message(event))
+            messages.put(event.parent, replace(messages[event.parent], answered_by=event.message_id))
             return replace(session, newest=event.message_id, last_activity_at=at)
         case TurnCancelRequested():
-            messages[event.message_id] = replace(messages[event.message_id], cancel_requested=True)
+            messages.put(event.message_id, replace(messages[event.message_id], cancel_requested=True))
             return replace(session, last_activity_at=at)
         case SessionExpired():
             return replace(session, status="expired")
@@ -507,23 +615,32 @@ def _step(session: Session, messages: dict[UUID, Message], event: Event, at: dat
 
 
 def _nothing_if_same(known: Message, event: MessagePosted | ReplyPosted, message_id: UUID) -> list[Event]:
-    if known.said != _said(event):
+    same = replace(_message(event), answered_by=known.answered_by, cancel_requested=known.cancel_requested)
+    if known != replace(same, context=known.context):
         raise MessageIdReused(
             f"The id {message_id} names another message of this session; send a new id.", field="message_id"
         )
     return []
 
 
-def _words(message: Message) -> tuple[str, object]:
-    """Return a message's role and text."""
-    return message.role, message.said[3] if message.said[0] == "reply" else message.said[2]
-
-
-def _said(event: MessagePosted | ReplyPosted) -> tuple[object, ...]:
-    """Return what makes a message this message."""
+def _message(event: MessagePosted | ReplyPosted) -> Message:
+    """Return the message that an event adds."""
     if isinstance(event, ReplyPosted):
-        return ("reply", event.parent, event.run_id, event.content)
-    return (event.role, event.parent, event.content, event.attachments)
+        return Message(
+            role="assistant", parent=event.parent, words=_words(event.content), run_id=event.run_id
+        )
+    return Message(
+        role=event.role,
+        parent=event.parent,
+        words=_words(event.content),
+        attachments=event.attachments,
+        context=event.context,
+    )
+
+
+def _words(text: str) -> bytes:
+    """Return what a text is known by."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _checked_policy(turn_policy: str) -> TurnPolicy:

@@ -302,12 +302,14 @@ def _remember(key_id: UUID, opened: DataKeyCipher | None, generation: int) -> No
 
 
 def _announce(key_ids: list[UUID]) -> None:
-    """Drop keys here now and after the commit, and in every other process that listens."""
+    """Drop keys here now and after the commit, and in every other process that listens; and kept states."""
     if not key_ids:
         return
     forget_keys(key_ids)
     transaction.on_commit(lambda: forget_keys(key_ids), robust=True)
     with connection.cursor() as cursor:
+        # Nobody can open these any more; they go, so that nothing of what was erased stays.
+        cursor.execute("delete from aggregate_snapshot where key_id = any(%s)", [key_ids])
         cursor.execute(
             "select pg_notify(%s, id) from unnest(%s::text[]) id", [KEYS_CHANNEL, [str(k) for k in key_ids]]
         )

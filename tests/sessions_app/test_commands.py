@@ -8,9 +8,11 @@ import pytest
 from django.db import connection, transaction
 
 from cartrita.eventstore import StreamMoved, derived_id, load
+from cartrita.eventstore.aggregates import Aggregate
+from cartrita.eventstore.snapshots import Loaded, load_state
 from sessions_app import commands, queries
 from sessions_app.models import Message
-from sessions_app.session import MessagePosted, SessionNotFound
+from sessions_app.session import MessagePosted, Session, SessionNotFound
 from tests.accounts.people import Person
 
 pytestmark = pytest.mark.flow
@@ -76,17 +78,17 @@ class TestPostMessage:
     def test_retries_inside_the_callers_transaction(
         self, session_id: UUID, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        real = load
+        real = load_state
         rival: list[Callable[[], object]] = [lambda: _in_thread(lambda: post(session_id, "Rival"))]
 
-        def load_then_lose(stream_id: UUID) -> object:
-            history = real(stream_id)
+        def load_then_lose(aggregate: Aggregate[Session], stream_id: UUID) -> Loaded[Session]:
+            loaded = real(aggregate, stream_id)
             if rival:
                 rival.pop()()
-            return history
+            return loaded
 
         with monkeypatch.context() as patch, transaction.atomic():
-            patch.setattr(commands, "load", load_then_lose)
+            patch.setattr(commands, "load_state", load_then_lose)
             assert post(session_id, "Mine")
             assert Message.objects.filter(session_id=session_id).count() == 2
         assert [row["content"] for row in queries.messages(session_id)] == ["Rival", "Mine"]

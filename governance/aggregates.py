@@ -1,0 +1,22 @@
+"""How the streams of approvals, budgets and rulebooks fold."""
+
+from cartrita.eventstore.aggregates import aggregate
+from governance import approval, budget, rulebook
+
+APPROVAL = aggregate(
+    "governance.approval",
+    approval.ApprovalRequested,
+    fold=lambda recorded: approval.fold((each.event, each.recorded_at) for each in recorded),
+)
+BUDGET = aggregate(
+    "governance.budget",
+    budget.BudgetSet,
+    fold=lambda recorded: budget.fold(each.event for each in recorded),
+)
+RULEBOOK = aggregate(
+    "governance.rulebook",
+    rulebook.RuleWritten,
+    rulebook.RulesArranged,
+    rulebook.PolicyActivated,
+    fold=lambda recorded: rulebook.fold(each.event for each in recorded),
+)
