@@ -9,6 +9,7 @@ from __future__ import annotations  # so that an older Python gets as far as bei
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -25,6 +26,8 @@ LOCKS = {
 }
 # kind -> folders with a package-lock.json; their packages go beside it, where Node is there
 NODE_LOCKS = {"test": ("tests/interop/node",)}
+# Cartrita's own programs, started from the environment: name -> file of the checkout
+COMMANDS = {"cartrita-verify": "cartrita/verify.py"}
 # What tests need besides Python packages: program -> Debian's package
 PROGRAMS = {"chromium": "chromium", "redis-server": "redis-server"}
 
@@ -39,7 +42,8 @@ def main() -> int:
     if len(sys.argv) != 2 or sys.argv[1] not in LOCKS:
         say(f"usage: {sys.argv[0]} runtime|test|bench|system")
         return 2
-    return install_packages(sys.argv[1]) or install_node_packages(sys.argv[1])
+    kind = sys.argv[1]
+    return install_packages(kind) or install_node_packages(kind) or install_commands(CHECKOUT / VENVS[kind])
 
 
 def install_packages(kind: str) -> int:
@@ -92,6 +96,21 @@ def install_node_packages(kind: str) -> int:
             say(f"npm could not install them; the tests in {name} are left out.")
             continue
         stamp.write_text(wanted, encoding="ascii")
+    return 0
+
+
+def install_commands(venv: Path) -> int:
+    """Write a script into the environment for each of Cartrita's own programs, which stay in the checkout."""
+    if venv.name != VENVS["runtime"]:
+        return 0
+    python = shlex.quote(str(venv / "bin" / "python"))
+    for name, file in COMMANDS.items():
+        script = venv / "bin" / name
+        # Isolated (-I), or the file's folder would stand before the standard library's.
+        script.write_text(
+            f'#!/bin/sh\nexec {python} -I {shlex.quote(str(CHECKOUT / file))} "$@"\n', encoding="utf-8"
+        )
+        script.chmod(0o755)
     return 0
 
 

@@ -3,6 +3,8 @@
 import json
 import os
 import re
+import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -70,6 +72,22 @@ class TestInstallPackages:
     def test_installs_what_it_locks(self) -> None:
         named = {lock for locks in install.LOCKS.values() for lock in locks} | {"requirements-installer.lock"}
         assert named == set(LOCKS)
+
+
+class TestInstallCommands:
+    def test_makes_programs_of_files_of_the_checkout(self, tmp_path: Path) -> None:
+        venv = tmp_path / "with space" / ".venv"
+        (venv / "bin").mkdir(parents=True)
+        (venv / "bin" / "python").symlink_to(sys.executable)
+        assert install.install_commands(venv) == 0
+        done = subprocess.run(
+            [venv / "bin" / "cartrita-verify", "--help"], capture_output=True, text=True, check=True
+        )
+        assert done.stdout.startswith("usage: cartrita-verify")
+
+    def test_leaves_the_environment_of_benchmarks_alone(self, tmp_path: Path) -> None:
+        assert install.install_commands(tmp_path / ".venv-bench") == 0
+        assert not (tmp_path / ".venv-bench").exists()
 
 
 class TestInstallPrograms:
