@@ -28,10 +28,11 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RESULT = ".result"
 
 
-def check(tools: Sequence[Function], choice: ToolChoice) -> None:
+def check(tools: Sequence[Function], choice: ToolChoice, *, member: str = "") -> None:
     """Raise BadInput, naming the field, for functions that no model can be offered.
 
-    Large schemas take seconds to check: call it in a thread.
+    `member` is the path from an entry of `tools` to what it says, such as `.function`. Large schemas take
+    seconds to check: call it in a thread.
     """
     if len(tools) > MOST_FUNCTIONS:
         raise BadInput(f"tools has {len(tools)} functions; send {MOST_FUNCTIONS} at most.", field="tools")
@@ -39,7 +40,7 @@ def check(tools: Sequence[Function], choice: ToolChoice) -> None:
         raise BadInput(f"The schemas in tools have {parts} parts; they may have {MOST_PARTS}.", field="tools")
     names: set[str] = set()
     for number, tool in enumerate(tools):
-        field = f"tools[{number}]"
+        field = f"tools[{number}]{member}"
         if not _NAME.fullmatch(tool.name):
             raise BadInput(
                 f"{field}.name is {tool.name[:80]!r}; use 1 to 64 letters, digits, _ and -.",

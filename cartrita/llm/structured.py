@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import lru_cache
 from itertools import islice
@@ -11,6 +12,7 @@ from typing import Any
 from pydantic_core import SchemaError, SchemaValidator, core_schema
 from referencing import Registry
 from referencing.exceptions import Unresolvable
+from referencing.jsonschema import DRAFT202012
 
 from cartrita.errors import BadInput
 from cartrita.eventstore.canonical import canonical_json
@@ -37,13 +39,26 @@ _TOO_MUCH = (
     "It takes too long to check the answer against the schema: give a shorter answer, or a simpler schema."
 )
 _REFUSED = ("$id", "$anchor", "$dynamicRef", "$dynamicAnchor", "$recursiveRef")
+# Where a schema holds others: as a keyword's value, in its list, or as members of its object.
+_HOLDS_ONE = frozenset(
+    {
+        "additionalProperties", "contains", "else", "if", "items", "not", "propertyNames", "then",
+        "unevaluatedItems", "unevaluatedProperties",
+    }
+)  # fmt: skip
+_HOLDS_LIST = frozenset({"allOf", "anyOf", "oneOf", "prefixItems"})
+_HOLDS_MEMBERS = frozenset({"$defs", "definitions", "dependentSchemas", "properties"})
+# These speak of the same value as the schema that holds them, and not of one inside it.
+_OF_SAME_VALUE = frozenset({"allOf", "anyOf", "dependentSchemas", "else", "if", "not", "oneOf", "then"})
+# Each is some calls deep in Python, for each value on the way down into an answer.
+_DEEPEST_OF_SAME_VALUE = 50
 
 
 def check_schema(schema: Mapping[str, Any], *, field: str = "json_schema") -> None:
     """Raise BadInput when `schema` is not a JSON Schema 2020-12 that answers can be checked against safely.
 
-    Safely means: nothing is fetched for it, and no text makes checking it take for ever. A large schema takes
-    seconds: call it in a thread.
+    Safely means: nothing is fetched for it, it holds all that it refers to, and no text makes checking it
+    take for ever. A large schema takes seconds: call it in a thread.
     """
     _check_written(canonical_json(canonical(dict(schema), field)), field)
 
@@ -114,19 +129,24 @@ def repair(text: str, wrong: str, schema: Mapping[str, Any]) -> tuple[ChatMessag
 @lru_cache(maxsize=256)
 def _check_written(schema: bytes, field: str) -> None:
     """Check a schema by its JSON: a run asks with the same one at each step."""
-    import jsonschema
-
     written = json.loads(schema)
     if (found := parts(written)) > MOST_PARTS:
         raise BadInput(f"{field} has {found} parts; it may have {MOST_PARTS}.", field=field)
+    for wrong in _unsafe(written, field):
+        raise wrong
+    _check_form(written, field)
+    _References(written, field).check()
+
+
+def _check_form(part: Any, path: str) -> None:
+    import jsonschema
+
     try:
-        for wrong in _unsafe(written, field):
-            raise wrong
-        jsonschema.Draft202012Validator.check_schema(written)
+        jsonschema.Draft202012Validator.check_schema(part)
     except jsonschema.SchemaError as error:
         raise BadInput(
-            f"{field} is not a JSON Schema 2020-12: {error.message[:LONGEST_COMPLAINT]}",
-            field=f"{field}{error.json_path[1:]}",
+            f"{path} is not a JSON Schema 2020-12: {error.message[:LONGEST_COMPLAINT]}",
+            field=f"{path}{error.json_path[1:]}",
         ) from error
 
 
@@ -174,6 +194,113 @@ def _unsafe(part: Any, path: str) -> Iterator[BadInput]:
                     field=here,
                 )
         yield from _unsafe(each, here)
+
+
+class _References:
+    """What a schema refers to: it is there, is a schema, and comes to an end whatever the answer."""
+
+    def __init__(self, schema: dict[str, Any], field: str) -> None:
+        resource = DRAFT202012.create_resource(schema)
+        self._resolver = Registry[Any]().resolver_with_root(resource)
+        self._found: dict[int, _Part] = {}
+        # Parts of a value are told apart by identity, as they have no names: the schema stays as it is.
+        self._references: list[tuple[_Part, str]] = []
+        self._parts_elsewhere = 0
+        self._look(schema, field)
+
+    def check(self) -> None:
+        """Raise BadInput, naming the place, for what no answer could be checked against."""
+        for part, path in self._references:  # grows while definitions in unusual places are looked at
+            self._follow(part, path)
+        for name in self._found:
+            self._measure(name, frozenset())
+
+    def _look(self, schema: Any, path: str) -> None:
+        """Find all schemas in a schema, itself included."""
+        left = [(schema, path)]
+        while left:
+            value, where = left.pop()
+            if not isinstance(value, dict) or id(value) in self._found:
+                continue
+            part = self._found[id(value)] = _Part(where)
+            if "$ref" in value:
+                self._references.append((part, value["$ref"]))
+            for name, held, place in _held(value, where):
+                left.append((held, place))
+                if name in _OF_SAME_VALUE and isinstance(held, dict):
+                    part.goes_on.append(id(held))
+
+    def _follow(self, part: "_Part", reference: str) -> None:
+        path = f"{part.path}.$ref"
+        try:
+            target = self._resolver.lookup(reference).contents
+        # Pointers that lead through a list by a name end in the latter two.
+        except (Unresolvable, ValueError, TypeError):
+            raise BadInput(
+                f"{path} is {reference[:200]!r}, and there is nothing at that place of the schema; put the "
+                "definition there, under $defs, or leave the reference out.",
+                field=path,
+            ) from None
+        if isinstance(target, bool):
+            return
+        if not isinstance(target, dict):
+            raise BadInput(f"{path} is {reference[:200]!r}, where there is no schema.", field=path)
+        if id(target) not in self._found:
+            self._parts_elsewhere += parts(target)
+            if self._parts_elsewhere > MOST_PARTS:
+                raise BadInput(f"{path}: put the definitions of the schema under $defs.", field=path)
+            _check_form(target, path)
+            self._look(target, path)
+        part.goes_on.append(id(target))
+        part.steps += _STEPS_OF_REFERENCE
+
+    def _measure(self, name: int, above: frozenset[int]) -> None:
+        """Find out how deep and how long all is that speaks of one value; `above` are those that led here."""
+        part, above = self._found[name], above | {name}
+        if part.depth:
+            return
+        deepest = 0
+        for each in part.goes_on:
+            within = self._found[each]
+            if each in above:
+                raise BadInput(
+                    f"{within.path} refers to itself without going into the value, so that a check would "
+                    "never end; refer to it from properties or items.",
+                    field=within.path,
+                )
+            if len(above) < _DEEPEST_OF_SAME_VALUE:
+                self._measure(each, above)
+            deepest = max(deepest, within.depth or _DEEPEST_OF_SAME_VALUE)
+            part.steps += within.steps
+            if deepest >= _DEEPEST_OF_SAME_VALUE or part.steps > MOST_STEPS:
+                raise BadInput(
+                    f"{part.path} refers to too much for one value: it takes too long to check any answer.",
+                    field=part.path,
+                )
+        part.depth = 1 + deepest
+
+
+@dataclass(slots=True)
+class _Part:
+    """A schema in a schema. `goes_on` names what speaks of the same value, `steps` is what that takes."""
+
+    path: str
+    goes_on: list[int] = field(default_factory=list)
+    steps: int = 1
+    depth: int = 0
+
+
+def _held(part: Mapping[str, Any], path: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the schemas that a schema holds: the keyword, the schema, its path."""
+    for name, value in part.items():
+        if name in _HOLDS_ONE:
+            yield name, value, f"{path}.{name}"
+        elif name in _HOLDS_LIST:
+            for place, each in enumerate(value):
+                yield name, each, f"{path}.{name}[{place}]"
+        elif name in _HOLDS_MEMBERS:
+            for member, each in value.items():
+                yield name, each, f"{path}.{name}.{member}"
 
 
 @lru_cache(maxsize=256)

@@ -13,6 +13,7 @@ from pydantic import BaseModel, SecretStr
 from cartrita.llm.events import ModelAnswered
 from cartrita.tools.events import ToolReturned
 from governance.decision import ActSettled, DecisionMade
+from sessions_app.models import ChatSession
 from sessions_app.session import MessagePosted
 from tests.interop.conftest import Api, of_type
 from tests.llm.openai_server import OpenAIServer, Refuses, Says
@@ -208,6 +209,33 @@ class TestSchema:
             response_format=Town,
         )
         assert answer.choices[0].message.parsed == Town(name="Bonn", people=335_000)
+
+    @pytest.mark.parametrize(
+        ("place", "param"),
+        [
+            ("response_format", "response_format.json_schema.schema.properties.town.$ref"),
+            ("tools", "tools[0].function.parameters.properties.town.$ref"),
+        ],
+    )
+    def test_that_refers_to_nothing_is_refused_before_it_costs(
+        self, api: Api, place: str, param: str
+    ) -> None:
+        schema = {"type": "object", "properties": {"town": {"$ref": "#/$defs/Town"}}}
+        given: dict[str, Any] = {
+            "response_format": {"type": "json_schema", "json_schema": {"name": "town", "schema": schema}},
+            "tools": [{"type": "function", "function": {"name": "town", "parameters": schema}}],
+        }
+        said: Any = [{"role": "user", "content": "Which?"}]
+        before = ChatSession.objects.count()
+        with pytest.raises(openai.BadRequestError) as refused:
+            api.client().chat.completions.create(
+                model="scripted",
+                messages=said,
+                extra_body={place: given[place]},
+            )
+        assert (refused.value.code, refused.value.param) == ("invalid_value", param)
+        assert "there is nothing at that place of the schema" in refused.value.message
+        assert ChatSession.objects.count() == before
 
     def test_that_the_model_does_not_keep_is_its_failure(self, api: Api) -> None:
         api.says({"text": "no JSON at all"})

@@ -75,6 +75,18 @@ class TestResponses:
         second = client.responses.create(model="scripted", input=said, tools=[WEATHER])
         assert second.output_text == "Mild."
 
+    def test_refuse_a_schema_that_refers_to_nothing_by_this_routes_names(self, api: Api) -> None:
+        schema = {"type": "object", "properties": {"town": {"$ref": "#/$defs/Town"}}}
+        form = {"format": {"type": "json_schema", "name": "t", "schema": schema}}
+        function = {"type": "function", "name": "t", "parameters": schema}
+        for more, param in (
+            ({"text": form}, "text.format.schema"),
+            ({"tools": [function]}, "tools[0].parameters"),
+        ):
+            with pytest.raises(openai.BadRequestError) as refused:
+                api.client().responses.create(model="scripted", input="Which?", extra_body=more)
+            assert refused.value.param == f"{param}.properties.town.$ref"
+
     def test_are_denied_as_ever(self, api: Api) -> None:
         with pytest.raises(openai.PermissionDeniedError) as refused:
             api.client().responses.create(model="assistant", input="Do what is FORBIDDEN.")

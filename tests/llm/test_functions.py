@@ -374,14 +374,58 @@ class TestHostileSchema:
 
     def test_cannot_make_a_check_take_for_ever(self) -> None:
         assert complaint(json.dumps("a" * 5000 + "b"), "stop", {"pattern": "^(a+)+$"}) is not None
-        bomb: dict[str, Any] = {"$defs": {"d0": {"type": "integer"}}, "$ref": "#/$defs/d40"}
-        for number in range(40):
-            ref = {"$ref": f"#/$defs/d{number}"}
-            bomb["$defs"][f"d{number + 1}"] = {"allOf": [ref, ref]}
-        check_schema(bomb)
-        assert complaint("1", "stop", bomb) is not None
         assert complaint("1", "stop", {"$ref": "#"}) is not None
         assert complaint("1", "stop", {"$ref": "#/$defs/none"}) is not None
+
+    @pytest.mark.parametrize(
+        ("schema", "place"),
+        [
+            ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "properties.a.$ref"),
+            ({"items": {"items": {"$ref": "#/required/x"}}, "required": ["a"]}, "items.items.$ref"),
+            ({"anyOf": [{"$ref": "#/required"}], "required": ["a"]}, "anyOf[0].$ref"),
+            ({"properties": {"a": {"$ref": "#/x"}}, "x": {"type": 5}}, "properties.a.$ref.type"),
+        ],
+        ids=["nowhere", "nowhere in a list", "no schema", "no schema of 2020-12"],
+    )  # fmt: skip
+    def test_may_not_refer_to_what_it_does_not_hold(self, schema: dict[str, Any], place: str) -> None:
+        with pytest.raises(BadInput) as refused:
+            check_schema(schema, field="here")
+        assert refused.value.field == f"here.{place}"
+        assert refused.value.message.startswith(f"here.{place.removesuffix('.type')} is")
+
+    @pytest.mark.parametrize(
+        "schema",
+        [
+            {"$ref": "#"},
+            {"properties": {"a": {"$ref": "#/properties/a"}}},
+            {"$defs": {"a": {"anyOf": [{"$ref": "#/$defs/b"}]}, "b": {"not": {"$ref": "#/$defs/a"}}}},
+        ],
+    )
+    def test_may_not_go_round_without_a_value(self, schema: dict[str, Any]) -> None:
+        with pytest.raises(BadInput, match="refers to itself without going into the value"):
+            check_schema(schema)
+
+    @pytest.mark.parametrize(("length", "of_each"), [(40, 2), (200, 1)], ids=["too wide", "too deep"])
+    def test_may_not_refer_to_too_much_for_one_value(self, length: int, of_each: int) -> None:
+        schema: dict[str, Any] = {"$defs": {"d0": {"type": "integer"}}, "$ref": f"#/$defs/d{length}"}
+        for number in range(length):
+            schema["$defs"][f"d{number + 1}"] = {"allOf": [{"$ref": f"#/$defs/d{number}"}] * of_each}
+        with pytest.raises(BadInput, match="too much for one value"):
+            check_schema(schema)
+
+    def test_may_refer_to_itself_for_what_is_inside_a_value(self) -> None:
+        tree: dict[str, Any] = {
+            "$defs": {"node": {"properties": {"under": {"items": {"$ref": "#/$defs/node"}}}}},
+            "properties": {"tree": {"$ref": "#/$defs/node"}, "same": {"items": {"$ref": "#"}}},
+        }
+        check_schema(tree)
+        assert complaint('{"tree": {"under": [{"under": []}]}, "same": [{}]}', "stop", tree) is None
+
+    def test_may_keep_its_definitions_anywhere(self) -> None:
+        check_schema(
+            {"items": {"$ref": "#/components/schemas/a"}, "components": {"schemas": {"a": {"type": "null"}}}}
+        )
+        check_schema({"properties": {"a": {"const": {"$ref": "#/nowhere"}}, "$ref": {"type": "string"}}})
 
 
 class TestEmbeddings:

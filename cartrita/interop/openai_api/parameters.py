@@ -11,7 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from cartrita.errors import BadInput
 from cartrita.interop.openai_api.errors import UnknownParameter, Unsupported, WrongValue
+from cartrita.llm import functions, structured
+from cartrita.llm.providers import Function
 from cartrita.orchestrator.relay import FunctionTool, RelayMessage, ToolCall
 
 MOST_STOPS = 4
@@ -165,6 +168,27 @@ def require_for_agent(request: ChatRequest, body: Mapping[str, Any]) -> None:
             "An agent answers the last message, which must be the user's and hold text.",
             field=f"messages[{len(request.messages) - 1}]",
         )
+
+
+def require_checkable(
+    request: ChatRequest,
+    *,
+    schema: str = "response_format.json_schema.schema",
+    function: str = ".function",
+) -> None:
+    """Raise WrongValue, naming the place, for schemas that no answer or call could be checked against.
+
+    `schema` is the path of the answer's schema, `function` that from an entry of `tools` to its function.
+    Large schemas take seconds: call it in a thread.
+    """
+    try:
+        functions.check(
+            [Function(**each.model_dump()) for each in request.tools], request.tool_choice, member=function
+        )
+        if request.json_schema is not None:
+            structured.check_schema(request.json_schema, field=schema)
+    except BadInput as error:
+        raise WrongValue(error.message, field=error.field) from error
 
 
 def _given(body: Any, taken: frozenset[str]) -> dict[str, Any]:

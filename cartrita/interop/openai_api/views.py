@@ -37,6 +37,7 @@ from cartrita.interop.openai_api.parameters import (
     EmbeddingsRequest,
     read_chat,
     read_embeddings,
+    require_checkable,
     require_for_agent,
 )
 from cartrita.interop.openai_api.turns import Asked, Following, Question, ask
@@ -142,7 +143,9 @@ async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResp
     caller, body = known(asking, "write"), _body(request)
     wanted = read_chat(body, session=request.headers.get(SESSION_HEADER))
     chosen = await in_database_thread(offers.chatting, wanted.model)
-    if not chosen.relays:
+    if chosen.relays:
+        await asyncio.to_thread(require_checkable, wanted)
+    else:
         require_for_agent(wanted, body)
     return await _answer(request, caller, wanted, chosen)
 
@@ -160,6 +163,8 @@ async def respond(request: HttpRequest, asking: Caller | None) -> HttpResponseBa
             "A model is sent what it shall know: send the whole conversation, or name an agent.",
             field="previous_response_id",
         )
+    else:
+        await asyncio.to_thread(require_checkable, wanted, schema="text.format.schema", function="")
     return await _answer(request, caller, wanted, chosen, given)
 
 
