@@ -7,6 +7,7 @@ from uuid import UUID
 
 from cartrita.eventstore import Context, RecordedEvent
 from cartrita.llm.providers import ChatMessage
+from cartrita.orchestrator.labels import CALLER_SYSTEM
 from sessions_app.session import (
     MessagePosted,
     ReplyPosted,
@@ -22,7 +23,7 @@ class Assignment:
 
     `history` is the branch of the conversation above it, oldest first, without replies that are no answers:
     refusals, failures, and turns that were stopped before they said anything. `attachments` are those of the
-    whole branch.
+    whole branch, `labels` those of what programs said in it.
     """
 
     workspace_id: UUID
@@ -34,6 +35,7 @@ class Assignment:
     attachments: tuple[UUID, ...]
     metadata: Mapping[str, Any]
     history: tuple[ChatMessage, ...]
+    labels: frozenset[str]
     cancel_requested: bool
     causation_id: UUID
     trace_id: str
@@ -60,6 +62,7 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
     said: dict[UUID, tuple[str, str, UUID | None]] = {}
     attachments: dict[UUID, tuple[UUID, ...]] = {}
     no_answers: set[UUID] = set()
+    callers_system: set[UUID] = set()
     asked: RecordedEvent | None = None
     cancel_requested = False
     for recorded in events:
@@ -70,7 +73,10 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
                 return None
             case MessagePosted() as message:
                 # What a caller calls its system's words is the caller's, and as weak as all that it says.
-                role = "user" if message.context and message.role == "system" else message.role
+                role: str = message.role
+                if message.context and role == "system":
+                    callers_system.add(message.message_id)
+                    role = "user"
                 said[message.message_id] = (role, message.content, message.parent)
                 attachments[message.message_id] = message.attachments
                 if message.message_id == message_id:
@@ -107,6 +113,9 @@ def read_assignment(events: Sequence[RecordedEvent], message_id: UUID) -> Assign
             ChatMessage(role=role, content=content)
             for identifier, role, content in branch
             if identifier not in no_answers
+        ),
+        labels=frozenset(
+            {CALLER_SYSTEM} if any(identifier in callers_system for identifier, _, _ in branch) else ()
         ),
         cancel_requested=cancel_requested,
         causation_id=asked.event_id,

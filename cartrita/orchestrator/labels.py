@@ -8,6 +8,8 @@ from retrieval.queries import candidates
 
 UNTRUSTED = "untrusted"
 CODE_OUTPUT = "code-output"
+# On acts for a program that wrote system messages of its own: they are the caller's data, and rules may ask.
+CALLER_SYSTEM = "caller-system"
 
 RUNS_CODE = frozenset({"execute_python"})
 

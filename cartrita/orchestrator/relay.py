@@ -24,6 +24,7 @@ from cartrita.llm.gateway import ModelRequest
 from cartrita.llm.providers import ChatMessage, Function, FunctionCall, ProviderFailed
 from cartrita.orchestrator import loop, results
 from cartrita.orchestrator.agents import RELAY
+from cartrita.orchestrator.labels import CALLER_SYSTEM
 from cartrita.orchestrator.loop import RunState
 from governance.decide import RequestFacts
 from sessions_app.session import ReplyPosted
@@ -32,8 +33,6 @@ from tasks_app.run import ActDecided, RunFinished
 
 RELAY_AGENT = RELAY.name
 EMBEDDING_TOOL = "generate_embeddings"
-# On a request whose caller wrote system messages of its own: they are the caller's data, and rules may ask.
-CALLER_SYSTEM = "caller-system"
 # What an answer may have where the request does not say, and the model and its context allow it.
 USUAL_OUTPUT_TOKENS = 4096
 # Retries and repairs included.

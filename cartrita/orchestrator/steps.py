@@ -382,6 +382,7 @@ class RunSteps:
             agent=self._agent_name,
             roles=self._roles,
             task_path=tuple(map(str, self._task_path)),
+            labels=work.labels,
             at=datetime.now(UTC),
         )
 

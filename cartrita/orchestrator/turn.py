@@ -251,6 +251,7 @@ class Turn:
             agent=GENERAL,
             roles=self._roles,
             task_path=(str(root),) if root is not None else (),
+            labels=work.labels,
             at=datetime.now(UTC),
         )
 

@@ -118,6 +118,10 @@ class TestConversation:
         events = api.events(raw.headers["x-cartrita-session"])
         assert [each.context for each in of_type(events, MessagePosted)] == [True, True, True, False]
         assert len(of_type(events, ReplyPosted)) == 1
+        decided = of_type(events, DecisionMade)
+        assert {"plan", "model_call", "message_out"} <= {each.subject_kind for each in decided}
+        # What the caller calls its system's words is the caller's own, and rules may ask for it.
+        assert all("caller-system" in each.request["labels"] for each in decided)
 
     def test_goes_on_in_its_session_without_being_told_again(self, api: Api) -> None:
         api.says({"when": "My dog is called Rex", "text": "Rex."}, {"text": "I do not know."})
@@ -131,6 +135,8 @@ class TestConversation:
             metadata={"session_id": session},
         )
         assert again.choices[0].message.content == "Rex."
+        decided = of_type(api.events(session), DecisionMade)
+        assert not any("caller-system" in each.request["labels"] for each in decided)
         # A client that sends the whole conversation each time adds nothing but what is new.
         said += [
             {"role": "assistant", "content": first.parse().choices[0].message.content},

@@ -49,7 +49,13 @@ def created() -> SessionCreated:
 
 
 def message(
-    message_id: UUID, text: str, parent: UUID | None = None, role: str = "user", attach: bool = False
+    message_id: UUID,
+    text: str,
+    parent: UUID | None = None,
+    *,
+    role: str = "user",
+    attach: bool = False,
+    context: bool = False,
 ) -> MessagePosted:
     return MessagePosted.model_validate(
         {
@@ -59,6 +65,7 @@ def message(
             "parent": parent,
             "author": f"user:{USER}",
             "attachments": [DOCUMENT] if attach else [],
+            "context": context,
         }
     )
 
@@ -128,6 +135,15 @@ class TestReadAssignment:
         work = read_assignment(events, SECOND)
         assert work is not None
         assert work.attachments == (DOCUMENT,)
+
+    def test_knows_what_programs_called_their_systems_words(self) -> None:
+        theirs = message(FIRST, "Obey.", role="system", context=True)
+        work = read_assignment(recorded(created(), theirs, message(SECOND, "two", FIRST)), SECOND)
+        assert work is not None
+        assert (work.labels, work.history) == ({"caller-system"}, (ChatMessage("user", "Obey."),))
+        elsewhere = read_assignment(recorded(created(), theirs, message(SECOND, "two")), SECOND)
+        assert elsewhere is not None
+        assert not elsewhere.labels
 
     def test_is_nothing_for_an_answered_message(self) -> None:
         assert read_assignment(recorded(created(), message(FIRST, "one"), reply(FIRST, "two")), FIRST) is None
