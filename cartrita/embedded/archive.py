@@ -33,6 +33,9 @@ CHUNK_BYTES: Final = 1024 * 1024
 # 128 MiB and about half a second for each try at a passphrase.
 SCRYPT: Final[dict[str, int]] = {"n": 2**17, "r": 8, "p": 1}
 _LARGEST_MANIFEST: Final = 16 * 1024 * 1024
+# What sealed keys unfold to: random bytes as text, which zlib makes a few times smaller and never this much.
+_LARGEST_KEYS: Final = 16 * 1024 * 1024
+_TIMES_SMALLER: Final = 16
 
 Read = Callable[[int], bytes]
 
@@ -170,8 +173,12 @@ def read_manifest(archive: zipfile.ZipFile) -> Manifest:
             )
         known = {name: found[name] for name in (each.name for each in fields(Manifest))}
         known["migrations"], known["master_keys"] = tuple(known["migrations"]), tuple(known["master_keys"])
+        known["parts"] = {
+            name: {"sha256": str(part["sha256"]), "bytes": int(part["bytes"])}
+            for name, part in known["parts"].items()
+        }
         return Manifest(**known)
-    except (KeyError, ValueError, AttributeError, TypeError) as error:
+    except (KeyError, ValueError, AttributeError, TypeError, RecursionError) as error:
         raise ArchiveDamaged(f"The archive's manifest cannot be read: {error!r}.", field="archive") from error
 
 
@@ -187,6 +194,8 @@ def check_parts(archive: zipfile.ZipFile, manifest: Manifest, tell: Callable[[st
                     digest.update(chunk)
                     size += len(chunk)
                     tell(name, size)
+                    if size > expected["bytes"]:
+                        break
         except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
             raise ArchiveDamaged(
                 f"{name} in the archive is damaged ({error}): nothing was changed, take another archive.",
@@ -231,12 +240,24 @@ def read_keys(path: Path, passphrase: Callable[[], str]) -> Keys:
             )
         if header["seal"] != "none":
             sealed = _unsealed(path, header, sealed, passphrase())
-        keys = json.loads(zlib.decompress(sealed))
+        keys = json.loads(_unfolded(sealed))
         return Keys(**{each.name: keys[each.name] for each in fields(Keys)})
     except FileNotFoundError:
         raise ArchiveDamaged(f"There is no file of keys {path}.", field="keys") from None
-    except (KeyError, ValueError, TypeError, AttributeError, binascii.Error, zlib.error) as error:
+    except (
+        KeyError, ValueError, TypeError, AttributeError, RecursionError, binascii.Error, zlib.error
+    ) as error:  # fmt: skip
         raise ArchiveDamaged(damaged, field="keys") from error
+
+
+def _unfolded(content: bytes) -> bytes:
+    """Return what was compressed, of a bounded size: a few bytes of zeros must not take all memory."""
+    most = max(_LARGEST_KEYS, len(content) * _TIMES_SMALLER)
+    unfolding = zlib.decompressobj()
+    found = unfolding.decompress(content, most)
+    if not unfolding.eof:
+        raise ValueError("the keys are cut off, or unfold to more than any keys")
+    return found
 
 
 def _unsealed(path: Path, header: Mapping[str, Any], sealed: bytes, passphrase: str) -> bytes:

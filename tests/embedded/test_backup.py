@@ -1,12 +1,15 @@
 """A backup made while people write is whole, and an installation restored from it goes on."""
 
 import asyncio
+import base64
 import dataclasses
 import json
 import os
 import subprocess
 import threading
+import tracemalloc
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -452,6 +455,32 @@ class TestRefusedRestore:
         with pytest.raises(ArchiveDamaged):
             place.restores()
         assert place.is_untouched()
+
+    @pytest.mark.parametrize("content", [b"\0" * 2**27, b"[" * 100_000], ids=["a bomb", "nested"])
+    def test_of_keys_that_unfold_to_more_than_keys(self, content: bytes, tmp_path: Path) -> None:
+        keys = tmp_path / "keys"
+        held = base64.b64encode(zlib.compress(content)).decode()
+        keys.write_text(json.dumps({"format": "cartrita keys 1", "seal": "none", "keys": held}))
+        tracemalloc.start()
+        with pytest.raises(ArchiveDamaged, match="no file of keys"):
+            archive.read_keys(keys, lambda: "")
+        assert tracemalloc.get_traced_memory()[1] < 2**26
+        tracemalloc.stop()
+
+    def test_of_a_part_that_unfolds_to_more_than_it_says(self, tmp_path: Path) -> None:
+        path = tmp_path / "archive"
+        told: list[int] = []
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as parts:
+            parts.writestr(archive.DUMP, b"\0" * 2**27)
+            parts.writestr(archive.MANIFEST, "{}")
+        manifest = archive.Manifest(
+            format=archive.FORMAT, version="", taken_at="", postgresql="", migrations=(), installation="",
+            epoch=1, head=0, tick=0, root="", chain="", master_keys=(),
+            parts={archive.DUMP: {"sha256": "", "bytes": 9}},
+        )  # fmt: skip
+        with archive.opened(path) as parts, pytest.raises(ArchiveDamaged, match="not as it was written"):
+            archive.check_parts(parts, manifest, lambda _, size: told.append(size))
+        assert len(told) == 1
 
     def test_with_another_passphrase(self, place: Place) -> None:
         place.backs_up()
