@@ -179,9 +179,15 @@ class Members(ApiView):
             roles=values["roles"],
             actor=asked.actor,
         )
-        found = queries.member(asked.workspace_id, user_id)
-        headers = {"Location": f"/api/v2/members/{user_id}", **entity_tag(found["version"])}
-        return Response(found, status=201, headers=headers)
+        return _joined(queries.member(asked.workspace_id, user_id))
+
+    def again(self, request: Request) -> Response:
+        """Return the member as they are now: name and address are not kept, as they may be erased."""
+        wanted = NewMember(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        return _joined(
+            queries.member_by_address(caller(request).workspace_id, wanted.validated_data["email"])
+        )
 
 
 class MemberDetail(ApiView):
@@ -293,6 +299,11 @@ class Tickets(ApiView):
 def _workspace(workspace_id: UUID) -> dict[str, Any]:
     found = queries.workspace(workspace_id)
     return {"id": found.id, "name": found.name, "created_at": found.created_at}
+
+
+def _joined(found: dict[str, Any]) -> Response:
+    headers = {"Location": f"/api/v2/members/{found['user_id']}", **entity_tag(found["version"])}
+    return Response(found, status=201, headers=headers)
 
 
 def _member(workspace_id: UUID, user_id: UUID) -> Response:

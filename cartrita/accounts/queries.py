@@ -155,6 +155,14 @@ def member(workspace_id: UUID, user_id: UUID) -> dict[str, Any]:
     return _member(row, User.objects.filter(id=user_id).first())
 
 
+def member_by_address(workspace_id: UUID, email: str) -> dict[str, Any]:
+    """Return the member of a workspace who has this address now. Raises MemberNotFound."""
+    user = User.objects.filter(email=email.strip().lower()).first()
+    if user is None:
+        raise MemberNotFound("Nobody in the workspace has this address.", field="email")
+    return member(workspace_id, user.pk)
+
+
 def workspace(workspace_id: UUID) -> Workspace:
     """Return a workspace that somebody acts in."""
     return Workspace.objects.get(id=workspace_id)

@@ -3,6 +3,7 @@
 import threading
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -11,7 +12,7 @@ from django.utils import timezone
 from rest_framework.response import Response
 
 from cartrita.accounts import commands
-from cartrita.accounts.models import ApiToken
+from cartrita.accounts.models import ApiToken, User
 from cartrita.http.idempotency import KEPT_FOR, delete_old_answers
 from cartrita.http.models import StoredAnswer
 from tests.accounts.people import Person, someone
@@ -143,6 +144,25 @@ class TestIdempotencyKey:
         secret = create(client, "a").json()["secret"]
         row = StoredAnswer.objects.get()
         assert secret.encode() not in bytes(row.answer) + bytes(row.fingerprint) + bytes(row.id)
+
+    def test_keeps_nothing_of_a_member_who_may_be_erased(self, ann: Person) -> None:
+        admin = someone("root@example.org", workspace_id=ann.workspace_id, roles=("admin",)).program()
+        body = {"email": "Bob@example.org", "name": "Bob", "roles": ["member"]}
+
+        def add() -> Any:
+            return admin.post(
+                "/api/v2/members", body, content_type="application/json", headers={"Idempotency-Key": "a"}
+            )
+
+        first, second = add(), add()
+        assert (first.status_code, second.status_code) == (201, 201)
+        assert first.json() == second.json()
+        assert first.headers["ETag"] == second.headers["ETag"]
+        assert bytes(StoredAnswer.objects.get().answer) == b""
+        commands.erase_person(user_id=UUID(first.json()["user_id"]), actor="system")
+        third = add()
+        assert (third.status_code, third.json()["code"]) == (404, "member_not_found")
+        assert not User.objects.filter(email="bob@example.org").exists()
 
     def test_is_forgotten_after_a_day(self, client: Client) -> None:
         create(client, "a")
