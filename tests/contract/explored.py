@@ -1,6 +1,7 @@
 """Schemathesis on the real application: every operation of the OpenAPI schema, as one caller."""
 
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -36,10 +37,21 @@ _BEYOND_SCHEMAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
 
 @dataclass(slots=True)
 class Explored:
-    """How many requests were sent, and what was found: each once, by operation and what is wrong."""
+    """What was sent, and what was found: each once, by operation and what is wrong.
 
-    requests: int = 0
+    `requests` are counted by phase, `checks` are those of all answers.
+    """
+
+    operations: int = 0
+    requests: Counter[str] = field(default_factory=Counter)
+    checks: int = 0
     found: dict[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return the counts in words."""
+        phases = ", ".join(f"{number} {phase}" for phase, number in self.requests.items())
+        sent = f"{self.requests.total()} requests ({phases})"
+        return f"{self.operations} operations, {sent}, {self.checks} checks, {len(self.found)} findings"
 
 
 def explore(
@@ -55,6 +67,8 @@ def explore(
             "generation": {"max-examples": examples, "database": "none", "no-shrink": True},
             "phases": {name: {"enabled": name in phases} for name in PHASES},
             "cache": {"enabled": False},
+            # Nothing is secret here, and what was sent must be seen to be sent again.
+            "output": {"sanitization": {"enabled": False}},
             "checks": {"positive_data_acceptance": {"expected-statuses": list(_ACCEPTED)}},
             "operations": [
                 {
@@ -73,6 +87,7 @@ def explore(
         name_things(schema.raw_schema, things)
         # It goes on for ever; tests/streaming follows it.
         bounded = schema.exclude(operation_id="session_stream")
+        explored.operations = bounded.statistic.operations.selected
         for event in from_schema(bounded).execute():
             match event:
                 case events.ScenarioFinished():
@@ -124,8 +139,9 @@ def name_things(schema: Mapping[str, Any], things: Mapping[str, Any]) -> None:
 
 def _take(event: events.ScenarioFinished, explored: Explored) -> None:
     recorder = event.recorder
-    explored.requests += len(recorder.interactions)
+    explored.requests[event.phase.value] += len(recorder.interactions)
     for case_id, nodes in recorder.checks.items():
+        explored.checks += len(nodes)
         for node in nodes:
             if node.failure_info is None:
                 continue
