@@ -67,6 +67,10 @@ class ApprovalRequested(Event):
     expires_at: datetime
     edited_by: str = ""
 
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of large arguments."""
+        return (self.arguments_sha256,)
+
 
 class ApprovalNoted(Event):
     """Somebody commented, asked the requester something, or the requester answered."""

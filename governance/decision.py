@@ -1,6 +1,6 @@
 """A decision's stream: what was asked and answered before the act, and how the act ended."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any, ClassVar, Literal
 from uuid import UUID
@@ -97,6 +97,16 @@ class DecisionMade(Event):
     left_out_documents: int = Field(default=0, ge=0)
     arguments_in_parts: tuple[str, ...] = ()
 
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blobs of large arguments, and the last link of each list that stands in parts."""
+        arguments = self.request.get("arguments", {})
+        if self.all_arguments_in_blob and arguments:
+            return (arguments["sha256"],)
+        return (
+            *(arguments[name]["sha256"] for name in self.arguments_in_blobs if name in arguments),
+            *(arguments[name]["parts"] for name in self.arguments_in_parts if name in arguments),
+        )
+
 
 class ActSettled(Event):
     """The act that a decision allowed ended: `unknown` when it was started and nobody knows how it ended.
@@ -126,6 +136,10 @@ class PolicySetRecorded(Event):
     policy_hash: str
     text_sha256: str
     rules: tuple[str, ...]
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of the set's text."""
+        return (self.text_sha256,)
 
 
 class NotRedecidable(BadInput):

@@ -80,6 +80,10 @@ class PolicyProposed(Event):
     by: str
     note: str = ""
 
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of the set's text."""
+        return (self.policy_hash,)
+
 
 class PolicyActivated(Event):
     """A set is in force: from the draft, or an earlier one again.
@@ -98,6 +102,10 @@ class PolicyActivated(Event):
     proposed_by: str = ""
     alone: bool = False
     note: str = ""
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of the set's text."""
+        return (self.text_sha256,)
 
 
 class UnknownRule(NotFound):

@@ -58,6 +58,10 @@ class DocumentReceived(Event):
     labels: tuple[str, ...] = ()
     decision_id: UUID | None = None
 
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of the file."""
+        return (self.blob,)
+
 
 class DocumentHeld(Event):
     """A rule keeps the document from being read and found until people have approved it.
@@ -96,6 +100,10 @@ class DocumentChunked(Event):
     characters: int
     pages: int | None = None
     chunks: int
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of the parsed text."""
+        return (self.text_blob,)
 
 
 class DocumentEmbedded(Event):

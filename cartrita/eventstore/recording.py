@@ -25,6 +25,7 @@ from cartrita.errors import BadInput, Unavailable
 from cartrita.eventstore import arrays, codec, log, projections
 from cartrita.eventstore.aio import async_pool, close_with_loop, connect
 from cartrita.eventstore.codec import row_of
+from cartrita.eventstore.holding import HOLD, BlobGone, named_by
 from cartrita.eventstore.rows import as_arrays
 from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
 from cartrita.eventstore.store import MAX_VERSION, EventIdReused, StreamMoved, find_gap, says_the_same
@@ -105,8 +106,8 @@ class Recorder:
         A repeated call (the same event ids at the same versions) returns what stands. Who is cancelled while
         waiting does not know whether the events were stored: repeat the call with the same event ids.
 
-        Raises StreamMoved, EventIdReused, EventTooLarge, Erased, Unavailable and BadInput; the last also for
-        types with an inline projection, which `append` stores.
+        Raises StreamMoved, EventIdReused, EventTooLarge, Erased, BlobGone, Unavailable and BadInput; the last
+        also for types with an inline projection, which `append` stores.
         """
         if self._closed:
             raise Unavailable("The recorder of this event loop is closed")
@@ -131,6 +132,10 @@ class Recorder:
             bytes=sum(len(row.data) for row in rows),
             outcome=asyncio.get_running_loop().create_future(),
         )
+        if named := named_by(rows):
+            # The blobs are locked until the commit, which is nothing for a statement that others share.
+            self._spawn(_write_alone(call, self._one_by_one, named=named))
+            return await call.outcome
         self._waiting.append(call)
         self._wanted.set()
         return await call.outcome
@@ -327,7 +332,7 @@ def first_of_each_stream(ordered: Sequence[Append]) -> list[Append]:
     ]
 
 
-async def _write_alone(call: _Call, turn: asyncio.Semaphore) -> None:
+async def _write_alone(call: _Call, turn: asyncio.Semaphore, *, named: Sequence[bytes] = ()) -> None:
     """Write one call in a transaction of its own and settle it, whatever happens."""
     started = time.monotonic()
     while not call.outcome.done():
@@ -335,6 +340,8 @@ async def _write_alone(call: _Call, turn: asyncio.Semaphore) -> None:
             async with turn, async_pool().connection() as connection, connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{ALONE_LOCK_TIMEOUT}'")
                 moved = await _insert(connection, [call])
+                if named and not moved:
+                    await _hold(connection, named)
         except errors.UniqueViolation:
             continue  # the writer that was faster has committed: the next probe sees it
         except errors.LockNotAvailable as error:
@@ -399,6 +406,13 @@ async def _standing(appends: Sequence[Append]) -> list[RecordedEvent] | None:
                 )
         standing += stored
     return standing
+
+
+async def _hold(connection: psycopg.AsyncConnection[tuple[Any, ...]], named: Sequence[bytes]) -> None:
+    """Keep blobs from being removed until the transaction ends. Raises BlobGone, which ends it."""
+    cursor = await connection.execute(HOLD, [arrays.byteas(named)], binary=True)
+    if missing := set(named) - {row[0] for row in await cursor.fetchall()}:
+        raise BlobGone(missing)
 
 
 async def _moved(stream_id: UUID, expected_version: int) -> StreamMoved:

@@ -14,8 +14,9 @@ from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
 from cartrita.eventstore import codec, projections, registry, sealing
-from cartrita.eventstore.arrays import booleans, uuids
+from cartrita.eventstore.arrays import booleans, byteas, uuids
 from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
+from cartrita.eventstore.holding import HOLD, BlobGone, named_by
 from cartrita.eventstore.rows import COLUMNS, as_arrays
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
@@ -61,7 +62,8 @@ def append(
 
     Joins the caller's transaction or makes one. A repeated append (the same event ids at the same versions)
     returns what stands and changes nothing. Raises StreamMoved, EventIdReused, BadInput, EventTooLarge,
-    Erased. After StreamMoved the caller's transaction is usable, unless a part was written (it rolls back).
+    Erased, BlobGone. After StreamMoved the caller's transaction is usable, unless a part was written (it
+    rolls back).
     """
     # Sorted, so that two writers that meet on several streams wait for one another in one direction only.
     ordered = sorted(
@@ -80,14 +82,15 @@ def append(
         for row in codec.encode(one, recorded_at=moment, ciphers=ciphers, trace_id=trace_id)
     ]
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
+    named = named_by(encoded)
     # One row is all or nothing by itself; several may meet a conflict after the first.
-    if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline):
-        recorded = _append(ordered, encoded, beside, has_inline=has_inline)
-    elif not (has_inline or beside) and _stored_alone(encoded):
+    if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline and not named):
+        recorded = _append(ordered, encoded, beside, has_inline=has_inline, named=named)
+    elif not (has_inline or beside or named) and _stored_alone(encoded):
         recorded = encoded
     else:
         with transaction.atomic():
-            recorded = _append(ordered, encoded, beside, has_inline=has_inline)
+            recorded = _append(ordered, encoded, beside, has_inline=has_inline, named=named)
     if len(appends) > 1:
         given = {(one.stream_id, one.expected_version): place for place, one in enumerate(appends)}
         bounds = [(one.stream_id, one.expected_version) for one in ordered for _ in one.events]
@@ -216,6 +219,7 @@ def _append(
     beside: Sequence[Statement],
     *,
     has_inline: bool,
+    named: Sequence[bytes],
 ) -> list[RecordedEvent]:
     gap = find_gap(encoded)
     if gap is not None:
@@ -224,6 +228,11 @@ def _append(
             expected_version=gap.version - 1,
             actual_version=_version_of(gap.stream_id),
         )
+    if named and (missing := set(named) - {row[0] for row in execute(HOLD, [byteas(named)])}):
+        try:
+            return _standing(ordered)  # what was said before needs nothing
+        except StreamMoved:
+            raise BlobGone(missing) from None
     statement, parameters = insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded)
     if beside:
         statement = _with(tuple(change for change, _ in beside), statement)

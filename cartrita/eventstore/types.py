@@ -1,6 +1,6 @@
 """What an event is: the class of a type, what surrounds it, and what the log returns."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, TypeVar
@@ -56,6 +56,13 @@ class Event(BaseModel):
         schema = handler(source)
         _make_times_canonical(schema)
         return schema
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the SHA-256 of each blob that this event names ("": none), of a chain that of its last link.
+
+        The event is stored only where they are, and they are never removed after.
+        """
+        return ()
 
 
 class Unreadable(Event):

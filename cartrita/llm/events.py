@@ -1,5 +1,6 @@
 """What a model call leaves behind: exactly one of these two on the run's stream."""
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import ClassVar, Literal
 from uuid import UUID
@@ -39,6 +40,10 @@ class ModelUse(Event):
     text: Sealed[str] = ""
     text_blob: str = ""
 
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of a long text."""
+        return (self.text_blob,)
+
 
 class ModelAnswered(ModelUse):
     """A model gave a whole answer, `text`.
@@ -56,6 +61,10 @@ class ModelAnswered(ModelUse):
     repairs: Sealed[tuple[str, ...]] = ()
     tool_calls: Sealed[tuple[dict[str, str], ...]] = ()
     tool_calls_blob: str = ""
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blobs of a long text and of large calls."""
+        return (self.text_blob, self.tool_calls_blob)
 
 
 class ModelFailed(ModelUse):

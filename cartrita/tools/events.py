@@ -1,5 +1,6 @@
 """What a tool call leaves behind. The runner returns these; whoever called records them on its own stream."""
 
+from collections.abc import Iterable
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -38,6 +39,10 @@ class ToolReturned(Event):
     currency: str = "USD"
     estimated: bool = False
     latency_ms: int = Field(ge=0)
+
+    def named_blobs(self) -> Iterable[str]:
+        """Return the blob of a large result."""
+        return (self.large_result.sha256,) if self.large_result is not None else ()
 
 
 class ToolFailed(Event):

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from cartrita.accounts.commands import set_roles
 from cartrita.accounts.queries import Caller, caller_in_workspace
-from cartrita.eventstore import Append, Context, append, create_data_key, erase_key, load, new_id
+from cartrita.eventstore import Append, Context, append, create_data_key, erase_key, load, new_id, put_blob
 from governance.commands import policies as commands
 from governance.commands.policies import OtherWorkspace, RulebookMoved
 from governance.decision import DecisionMade, NotRedecidable, PolicySetRecorded
@@ -138,6 +138,7 @@ class TestActivePolicy:
 
     def test_goes_on_in_a_home_that_had_a_policy_file_alone(self, starter: PolicySet) -> None:
         workspace_id = new_id()
+        put_blob(starter.text.encode(), key_id=None)
         before = PolicySetRecorded(
             policy="team",
             policy_hash=starter.content_hash,
