@@ -1,9 +1,10 @@
 """The read models of plans, tasks, edges, runs, bills, snapshots and tools, as functions of the log."""
 
 from collections.abc import Sequence
-from datetime import UTC
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from decimal import Decimal
-from typing import cast
+from typing import Any, cast
 from uuid import UUID
 
 from django.db.models import F
@@ -65,118 +66,233 @@ _OF_A_PLAN = (
 @following("plans", *_OF_A_PLAN, tables=[PlanRow, TaskRow, TaskEdgeRow])
 def project_plans(batch: Sequence[RecordedEvent]) -> None:
     """Keep `plans`, `tasks` and `task_edges` as the plans' streams tell them."""
+    written = _PlanTables()
     for recorded in batch:
-        _project_plan_event(recorded)
+        written.take(recorded)
+    written.save()
 
 
-def _project_plan_event(recorded: RecordedEvent) -> None:
-    plan = PlanRow.objects.filter(id=recorded.stream_id)
-    at = recorded.recorded_at
-    match recorded.event:
-        case PlanProposed() as event:
-            PlanRow.objects.create(
-                id=recorded.stream_id,
-                workspace_id=recorded.workspace_id,
-                session_id=_session_of(recorded),
-                message_id=event.message_id,
-                root_task_id=event.root_task_id,
-                key_id=recorded.key_id,
-                goal=recorded.sealed["goal"],
-                planner=event.planner,
-                status="proposed",
-                estimated_cost_tokens=event.estimated_tokens,
-                version=recorded.version,
-                created_at=at,
-            )
-        case TaskAdded() as event:
-            TaskRow.objects.create(
-                id=event.task_id,
-                workspace_id=recorded.workspace_id,
-                session_id=_session_of(recorded),
-                plan_id=recorded.stream_id,
-                parent_id=event.parent_id,
-                key_id=recorded.key_id,
-                intent=recorded.sealed["intent"],
-                spec_json=recorded.sealed["spec"],
-                cost_budget_tokens=event.cost_budget_tokens,
-                priority=event.priority,
-                status="pending",
-                estimated_cost_tokens=event.estimated_tokens,
-                agent_assigned=event.agent,
-                kind=event.kind,
-                created_at=at,
-                updated_at=at,
-            )
-            if event.parent_id is not None:
-                _project_blocked(recorded.stream_id)
-        case EdgeAdded() as event:
-            TaskEdgeRow.objects.create(
-                id=recorded.event_id,
-                workspace_id=recorded.workspace_id,
-                session_id=_session_of(recorded),
-                plan_id=recorded.stream_id,
-                from_task=event.from_task,
-                to_task=event.to_task,
-                relation_type=event.relation,
-                weight=Decimal(event.weight) / 100,
-                created_at=at,
-            )
-            _project_blocked(recorded.stream_id)
-        case PlanBilled() as event:
-            plan.filter(estimated_tokens_p90__isnull=True).update(**_bill(event))
-        case PlanHeldBack():
-            plan.update(status="waiting")
-        case PlanAccepted():
-            plan.update(status="accepted")
-        case PlanRefused() as event:
-            plan.update(status="refused", refusal=event.reason, completed_at=at)
-        case TaskStarted() as event:
-            TaskRow.objects.filter(id=event.task_id).update(
-                status="running",
-                retry_count=event.attempt - 1,
-                not_before=None,
-                error_message=None,
-                updated_at=at,
-            )
-        case TaskRetried() as event:
-            TaskRow.objects.filter(id=event.task_id).update(
-                status="pending",
-                actual_cost_tokens=F("actual_cost_tokens") + event.tokens,
-                retry_count=event.attempt,
-                not_before=event.not_before,
-                error_message=event.code,
-                updated_at=at,
-            )
-        case TaskCompleted() as event:
-            TaskRow.objects.filter(id=event.task_id).update(
-                status="complete",
-                actual_cost_tokens=F("actual_cost_tokens") + event.tokens,
-                updated_at=at,
-                completed_at=at,
-            )
-            _project_blocked(recorded.stream_id)
-        case TaskPruned() as event:
-            TaskRow.objects.filter(id=event.task_id).update(
-                status="pruned",
-                error_message=event.reason,
-                not_before=None,
-                updated_at=at,
-                completed_at=at,
-            )
-            _project_blocked(recorded.stream_id)
-        case TaskFailed() | TaskAborted() as event:
-            TaskRow.objects.filter(id=event.task_id).update(
-                status="failed" if isinstance(event, TaskFailed) else "aborted",
-                actual_cost_tokens=F("actual_cost_tokens") + event.tokens,
-                error_message=event.reason,
-                not_before=None,
-                updated_at=at,
-                completed_at=at,
-            )
-            _project_blocked(recorded.stream_id)
-        case PlanCompleted() as event:
-            plan.update(status=event.status, actual_cost_tokens=event.tokens, completed_at=at)
-    plan.update(version=recorded.version)
+class _PlanTables:
+    """What a batch of events makes of plans and their tasks: each row is written once."""
+
+    def __init__(self) -> None:
+        self._plans: dict[UUID, PlanRow] = {}
+        self._tasks: dict[UUID, TaskRow] = {}
+        self._edges: list[TaskEdgeRow] = []
+        # The columns to change of rows that stood before the batch.
+        self._of_plans: dict[UUID, dict[str, Any]] = {}
+        self._of_tasks: dict[UUID, dict[str, Any]] = {}
+        # By plan, what tells which of its tasks wait for others.
+        self._outlines: dict[UUID, _Outline] = {}
+        # Plans in which that is to be told again.
+        self._moved: set[UUID] = set()
+
+    def take(self, recorded: RecordedEvent) -> None:
+        """Go on from the next event."""
+        plan_id, at = recorded.stream_id, recorded.recorded_at
+        match recorded.event:
+            case PlanProposed() as event:
+                self._plans[plan_id] = PlanRow(
+                    id=plan_id,
+                    workspace_id=recorded.workspace_id,
+                    session_id=_session_of(recorded),
+                    message_id=event.message_id,
+                    root_task_id=event.root_task_id,
+                    key_id=recorded.key_id,
+                    goal=recorded.sealed["goal"],
+                    planner=event.planner,
+                    status="proposed",
+                    estimated_cost_tokens=event.estimated_tokens,
+                    created_at=at,
+                )
+                self._outlines[plan_id] = _Outline({}, [])
+            case TaskAdded() as event:
+                row = TaskRow(
+                    id=event.task_id,
+                    workspace_id=recorded.workspace_id,
+                    session_id=_session_of(recorded),
+                    plan_id=plan_id,
+                    parent_id=event.parent_id,
+                    key_id=recorded.key_id,
+                    intent=recorded.sealed["intent"],
+                    spec_json=recorded.sealed["spec"],
+                    cost_budget_tokens=event.cost_budget_tokens,
+                    priority=event.priority,
+                    status="pending",
+                    estimated_cost_tokens=event.estimated_tokens,
+                    agent_assigned=event.agent,
+                    kind=event.kind,
+                    created_at=at,
+                    updated_at=at,
+                )
+                self._outline(plan_id).tasks[row.id] = _Place(row.parent_id, row.kind, row.status)
+                self._tasks[row.id] = row
+                if event.parent_id is not None:
+                    self._moved.add(plan_id)
+            case EdgeAdded() as event:
+                edge = TaskEdgeRow(
+                    id=recorded.event_id,
+                    workspace_id=recorded.workspace_id,
+                    session_id=_session_of(recorded),
+                    plan_id=plan_id,
+                    from_task=event.from_task,
+                    to_task=event.to_task,
+                    relation_type=event.relation,
+                    weight=Decimal(event.weight) / 100,
+                    created_at=at,
+                )
+                self._outline(plan_id).edges.append(Edge(event.from_task, event.to_task, event.relation))
+                self._edges.append(edge)
+                self._moved.add(plan_id)
+            case PlanBilled() as event:
+                self._bill(plan_id, event)
+            case PlanHeldBack():
+                self._set_plan(plan_id, status="waiting")
+            case PlanAccepted():
+                self._set_plan(plan_id, status="accepted")
+            case PlanRefused() as event:
+                self._set_plan(plan_id, status="refused", refusal=event.reason, completed_at=at)
+            case TaskStarted() as event:
+                self._begin(
+                    plan_id,
+                    event.task_id,
+                    status="running",
+                    retry_count=event.attempt - 1,
+                    not_before=None,
+                    error_message=None,
+                    updated_at=at,
+                )
+            case TaskRetried() as event:
+                self._begin(
+                    plan_id,
+                    event.task_id,
+                    tokens=event.tokens,
+                    status="pending",
+                    retry_count=event.attempt,
+                    not_before=event.not_before,
+                    error_message=event.code,
+                    updated_at=at,
+                )
+            case TaskCompleted() as event:
+                self._end(plan_id, event.task_id, at, tokens=event.tokens, status="complete")
+            case TaskPruned() as event:
+                self._end(
+                    plan_id, event.task_id, at, status="pruned", error_message=event.reason, not_before=None
+                )
+            case TaskFailed() | TaskAborted() as event:
+                self._end(
+                    plan_id,
+                    event.task_id,
+                    at,
+                    tokens=event.tokens,
+                    status="failed" if isinstance(event, TaskFailed) else "aborted",
+                    error_message=event.reason,
+                    not_before=None,
+                )
+            case PlanCompleted() as event:
+                self._set_plan(plan_id, status=event.status, actual_cost_tokens=event.tokens, completed_at=at)
+        self._set_plan(plan_id, version=recorded.version)
+
+    def save(self) -> None:
+        """Write what the batch changed."""
+        for plan_id in self._moved:
+            self._tell_blocked(plan_id)
+        PlanRow.objects.bulk_create(self._plans.values())
+        TaskRow.objects.bulk_create(self._tasks.values())
+        TaskEdgeRow.objects.bulk_create(self._edges)
+        for task_id, columns in self._of_tasks.items():
+            TaskRow.objects.filter(id=task_id).update(**columns)
+        for plan_id, columns in self._of_plans.items():
+            PlanRow.objects.filter(id=plan_id).update(**columns)
+
+    def _begin(self, plan_id: UUID, task_id: UUID, **columns: Any) -> None:
+        """Set a task that is tried; which others wait stays as it was before."""
+        if plan_id in self._moved:
+            self._moved.discard(plan_id)
+            self._tell_blocked(plan_id)
+        self._set_task(plan_id, task_id, **columns)
+
+    def _end(self, plan_id: UUID, task_id: UUID, at: datetime, **columns: Any) -> None:
+        self._set_task(plan_id, task_id, updated_at=at, completed_at=at, **columns)
+        self._moved.add(plan_id)
+
+    def _set_plan(self, plan_id: UUID, **columns: Any) -> None:
+        if (row := self._plans.get(plan_id)) is None:
+            self._of_plans.setdefault(plan_id, {}).update(columns)
+        else:
+            for name, value in columns.items():
+                setattr(row, name, value)
+
+    def _set_task(self, plan_id: UUID, task_id: UUID, *, tokens: int = 0, **columns: Any) -> None:
+        if (row := self._tasks.get(task_id)) is None:
+            changed = self._of_tasks.setdefault(task_id, {})
+            changed.update(columns)
+            if tokens:
+                used = changed.get("actual_cost_tokens", F("actual_cost_tokens"))
+                changed["actual_cost_tokens"] = used + tokens
+        else:
+            row.actual_cost_tokens += tokens
+            for name, value in columns.items():
+                setattr(row, name, value)
+        # Of a plan whose outline was not read yet it is read with these changes.
+        if (outline := self._outlines.get(plan_id)) is not None and task_id in outline.tasks:
+            outline.tasks[task_id] = replace(outline.tasks[task_id], status=columns["status"])
+
+    def _bill(self, plan_id: UUID, event: PlanBilled) -> None:
+        """Keep the first bill of a plan."""
+        row = self._plans.get(plan_id)
+        if row is None:
+            PlanRow.objects.filter(id=plan_id, estimated_tokens_p90__isnull=True).update(**_bill(event))
+        elif row.estimated_tokens_p90 is None:
+            self._set_plan(plan_id, **_bill(event))
+
+    def _outline(self, plan_id: UUID) -> "_Outline":
+        if (known := self._outlines.get(plan_id)) is not None:
+            return known
+        rows = TaskRow.objects.filter(plan_id=plan_id).values_list("id", "parent_id", "kind", "status")
+        tasks = {task_id: _Place(parent_id, kind, status) for task_id, parent_id, kind, status in rows}
+        for task_id, columns in self._of_tasks.items():
+            if task_id in tasks and "status" in columns:
+                tasks[task_id] = replace(tasks[task_id], status=columns["status"])
+        edges = []
+        if len(tasks) > 1:
+            found = TaskEdgeRow.objects.filter(plan_id=plan_id)
+            edges = [
+                Edge(from_task, to_task, cast(Relation, relation))
+                for from_task, to_task, relation in found.values_list("from_task", "to_task", "relation_type")
+            ]
+        outline = self._outlines[plan_id] = _Outline(tasks, edges)
+        return outline
+
+    def _tell_blocked(self, plan_id: UUID) -> None:
+        """Keep apart which of a plan's tasks that have not begun wait for others, and which could start."""
+        outline = self._outline(plan_id)
+        if len(outline.tasks) == 1:
+            return
+        tasks = {task_id: _task(task_id, place) for task_id, place in outline.tasks.items()}
+        graph = Graph(tasks, outline.edges)
+        for task_id, place in list(outline.tasks.items()):
+            if place.status in {"pending", "blocked"} and place.kind != "goal":
+                status = "blocked" if graph.blockers(tasks[task_id]) else "pending"
+                if status != place.status:
+                    self._set_task(plan_id, task_id, status=status)
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """What a task's row tells of its place in the plan."""
+
+    parent_id: UUID | None
+    kind: str
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Outline:
+    """The tasks and edges of a plan."""
+
+    tasks: dict[UUID, _Place]
+    edges: list[Edge]
 
 
 def _bill(event: PlanBilled) -> dict[str, int | str | None]:
@@ -195,50 +311,31 @@ def _bill(event: PlanBilled) -> dict[str, int | str | None]:
     }
 
 
-def _project_blocked(plan_id: UUID) -> None:
-    """Keep apart which of a plan's tasks that have not begun wait for others, and which could start."""
-    rows = list(TaskRow.objects.filter(plan_id=plan_id).order_by("created_at", "id"))
-    idle = [row for row in rows if row.status in {"pending", "blocked"} and row.kind != "goal"]
-    if not idle or len(rows) == 1:
-        return
-    tasks = {row.id: _task(row) for row in rows}
-    edges = TaskEdgeRow.objects.filter(plan_id=plan_id)
-    graph = Graph(
-        tasks, [Edge(edge.from_task, edge.to_task, cast(Relation, edge.relation_type)) for edge in edges]
-    )
-    for status in ("pending", "blocked"):
-        changed = [
-            row.id
-            for row in idle
-            if row.status != status and bool(graph.blockers(tasks[row.id])) == (status == "blocked")
-        ]
-        if changed:
-            TaskRow.objects.filter(id__in=changed).update(status=status)
-
-
-def _task(row: TaskRow) -> Task:
-    """Return what a row tells of its task without opening what is sealed."""
+def _task(task_id: UUID, place: _Place) -> Task:
+    """Return a task with what tells whether it waits for others, and whether others wait for it."""
     return Task(
-        task_id=row.id,
-        parent_id=row.parent_id,
+        task_id=task_id,
+        parent_id=place.parent_id,
         intent="",
         spec={},
-        agent=row.agent_assigned,
-        priority=row.priority,
-        cost_budget_tokens=row.cost_budget_tokens,
-        estimated_tokens=row.estimated_cost_tokens,
-        status=cast(TaskStatus, row.status),
-        kind=cast(TaskKind, row.kind),
+        agent="",
+        priority=0,
+        cost_budget_tokens=0,
+        estimated_tokens=0,
+        status=cast(TaskStatus, place.status),
+        kind=cast(TaskKind, place.kind),
     )
 
 
 @following("runs", RunStarted, ActDecided, RunFinished, tables=[RunRow])
 def project_runs(batch: Sequence[RecordedEvent]) -> None:
-    """Keep `runs` as the runs' streams tell them."""
+    """Keep `runs` as the runs' streams tell them: each row is written once a batch."""
+    begun: dict[UUID, RunRow] = {}
+    changed: dict[UUID, dict[str, Any]] = {}
     for recorded in batch:
         match recorded.event:
             case RunStarted() as event:
-                RunRow.objects.create(
+                begun[recorded.stream_id] = RunRow(
                     id=recorded.stream_id,
                     workspace_id=recorded.workspace_id,
                     session_id=_session_of(recorded),
@@ -251,9 +348,9 @@ def project_runs(batch: Sequence[RecordedEvent]) -> None:
                 )
             case ActDecided() as event:
                 status = "waiting" if event.waits else "running"
-                RunRow.objects.filter(id=recorded.stream_id).update(steps=event.step, status=status)
+                changed.setdefault(recorded.stream_id, {}).update(steps=event.step, status=status)
             case RunFinished() as event:
-                RunRow.objects.filter(id=recorded.stream_id).update(
+                changed.setdefault(recorded.stream_id, {}).update(
                     status=event.status,
                     model=event.model,
                     prompt_tokens=event.prompt_tokens,
@@ -263,6 +360,13 @@ def project_runs(batch: Sequence[RecordedEvent]) -> None:
                     error_code=event.code,
                     finished_at=recorded.recorded_at,
                 )
+    for run_id, columns in changed.items():
+        if (row := begun.get(run_id)) is None:
+            RunRow.objects.filter(id=run_id).update(**columns)
+        else:
+            for name, value in columns.items():
+                setattr(row, name, value)
+    RunRow.objects.bulk_create(begun.values())
 
 
 @following("bills", PlanBilled, tables=[BillLineRow])
