@@ -4,19 +4,22 @@ import logging
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, ClassVar, LiteralString
 
 import psycopg
+from django.core.exceptions import ValidationError
 from django.db import OperationalError, connection, models, transaction
 
 from cartrita.errors import BadInput, Conflict, Unavailable
 from cartrita.eventstore import codec, registry, sealing
+from cartrita.eventstore.as_of import ERASED_SHOWN, SEALED_SHOWN, check_position
 from cartrita.eventstore.catch_up import lock_checkpoint, log_head, move_checkpoint, read_following
 from cartrita.eventstore.codec import KEY_COLUMN, Row
+from cartrita.eventstore.fields import SealedTextField
 from cartrita.eventstore.projections import INLINE_LOCK, Following, Inline, all_following, all_inline
 from cartrita.eventstore.rows import COLUMNS
 from cartrita.eventstore.store import execute
@@ -113,6 +116,41 @@ def differences(names: Sequence[str] = ()) -> list[Difference]:
     return found
 
 
+def rows_as_of(
+    table: str, *, position: int, filters: Mapping[str, str] | None = None, unseal: bool = False
+) -> list[dict[str, Any]]:
+    """Return the rows of a read model as the events up to a position make them, by primary key.
+
+    `table` is its name in the database or that of its model (`ChatSession`, `sessions_app.ChatSession`);
+    `filters` are texts by field. Inline rows are those of the events that the log had up to `position`. All
+    such events are applied to temporary tables, which takes as long as a rebuild. Sealed text is shown as
+    `<sealed>` or `<erased>`, and as it is with `unseal` where it is not erased. Must not run inside a
+    transaction. Raises BadInput for what is no read model, no field of it, no value of the field, and for a
+    position that the log has not come to.
+    """
+    model = _read_model(table)
+    found = model._default_manager.order_by("pk")  # noqa: SLF001 # Django's public name for it
+    for name, value in (filters or {}).items():
+        found = found.filter(_condition(model, name, value))
+    everything: list[Inline | Following] = [*all_inline(), *all_following()]
+    selection = _select([one.name for one in everything if model in one.tables])
+    with _snapshot():
+        check_position(position)
+        _create_temporary(selection.tables)
+        execute("select set_config('search_path', %b || ',public', true)", [TEMPORARY])
+        _apply_inline(selection.inline, _Progress(), up_to=position)
+        for projection in selection.following:
+            _apply_following(projection, _Progress(), position)
+        rows = [_veiled(model, row, unseal=unseal) for row in found.values()]
+        transaction.set_rollback(True)
+    return rows
+
+
+def read_model_names() -> list[str]:
+    """Return the tables that projections write."""
+    return sorted({_table(model) for one in (*all_inline(), *all_following()) for model in one.tables})
+
+
 def rebuild(names: Sequence[str] = ()) -> Report:
     """Rebuild read models beside the live ones and swap them in one short transaction.
 
@@ -191,14 +229,14 @@ def _apply_all(
     execute("set local search_path to default")
 
 
-def _apply_inline(projections: tuple[Inline, ...], progress: _Progress) -> None:
+def _apply_inline(projections: tuple[Inline, ...], progress: _Progress, *, up_to: int | None = None) -> None:
     functions: dict[type, list[Inline]] = {}
     for projection in projections:
         for cls in projection.event_classes:
             functions.setdefault(cls, []).append(projection)
     snapshot, restored_seq = _present()
     if functions:
-        for recorded in _stored(registry.stored_names(functions), progress):
+        for recorded in _stored(registry.stored_names(functions), progress, up_to=up_to):
             for projection in functions[type(recorded.event)]:
                 projection.run([recorded])
             progress.events += 1
@@ -231,10 +269,17 @@ def _present() -> tuple[str, int]:
     return row[0], row[1]
 
 
-def _stored(type_names: list[str], progress: _Progress) -> Iterator[RecordedEvent]:
-    """Yield the stored events of these types that `progress` has not seen, in the order of their writing."""
+def _stored(
+    type_names: list[str], progress: _Progress, *, up_to: int | None = None
+) -> Iterator[RecordedEvent]:
+    """Yield the stored events of these types that `progress` has not seen, in the order of their writing.
+
+    With `up_to`, those that the log has up to that position, in its order.
+    """
     statement, parameters = _ALL, list[Any]([type_names])
-    if progress.snapshot:
+    if up_to is not None:
+        statement, parameters = _THEN, [type_names, up_to]
+    elif progress.snapshot:
         statement = _SINCE
         parameters = [type_names, progress.snapshot, progress.snapshot, progress.restored_seq]
     with (
@@ -395,6 +440,48 @@ def _drop_schemas() -> None:
         cursor.execute(f"drop schema if exists {FORMER} cascade")
 
 
+def _read_model(name: str) -> type[models.Model]:
+    tables = {model for one in (*all_inline(), *all_following()) for model in one.tables}
+    wanted = name.lower()
+    for model in tables:
+        label = model._meta.label_lower  # noqa: SLF001 # Django's public name for it
+        if wanted in {_table(model), label, label.partition(".")[2]}:
+            return model
+    raise BadInput(f"{name!r} is no read model; there are: {', '.join(read_model_names())}.", field="model")
+
+
+def _condition(model: type[models.Model], name: str, value: str) -> models.Q:
+    """Return what a filter says. Raises BadInput naming the field, and the fields that there are."""
+    fields = {field.attname: field for field in model._meta.concrete_fields}  # noqa: SLF001 # as above
+    field = fields.get(name)
+    if field is None or isinstance(field, SealedTextField):
+        usable = [one for one, each in fields.items() if not isinstance(each, SealedTextField)]
+        raise BadInput(
+            f"{_table(model)} cannot be filtered by {name!r}; its fields are: {', '.join(usable)}.",
+            field="filter",
+        )
+    if value == "null":
+        return models.Q(**{f"{name}__isnull": True})
+    try:
+        return models.Q(**{name: field.to_python(value)})
+    except ValidationError as error:
+        raise BadInput(f"{name}={value}: {' '.join(error.messages)}", field="filter") from error
+
+
+def _veiled(model: type[models.Model], row: dict[str, Any], *, unseal: bool) -> dict[str, Any]:
+    """Return a row with words in the place of sealed texts that are not to be shown, or are erased."""
+    for column in model._meta.concrete_fields:  # noqa: SLF001 # as above
+        token = row.get(column.attname)
+        if token and isinstance(column, SealedTextField):
+            key_id = row.get("key_id")
+            cipher = sealing.ciphers([key_id]).get(key_id) if key_id is not None else None
+            if cipher is None:
+                row[column.attname] = ERASED_SHOWN
+            else:
+                row[column.attname] = cipher.unseal(token) if unseal else SEALED_SHOWN
+    return row
+
+
 def _table(model: type[models.Model]) -> str:
     return model._meta.db_table  # noqa: SLF001 # Django's public name for it
 
@@ -410,6 +497,10 @@ def _quoted(model: type[models.Model]) -> str:
 
 _EVENTS: LiteralString = "select null::bigint, " + COLUMNS + " from event where type = any(%b::text[])"  # noqa: S608
 _ALL: LiteralString = _EVENTS + " order by seq"
+_THEN: LiteralString = (
+    "select null::bigint, " + COLUMNS + " from log join event using (stream_id, version) "  # noqa: S608
+    "where event.type = any(%b::text[]) and log.position <= %b::bigint order by log.position"
+)
 _SINCE: LiteralString = (
     _EVENTS + " and xid >= pg_snapshot_xmin(%b::text::pg_snapshot) "
     "and not pg_visible_in_snapshot(xid, %b::text::pg_snapshot) and seq > %b::bigint order by seq"
