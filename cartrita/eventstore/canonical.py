@@ -11,6 +11,7 @@ from cartrita.errors import BadInput
 
 MAX_DEPTH = 100
 _MAX_INTEGER = 2**53 - 1
+_SORTED = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 _SCALARS = frozenset({str, int, bool, type(None)})
 _CONTAINERS = frozenset({dict, list, tuple})
 _KEYS = frozenset({str})
@@ -22,14 +23,18 @@ def canonical_json(value: Any, *, field: str = "") -> bytes:
     `field` names the value in messages. Raises BadInput naming the place of a NUL, a lone surrogate, a number
     that JSON cannot carry exactly, nesting above 100 levels, or something that is not JSON.
     """
-    if _simple(value, 0):
+    simple = _simple(value, 0)
+    if not simple:
+        value = _with_whole_numbers(value, 0)
+        simple = _simple(value, 0)
+    if simple:
         try:
-            encoded = orjson.dumps(value, option=orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER)
+            encoded = orjson.dumps(value, option=_SORTED)
         except orjson.JSONEncodeError:
             _refuse_wrong_parts(value, field, 0)
             raise
         # The escape may also be the literal text \u0000 with its backslash escaped: look at the value itself.
-        if rb"\u0000" in encoded:
+        if encoded.find(rb"\u0000") >= 0:
             _refuse_wrong_parts(value, field, 0)
         return encoded
     _refuse_wrong_parts(value, field, 0)
@@ -68,7 +73,27 @@ def _is_plain(number: float) -> bool:
     """Tell whether a number is written alike by all: shortest digits with a point, neither whole nor with an
     exponent. A single temperature shall not send a whole prompt the slow way.
     """
-    return 0.001 <= abs(number) < 1e15 and not number.is_integer()
+    return 1e-5 <= abs(number) < 1e15 and not number.is_integer()
+
+
+def _with_whole_numbers(value: Any, depth: int) -> Any:
+    """Return a value with its whole floats as the integers that RFC 8785 writes: 1.0 as 1, -0.0 as 0.
+
+    What holds none is returned itself. A temperature of 1 is as common as one of 0.7.
+    """
+    kind = type(value)
+    if kind is float:
+        return int(value) if abs(value) <= _MAX_INTEGER and value.is_integer() else value
+    if depth >= MAX_DEPTH or kind not in _CONTAINERS:
+        return value
+    if kind is dict:
+        items = value.values()
+        if _SCALARS.issuperset(map(type, items)):
+            return value
+        return {key: _with_whole_numbers(item, depth + 1) for key, item in value.items()}
+    if _SCALARS.issuperset(map(type, value)):
+        return value
+    return [_with_whole_numbers(item, depth + 1) for item in value]
 
 
 def _refuse_wrong_parts(value: Any, path: str, depth: int) -> None:

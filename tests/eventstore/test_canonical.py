@@ -26,9 +26,23 @@ class TestCanonicalJson:
     def test_is_the_form_of_rfc_8785(self, value: Any) -> None:
         assert canonical_json(value) == rfc8785.dumps(value)
 
-    @given(st.floats(0.0009, 2e15) | st.decimals(0, 10**6, places=4).map(float))
+    @given(
+        st.floats(9e-6, 2e15)
+        | st.floats(allow_nan=False, allow_infinity=False)
+        | st.decimals(0, 10**6, places=4).map(float)
+        | st.integers(-(2**54), 2**54).map(float)
+        | st.sampled_from([-0.0, 1e-6, 1e-5, 9.999e-6, 1.5e-5, 0.1, 1e15, 2.0**53 - 1, 1e20, 1e21, 5e-324])
+    )
     def test_writes_numbers_as_rfc_8785_does(self, number: float) -> None:
         assert canonical_json([number, -number]) == rfc8785.dumps([number, -number])
+        assert canonical_json({"a": number, "b": ["é", 1, {"c": number}]}) == rfc8785.dumps(
+            {"a": number, "b": ["é", 1, {"c": number}]}
+        )
+
+    def test_leaves_the_given_value_as_it_is(self) -> None:
+        value = {"temperature": 1.0, "at": (2.0, "x")}
+        assert canonical_json(value) == b'{"at":[2,"x"],"temperature":1}'
+        assert repr(value) == "{'temperature': 1.0, 'at': (2.0, 'x')}"
 
     def test_sorts_keys_by_utf_16_units(self) -> None:
         assert canonical_json({"\ufb33": 1, "\U0001f600": 2}) == '{"\U0001f600":2,"\ufb33":1}'.encode()
