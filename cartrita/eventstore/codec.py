@@ -20,7 +20,7 @@ from cartrita.eventstore.fields import SEALED_JSON, SEALED_PREFIX
 from cartrita.eventstore.ids import new_id
 from cartrita.eventstore.registry import EventTypesWrong, NewerEventVersion, UnknownEventType
 from cartrita.eventstore.sealing import DataKeyCipher, SealBroken
-from cartrita.eventstore.types import Append, Event, RecordedEvent, Unreadable
+from cartrita.eventstore.types import Append, Event, RecordedEvent, Unreadable, recorded_event
 from cartrita.telemetry import current_trace_id
 
 MAX_EVENT_BYTES = 64 * 1024
@@ -122,23 +122,24 @@ def encode(
             raise BadInput(f"{type(event).__name__} has no type_name: it is no event type of its own")
         data, sealed = _encode_event(event, ciphers.get(context.key_id) if context.key_id else None)
         encoded.append(
-            RecordedEvent(
-                position=None,
-                stream_id=append.stream_id,
-                version=append.expected_version + index + 1,
-                event_id=event_ids[index] if event_ids is not None else new_id(),
-                type_name=event.type_name,
-                schema_version=event.schema_version,
-                recorded_at=recorded_at,
-                workspace_id=context.workspace_id,
-                session_id=context.session_id,
-                causation_id=context.causation_id,
-                actor=context.actor,
-                trace_id=trace_id,
-                key_id=context.key_id,
-                data=data,
-                event=event,
-                sealed=sealed,
+            recorded_event(
+                None,
+                append.stream_id,
+                append.expected_version + index + 1,
+                event_ids[index] if event_ids is not None else new_id(),
+                event.type_name,
+                event.schema_version,
+                recorded_at,
+                context.workspace_id,
+                context.session_id,
+                context.causation_id,
+                context.actor,
+                trace_id,
+                context.key_id,
+                event,
+                data,
+                False,
+                sealed,
             )
         )
     return encoded
@@ -150,17 +151,16 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
     `ciphers` maps the row's key id to its cipher; None or absence means that the key is destroyed. Raises
     UnknownEventType, NewerEventVersion, EventUnreadable, SealBroken; each names type, stream and position.
     """
-    position, stream_id, version, event_id, type_name, schema_version = row[:6]
-    recorded_at, workspace_id, session_id, causation_id, actor, trace_id, key_id, stored = row[6:14]
+    (
+        position, stream_id, version, event_id, type_name, schema_version, recorded_at, workspace_id,
+        session_id, causation_id, actor, trace_id, key_id, stored,
+    ) = row  # fmt: skip
     data = bytes(stored)
     sealed: dict[str, str] = {}
     erased = False
     try:
-        if (
-            registry.is_current(type_name, schema_version)
-            and not (shape := registry.shape(registry.event_class(type_name))).sealed
-        ):
-            event = shape.cls.model_validate_json(data)
+        if (read := registry.reader(type_name, schema_version)) is not None:
+            event = read(data)
         else:
             cls, fields = registry.upcast(type_name, schema_version, orjson.loads(data))
             cipher = ciphers.get(key_id) if key_id else None
@@ -175,24 +175,24 @@ def decode(row: Row, ciphers: Ciphers) -> RecordedEvent:
             f"{_place(row)} does not fit its class, an upcaster is missing or the row was altered: {why}",
             **_facts(row),
         ) from error
-    return RecordedEvent(
-        position=position,
-        stream_id=stream_id,
-        version=version,
-        event_id=event_id,
-        type_name=event.type_name,
-        schema_version=schema_version,
-        recorded_at=recorded_at if recorded_at.tzinfo is UTC else recorded_at.astimezone(UTC),
-        workspace_id=workspace_id,
-        session_id=session_id,
-        causation_id=causation_id,
-        actor=actor,
-        trace_id=trace_id,
-        key_id=key_id,
-        event=event,
-        data=data,
-        erased=erased,
-        sealed=sealed,
+    return recorded_event(
+        position,
+        stream_id,
+        version,
+        event_id,
+        event.type_name,
+        schema_version,
+        recorded_at if recorded_at.tzinfo is UTC else recorded_at.astimezone(UTC),
+        workspace_id,
+        session_id,
+        causation_id,
+        actor,
+        trace_id,
+        key_id,
+        event,
+        data,
+        erased,
+        sealed,
     )
 
 
@@ -229,7 +229,8 @@ def _facts(row: Row) -> dict[str, Any]:
 
 def _encode_event(event: Event, cipher: DataKeyCipher | None) -> tuple[bytes, dict[str, str]]:
     try:
-        fields = event.model_dump(mode="json")
+        # What `model_dump` calls; its own arguments cost more than the work.
+        fields = event.__pydantic_serializer__.to_python(event, mode="json")
     except PydanticSerializationError as error:
         raise BadInput(f"{event.type_name} cannot be stored: {error}") from error
     sealed: dict[str, str] = {}

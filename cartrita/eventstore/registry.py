@@ -19,6 +19,8 @@ Upcast = Callable[[dict[str, Any]], dict[str, Any]]
 _TYPE_NAME = re.compile(r"[a-z][a-z_]*\.[A-Z][A-Za-z0-9]*")
 _classes: dict[str, type[Event]] = {}
 _upcasters: dict[tuple[str, int], "_Upcaster"] = {}
+# What `reader` found.
+_readers: dict[tuple[str, int], Callable[[bytes], Event]] = {}
 
 
 class UnknownEventType(CartritaError):
@@ -146,6 +148,22 @@ def is_current(type_name: str, version: int) -> bool:
     return (type_name, version) not in _upcasters and event_class(type_name).schema_version == version
 
 
+def reader(type_name: str, version: int) -> Callable[[bytes], Event] | None:
+    """Return what reads a stored shape that is today's and has nothing sealed; None for any other.
+
+    Raises UnknownEventType.
+    """
+    stored = (type_name, version)
+    if stored in _upcasters:
+        return None
+    found = _readers.get(stored)
+    if found is None and is_current(type_name, version):
+        cls = event_class(type_name)
+        if not shape(cls).sealed:
+            found = _readers[stored] = cls.__pydantic_validator__.validate_json
+    return found
+
+
 def check_event_types() -> None:
     """Raise EventTypesWrong for doubled or malformed type names, and for gaps and cycles in the upcasters."""
     for cls in all_event_classes():
@@ -218,6 +236,7 @@ def _scan() -> None:
             )
         found[name] = cls
     _classes.update(found)
+    _readers.clear()
 
 
 def _descendants(cls: type[Event]) -> Iterator[type[Event]]:
