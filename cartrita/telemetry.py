@@ -10,8 +10,8 @@ their type; CARTRITA_TRACE_CONTENT=1 adds prompts and answers.
 import json
 import logging
 import os
+import random
 import re
-import secrets
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -406,7 +406,7 @@ def current_trace_id() -> str:
         return f"{context.trace_id:032x}"
     if to_begin := _trace_to_begin():
         return f"{to_begin:032x}"
-    return secrets.token_hex(16)
+    return f"{random.getrandbits(128):032x}"
 
 
 def current_traceparent() -> str:
