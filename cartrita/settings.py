@@ -23,6 +23,10 @@ if not SECRET_KEY and _secret_file.exists():
     SECRET_KEY = _secret_file.read_text(encoding="ascii").strip()
 # 32 bytes in base64 that wrap every sealing key; empty: HOME/keys/master.key. "new,old" while changing it.
 MASTER_KEY = env.str("CARTRITA_MASTER_KEY", default="")
+# 32 bytes in base64 that sign tree heads; empty: HOME/keys/signing.key. "new,old" while changing it.
+SIGNING_KEY = env.str("CARTRITA_SIGNING_KEY", default="")
+# Where every signed tree head is appended to, best on another machine's disk; "": nowhere.
+WITNESS_FILE = env.str("CARTRITA_WITNESS_FILE", default="")
 ALLOWED_HOSTS = env.list("CARTRITA_ALLOWED_HOSTS", default=["127.0.0.1", "localhost", "[::1]"])
 
 INSTALLED_APPS = [
@@ -64,6 +68,7 @@ INSTALLED_APPS = [
 EVENT_MODULES = [
     "cartrita.eventstore.erasure",
     "cartrita.eventstore.restored",
+    "cartrita.eventstore.rotated",
     "cartrita.accounts.api_token",
     "cartrita.accounts.sign_in",
     "cartrita.accounts.workspace",
@@ -161,6 +166,8 @@ DATABASES = {
     },
 }
 DATABASE_OWNER_URL = env.str("DATABASE_OWNER_URL", default=env.str("DATABASE_URL", default=""))
+# Reads everything and changes nothing.
+DATABASE_BACKUP_URL = env.str("DATABASE_BACKUP_URL", default=DATABASE_OWNER_URL)
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # Carries jobs to Celery's workers and what processes count together (requests). It never carries events or
@@ -395,5 +402,7 @@ MAX_TOOL_CALLS = env.int("CARTRITA_MAX_TOOL_CALLS", default=40)
 # What a web process runs beside its requests; "" for nothing, where `manage.py run_orchestrator` does it all.
 SERVICES = [
     name.strip()
-    for name in env.list("CARTRITA_SERVICES", default=["sequencer", "projector", "ingest", "orchestrator"])
+    for name in env.list(
+        "CARTRITA_SERVICES", default=["sequencer", "signer", "projector", "ingest", "orchestrator"]
+    )
 ]

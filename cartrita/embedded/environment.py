@@ -30,16 +30,20 @@ def home() -> Path:
 
 
 def provide_secrets() -> None:
-    """Make the files of the secret key and the master key in the home, at the first start.
+    """Make the files of the secret key, the master key and the signing key in the home, at the first start.
 
     The master key wraps every key that seals personal text. It stays outside the database, so that a copy of
     the database alone reads nothing: back it up apart. A new one is never made for a database that exists.
+    The signing key signs tree heads. One that the database does not know signs nothing, unless it is the
+    first.
     """
     keys = home() / "keys"
     if not os.environ.get("CARTRITA_SECRET_KEY"):
         _make_key(keys / "secret.key", size=48)  # 64 characters: Django warns below 50
     if not os.environ.get("CARTRITA_MASTER_KEY") and not postgres.has_database(home()):
         _make_key(keys / "master.key", size=32)
+    if not os.environ.get("CARTRITA_SIGNING_KEY"):
+        _make_key(keys / "signing.key", size=32)
 
 
 def restore_marker(folder: Path) -> Path:
@@ -62,6 +66,7 @@ def provide_database() -> postgres.Postgres | None:
     server = postgres.use_postgres(home())
     os.environ["DATABASE_URL"] = server.url(postgres.APP)
     os.environ["DATABASE_OWNER_URL"] = server.url(postgres.OWNER)
+    os.environ["DATABASE_BACKUP_URL"] = server.url(postgres.BACKUP)
     return server
 
 

@@ -27,6 +27,7 @@ from cartrita.eventstore import (
     run_projector,
 )
 from cartrita.eventstore.aio import cancel_until_ended
+from cartrita.eventstore.heads import run_signer
 from cartrita.orchestrator import planning
 from cartrita.orchestrator.assignment import open_messages, read_assignment
 from cartrita.orchestrator.claims import ClaimLost, Claims
@@ -54,7 +55,7 @@ SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
 # Less than the supervisor's patience, which is 20 s.
 ENDING_SECONDS = 15.0
-ALL_SERVICES = ("sequencer", "projector", "ingest", "orchestrator")
+ALL_SERVICES = ("sequencer", "signer", "projector", "ingest", "orchestrator")
 # What ends the waiting of an act for people.
 _APPROVAL_ENDS = (ApprovalGranted, ApprovalDenied, ApprovalExpired, ApprovalReplaced, ApprovalVoided)
 
@@ -306,6 +307,7 @@ class Services:
         """Start the parts in the running loop."""
         parts: dict[str, Callable[[], Awaitable[None]]] = {
             "sequencer": lambda: Sequencer().run(),
+            "signer": run_signer,
             "projector": run_projector,
             "ingest": run_ingest,
             "orchestrator": lambda: Orchestrator(only_session=self._only_session).run(),

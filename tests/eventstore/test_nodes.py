@@ -17,8 +17,8 @@ TILE = 1 << STORED_LEVELS
 INSERT = """
     insert into event (stream_id, version, event_id, type, schema_version, recorded_at, workspace_id, actor,
                        trace_id, data)
-    select gen_random_uuid(), 1, gen_random_uuid(), 'log_tests.Happened', 1, now(), gen_random_uuid(), 'system',
-           '', '{"note":"","number":1}' from generate_series(1, %s)
+    select gen_random_uuid(), 1, gen_random_uuid(), 'log_tests.Happened', 1, now(), gen_random_uuid(),
+           'system', '', '{"note":"","number":1}' from generate_series(1, %s)
 """
 
 
