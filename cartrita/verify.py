@@ -126,6 +126,96 @@ class ConsistencyProof:
 
 
 @dataclass(frozen=True, slots=True)
+class EventLine:
+    """One event as it stands in a file; `data` is the stored canonical JSON."""
+
+    position: int
+    event_id: str
+    stream_id: str
+    version: int
+    type: str
+    schema_version: int
+    recorded_at: str
+    workspace_id: str
+    session_id: str | None
+    causation_id: str | None
+    actor: str
+    trace_id: str
+    key_id: str | None
+    data: str
+
+    def leaf(self) -> bytes:
+        """Return leaf v1: SHA-256(0x00 | canonical array of the fields, `data` spliced in as stored)."""
+        array = [
+            LEAF_FORMAT,
+            self.event_id,
+            self.stream_id,
+            self.version,
+            self.type,
+            self.schema_version,
+            self.recorded_at,
+            self.workspace_id,
+            self.session_id,
+            self.causation_id,
+            self.actor,
+            self.trace_id,
+            self.key_id,
+        ]
+        head = _written(array)
+        return hashlib.sha256(b"\x00" + head[:-1] + b"," + self.data.encode() + b"]").digest()
+
+    def values(self) -> dict[str, Any]:
+        """Return the event's data. Raises Fault where it is not one JSON object."""
+        value = _strict_json(self.data, f"data of position {self.position}", floats=True)
+        if not isinstance(value, dict):
+            raise Fault("malformed", "An event's data is a JSON object", field="data", position=self.position)
+        return value
+
+    def sealed(self) -> list[str]:
+        """Return the names of the fields that are ciphertext."""
+        return sorted(
+            name
+            for name, value in self.values().items()
+            if isinstance(value, str) and value.startswith(SEALED_PREFIX)
+        )
+
+    def shown(self) -> dict[str, Any]:
+        """Return what a report shows of the event."""
+        return {
+            "position": self.position,
+            "event_id": self.event_id,
+            "stream_id": self.stream_id,
+            "version": self.version,
+            "type": self.type,
+            "recorded_at": self.recorded_at,
+            "actor": self.actor,
+            "sealed": self.sealed(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What a capsule says of a decision beside its events; `blobs` maps hashes to what is stored."""
+
+    event_id: str
+    policy_hash: str
+    policy_text: str
+    not_visible: tuple[str, ...]
+    blobs: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Capsule:
+    """What stands in a capsule, each event beside its proof."""
+
+    events: tuple[EventLine, ...]
+    proofs: tuple[InclusionProof, ...]
+    head: Head
+    keys: tuple[Key, ...]
+    decision: Decision | None
+
+
+@dataclass(frozen=True, slots=True)
 class Trust:
     """The keys that count, and heads and consistency proofs that the user kept or was given apart."""
 
@@ -222,24 +312,14 @@ def verify_capsule(content: bytes, trust: Trust) -> Report:
 
     Raises Fault.
     """
-    capsule = _Fields(_canonical_line(content, "capsule", MOST_FILE_BYTES), "")
-    capsule.require_format(CAPSULE)
-    events = [_event(value) for value in capsule.objects("events")]
-    proofs = [_inclusion(value) for value in capsule.objects("proofs")]
-    note = capsule.text("checkpoint")
-    claimed = tuple(parse_key(text, "verifier_keys") for text in capsule.texts("verifier_keys"))
-    decision = capsule.object_or_null("decision")
-    capsule.done()
-    if not events:
-        raise Fault("malformed", "The capsule has no event: make it again", field="events")
-
-    head = parse_head(note, "checkpoint")
+    capsule = read_capsule(content)
+    events, head = capsule.events, capsule.head
     report = Report("capsule")
-    _check_signatures(head, claimed, trust, report, field="checkpoint")
-    _check_pairs(events, proofs)
-    for index, (event, proof) in enumerate(zip(events, proofs, strict=True)):
+    _check_signatures(head, capsule.keys, trust, report, field="checkpoint")
+    _check_pairs(events, capsule.proofs)
+    for index, (event, proof) in enumerate(zip(events, capsule.proofs, strict=True)):
         _check_leaf(event, proof.leaf, f"events[{index}]")
-    for index, proof in enumerate(proofs):
+    for index, proof in enumerate(capsule.proofs):
         _check_included(proof, head, f"proofs[{index}]")
     _compare_kept_heads(head, trust, report)
 
@@ -249,9 +329,9 @@ def verify_capsule(content: bytes, trust: Trust) -> Report:
         f"{_counted(len(events), 'event')} (position {positions}) as recorded, among the "
         f"{head.size} that the head signs"
     )
-    if decision is not None:
+    if capsule.decision is not None:
         report.kind = "decision capsule"
-        _check_decision(decision, events, report)
+        _check_decision(capsule.decision, events, report)
     sealed = [
         f"{event.type}.{name} (position {event.position})" for event in events for name in event.sealed()
     ]
@@ -259,6 +339,23 @@ def verify_capsule(content: bytes, trust: Trust) -> Report:
         report.not_shown.append(f"sealed, shown as ciphertext only: {', '.join(sealed)}")
     report.not_shown.append("that no other events belong to the matter: a capsule proves what is in it")
     return report
+
+
+def read_capsule(content: bytes) -> Capsule:
+    """Return what stands in a capsule that is well formed; nothing of it is checked yet. Raises Fault."""
+    fields = _Fields(_canonical_line(content, "capsule", MOST_FILE_BYTES), "")
+    fields.require_format(CAPSULE)
+    events = tuple(_event(value, f"events[{index}]") for index, value in enumerate(fields.objects("events")))
+    proofs = tuple(
+        _inclusion(value, f"proofs[{index}]") for index, value in enumerate(fields.objects("proofs"))
+    )
+    head = parse_head(fields.text("checkpoint"), "checkpoint")
+    keys = tuple(parse_key(text, "verifier_keys") for text in fields.texts("verifier_keys"))
+    decision = fields.object_or_null("decision")
+    fields.done()
+    if not events:
+        raise Fault("malformed", "The capsule has no event: make it again", field="events")
+    return Capsule(events, proofs, head, keys, None if decision is None else _decision(decision))
 
 
 def verify_range(file: BinaryIO, trust: Trust) -> Report:
@@ -276,7 +373,7 @@ def verify_range(file: BinaryIO, trust: Trust) -> Report:
     return report
 
 
-def range_events(file: BinaryIO, trust: Trust, report: Report) -> "Iterator[EventLine]":
+def range_events(file: BinaryIO, trust: Trust, report: Report) -> Iterator[EventLine]:
     """Give the events of an exported range one after another; believe none before the last was given.
 
     Leaves are recomputed, the tree before the range is grown by them, and the root that this gives is the
@@ -397,30 +494,22 @@ def verify_heads(content: bytes, trust: Trust) -> Report:
     report = Report("chain of heads")
     chain: dict[str, Head] = {}
     count, proven, unproven = 0, 0, 0
-    before: Head | None = None
-    proof: ConsistencyProof | None = None
-    for item in parse_chain(content):
-        if isinstance(item, ConsistencyProof):
-            if before is None or proof is not None:
+    for count, (head, proof) in enumerate(parse_chain(content), start=1):
+        _check_signatures(head, (), trust, report, field=f"head {count}")
+        last = chain.get(head.origin)
+        if last is None:
+            if proof is not None:
                 raise Fault(
-                    "malformed", "A consistency proof must stand between two heads", field="consistency"
+                    "deletion",
+                    f"Head {count} goes on from a head of {proof.first} events, which is not in the file",
+                    field=f"head {count}",
                 )
-            proof = item
-            continue
-        count += 1
-        _check_signatures(item, (), trust, report, field=f"head {count}")
-        last = chain.get(item.origin)
-        if last is not None:
-            linked = _check_next(last, item, [*([proof] if proof else []), *trust.consistency], count)
-            proven, unproven = proven + linked, unproven + (not linked)
-        elif proof is not None:
-            raise Fault(
-                "malformed", f"The proof before head {count} leads to another log", field="consistency"
-            )
-        chain[item.origin], before, proof = item, item, None
-        _compare_kept_heads(item, trust, report, quietly=True)
-    if proof is not None:
-        raise Fault("truncation", "The file ends with a consistency proof: the head after it is missing")
+        elif _check_next(last, head, proof, trust, f"head {count}"):
+            proven += 1
+        else:
+            unproven += 1
+        chain[head.origin] = head
+        _compare_kept_heads(head, trust, report, quietly=True)
     report.says.append(f"{_counted(count, 'signed head')} of {_counted(len(chain), 'log')}, in order")
     if proven:
         report.says.append(f"{proven} proven to go on from the one before")
@@ -485,7 +574,7 @@ def _given(option: str, value: str, read: Callable[[str], T]) -> T:
 
 
 def _read_heads(name: str) -> list[Head]:
-    return [item for item in parse_chain(_read_small(name)) if isinstance(item, Head)]
+    return [head for head, _ in parse_chain(_read_small(name))]
 
 
 def _read_consistency(name: str) -> ConsistencyProof:
@@ -560,75 +649,7 @@ def _visible(text: str) -> str:
 # Events and decisions
 
 
-@dataclass(frozen=True, slots=True)
-class EventLine:
-    """One event as it stands in a file; `data` is the stored canonical JSON."""
-
-    position: int
-    event_id: str
-    stream_id: str
-    version: int
-    type: str
-    schema_version: int
-    recorded_at: str
-    workspace_id: str
-    session_id: str | None
-    causation_id: str | None
-    actor: str
-    trace_id: str
-    key_id: str | None
-    data: str
-
-    def leaf(self) -> bytes:
-        """Return leaf v1: SHA-256(0x00 | canonical array of the fields, `data` spliced in as stored)."""
-        array = [
-            LEAF_FORMAT,
-            self.event_id,
-            self.stream_id,
-            self.version,
-            self.type,
-            self.schema_version,
-            self.recorded_at,
-            self.workspace_id,
-            self.session_id,
-            self.causation_id,
-            self.actor,
-            self.trace_id,
-            self.key_id,
-        ]
-        head = _written(array)
-        return hashlib.sha256(b"\x00" + head[:-1] + b"," + self.data.encode() + b"]").digest()
-
-    def values(self) -> dict[str, Any]:
-        """Return the event's data. Raises Fault where it is not one JSON object."""
-        value = _strict_json(self.data, f"data of position {self.position}", floats=True)
-        if not isinstance(value, dict):
-            raise Fault("malformed", "An event's data is a JSON object", field="data", position=self.position)
-        return value
-
-    def sealed(self) -> list[str]:
-        """Return the names of the fields that are ciphertext."""
-        return sorted(
-            name
-            for name, value in self.values().items()
-            if isinstance(value, str) and value.startswith(SEALED_PREFIX)
-        )
-
-    def shown(self) -> dict[str, Any]:
-        """Return what a report shows of the event."""
-        return {
-            "position": self.position,
-            "event_id": self.event_id,
-            "stream_id": self.stream_id,
-            "version": self.version,
-            "type": self.type,
-            "recorded_at": self.recorded_at,
-            "actor": self.actor,
-            "sealed": self.sealed(),
-        }
-
-
-def _event(value: Any, where: str = "event") -> EventLine:
+def _event(value: Any, where: str) -> EventLine:
     fields = _Fields(value, where)
     event = _event_of(fields)
     fields.done()
@@ -698,15 +719,29 @@ def _check_pairs(events: Sequence[EventLine], proofs: Sequence[InclusionProof]) 
                 )
 
 
-def _check_decision(value: Mapping[str, Any], events: Sequence[EventLine], report: Report) -> None:
+def _decision(value: Mapping[str, Any]) -> Decision:
     fields = _Fields(value, "decision")
     event_id = fields.uuid("event_id")
     policy_hash = _hash(fields.text("policy_hash"), "decision.policy_hash").hex()
     policy_text = fields.text("policy_text")
-    not_visible = fields.texts("not_visible")
-    blobs = fields.objects("blobs")
+    not_visible = tuple(fields.texts("not_visible"))
+    blobs: dict[str, bytes] = {}
+    before = ""
+    for index, blob in enumerate(fields.objects("blobs")):
+        where = f"decision.blobs[{index}]"
+        of_blob = _Fields(blob, where)
+        digest = _hash(of_blob.text("sha256"), f"{where}.sha256").hex()
+        blobs[digest] = _base64(of_blob.text("content"), f"{where}.content")
+        of_blob.done()
+        if digest <= before:
+            raise Fault("reordering", "Blobs stand in the order of their hashes", field=where)
+        before = digest
     fields.done()
+    return Decision(event_id, policy_hash, policy_text, not_visible, blobs)
 
+
+def _check_decision(decision: Decision, events: Sequence[EventLine], report: Report) -> None:
+    event_id = decision.event_id
     made = next((event for event in events if event.event_id == event_id), None)
     if made is None:
         raise Fault(
@@ -726,40 +761,32 @@ def _check_decision(value: Mapping[str, Any], events: Sequence[EventLine], repor
                 position=event.position,
             )
     data = made.values()
-    if data.get("policy_hash") != policy_hash:
+    if data.get("policy_hash") != decision.policy_hash:
         raise Fault(
             "edit",
             "The decision was made under another policy than the capsule says",
             field="decision.policy_hash",
             position=made.position,
         )
-    if hashlib.sha256(policy_text.encode()).hexdigest() != policy_hash:
+    if hashlib.sha256(decision.policy_text.encode()).hexdigest() != decision.policy_hash:
         raise Fault(
             "edit", "The policy's text is not the one that the decision names", field="decision.policy_text"
         )
     sealed = [f"{event.type}.{name}" for event in own for name in event.sealed()]
-    if not_visible != sealed:
+    if list(decision.not_visible) != sealed:
         raise Fault(
             "edit",
-            f"Sealed are {', '.join(sealed) or 'no fields'}; named are {', '.join(not_visible) or 'none'}",
+            f"Sealed are {', '.join(sealed) or 'no fields'}; named are {', '.join(decision.not_visible)}",
             field="decision.not_visible",
         )
-    before = ""
-    for index, blob in enumerate(blobs):
-        of_blob = _Fields(blob, f"decision.blobs[{index}]")
-        digest = _hash(of_blob.text("sha256"), f"decision.blobs[{index}].sha256")
-        content = _base64(of_blob.text("content"), f"decision.blobs[{index}].content")
-        of_blob.done()
-        if hashlib.sha256(content).digest() != digest:
-            raise Fault("edit", "A blob is not the one of its hash", field=f"decision.blobs[{index}]")
-        if digest.hex() <= before:
-            raise Fault(
-                "reordering", "Blobs stand in the order of their hashes", field=f"decision.blobs[{index}]"
-            )
-        before = digest.hex()
+    for digest, content in decision.blobs.items():
+        if hashlib.sha256(content).hexdigest() != digest:
+            raise Fault("edit", f"The blob {digest} is not the one of its hash", field="decision.blobs")
     _report_decision(data, own, report)
-    if blobs:
-        report.not_shown.append(f"that the sealed request names the capsule's {_counted(len(blobs), 'blob')}")
+    if decision.blobs:
+        report.not_shown.append(
+            f"that the sealed request names the capsule's {_counted(len(decision.blobs), 'blob')}"
+        )
 
 
 def _report_decision(data: Mapping[str, Any], own: Sequence[EventLine], report: Report) -> None:
@@ -789,12 +816,12 @@ def _report_decision(data: Mapping[str, Any], own: Sequence[EventLine], report: 
 # Trees (RFC 9162, section 2.1; the hashes are those of RFC 6962)
 
 
-def _inclusion(value: Any) -> InclusionProof:
-    fields = _Fields(value, "proof")
+def _inclusion(value: Any, where: str = "proof") -> InclusionProof:
+    fields = _Fields(value, where)
     fields.require_format(INCLUSION)
     proof = InclusionProof(
         fields.number("position", least=1),
-        _hash(fields.text("leaf"), "proof.leaf"),
+        _hash(fields.text("leaf"), f"{where}.leaf"),
         fields.number("size", least=1),
         _path(fields),
     )
@@ -967,7 +994,7 @@ def parse_key(text: str, where: str) -> Key:
 
 def parse_head(note: str, where: str) -> Head:
     """Return the signed head of one note, without looking at its signatures. Raises Fault."""
-    if any(ord(c) < 0x20 and c != "\n" for c in note):
+    if any((ord(c) < 0x20 and c != "\n") or c == "\x7f" for c in note):
         raise Fault(
             "malformed", "A signed note holds no control characters: take it as it was written", field=where
         )
@@ -991,22 +1018,18 @@ def parse_head(note: str, where: str) -> Head:
     return Head(origin, int(size), root_hash, (text + "\n").encode(), parsed, note)
 
 
-def parse_chain(content: bytes) -> Iterator[Head | ConsistencyProof]:
-    """Give heads, and consistency proofs between them, of a witness file. Raises Fault."""
+def parse_chain(content: bytes) -> Iterator[tuple[Head, ConsistencyProof | None]]:
+    """Give the heads of a witness file, each with its proof that it goes on from the one before.
+
+    A block is a note, the proof as a line of JSON, and two empty lines; one note alone will do. Raises Fault.
+    """
     if len(content) > MOST_FILE_BYTES:
         raise Fault("malformed", f"The file is above {MOST_FILE_BYTES} bytes: split it")
     lines = _text(content, "file").split("\n")
     if lines.pop():
         raise Fault("truncation", "The last line of the heads is not ended")
-    number, at = 0, 0
+    number, at, ended = 0, 0, False
     while at < len(lines):
-        if not lines[at]:
-            at += 1
-            continue
-        if lines[at].startswith("{"):
-            yield _consistency(_parse(lines[at].encode(), f"line {at + 1}", MOST_LINE_BYTES))
-            at += 1
-            continue
         number += 1
         start = at
         while at < len(lines) and lines[at]:
@@ -1014,7 +1037,18 @@ def parse_chain(content: bytes) -> Iterator[Head | ConsistencyProof]:
         at += 1
         while at < len(lines) and lines[at].startswith(_SIGNATURE_START):
             at += 1
-        yield parse_head("".join(f"{line}\n" for line in lines[start:at]), f"head {number}")
+        head = parse_head("".join(f"{line}\n" for line in lines[start:at]), f"head {number}")
+        proof = None
+        if at < len(lines) and lines[at].startswith("{"):
+            proof = _consistency(_parse(lines[at].encode(), f"head {number}", MOST_LINE_BYTES))
+            at += 1
+        after = at
+        while at < len(lines) and not lines[at]:
+            at += 1
+        if ended and at - after < 2:
+            raise Fault("truncation", f"Head {number} was cut off: two empty lines must follow it")
+        ended = at - after >= 2
+        yield head, proof
     if number == 0:
         raise Fault("malformed", "The file holds no signed head, and is no capsule, proof or range either")
 
@@ -1086,24 +1120,29 @@ def _describe(report: Report, head: Head) -> None:
     report.origin, report.size, report.root = head.origin, head.size, head.root.hex()
 
 
-def _check_next(last: Head, head: Head, proofs: Sequence[ConsistencyProof], number: int) -> bool:
+def _check_next(last: Head, head: Head, proof: ConsistencyProof | None, trust: Trust, where: str) -> bool:
     """Check that a head may follow another of its log; return whether that is proven."""
     if head.size < last.size:
         raise Fault(
             "reordering",
-            f"Head {number} has {head.size} events, the one before {last.size}: heads stand oldest "
-            "first, and a log never shrinks",
-            field=f"head {number}",
+            f"It has {head.size} events, the one before {last.size}: heads stand oldest first, and no log "
+            "shrinks",
+            field=where,
         )
     if head.size == last.size:
-        _require_same(last, head, f"head {number}")
+        _require_same(last, head, where)
         return True
-    for proof in proofs:
-        if (proof.first, proof.second) == (last.size, head.size):
-            check_consistency(proof, last.root, head.root)
+    if proof is not None and (proof.first, proof.second) != (last.size, head.size):
+        raise Fault(
+            "deletion",
+            f"Its proof goes from {proof.first} to {proof.second} events, and the head before it has "
+            f"{last.size}: one is missing",
+            field=where,
+        )
+    for one in (proof, *trust.consistency):
+        if one is not None and (one.first, one.second) == (last.size, head.size):
+            check_consistency(one, last.root, head.root)
             return True
-    if proofs and proofs[0].first == last.size:
-        raise Fault("malformed", f"The proof before head {number} is for other sizes", field="consistency")
     return last.size == 0
 
 

@@ -99,12 +99,12 @@ def read_matching(
     wanted: Wanted, *, after: int, until: int, limit: int = PAGE, unseal: bool = False
 ) -> list[Entry]:
     """Return the first events after a position and up to another one that fit, in the order of the log."""
-    return _entries(_select(wanted, after, until, limit, newest=False), unseal=unseal)
+    return entries(_select(wanted, after, until, limit, newest=False), unseal=unseal)
 
 
 def read_last(wanted: Wanted, *, count: int, after: int = 0, until: int, unseal: bool = False) -> list[Entry]:
     """Return the last `count` events up to a position that fit, in the order of the log."""
-    return _entries(_select(wanted, after, until, count, newest=True)[::-1], unseal=unseal)
+    return entries(_select(wanted, after, until, count, newest=True)[::-1], unseal=unseal)
 
 
 def follow_matching(wanted: Wanted, *, after: int, unseal: bool = False) -> Iterator[list[Entry]]:
@@ -142,6 +142,14 @@ def follow_matching(wanted: Wanted, *, after: int, unseal: bool = False) -> Iter
         time.sleep(random.uniform(0.5, 1) * min(5.0, 0.2 * 2 ** min(failures, 10)))
 
 
+def entries(rows: Sequence[Row], *, unseal: bool) -> list[Entry]:
+    """Return stored rows (position, *codec.COLUMNS) as they are shown; text is opened only with `unseal`."""
+    key_ids = {row[KEY_COLUMN] for row in rows if row[KEY_COLUMN] is not None}
+    standing = {row[0] for row in execute(_STANDING, [list(key_ids)]).fetchall()} if key_ids else set()
+    ciphers = sealing.ciphers(standing) if unseal else {}
+    return [_entry(row, key_stands=row[KEY_COLUMN] in standing, ciphers=ciphers) for row in rows]
+
+
 def _select(wanted: Wanted, after: int, until: int, limit: int, *, newest: bool) -> list[Row]:
     where: LiteralString = ""
     parameters: list[Any] = [after, until]
@@ -168,13 +176,6 @@ def _select(wanted: Wanted, after: int, until: int, limit: int, *, newest: bool)
         parameters.append(wanted.trace_id)
     order: LiteralString = " order by log.position desc limit %b" if newest else _FORWARD
     return execute(_EVENTS + where + order, [*parameters, limit]).fetchall()
-
-
-def _entries(rows: Sequence[Row], *, unseal: bool) -> list[Entry]:
-    key_ids = {row[KEY_COLUMN] for row in rows if row[KEY_COLUMN] is not None}
-    standing = {row[0] for row in execute(_STANDING, [list(key_ids)]).fetchall()} if key_ids else set()
-    ciphers = sealing.ciphers(standing) if unseal else {}
-    return [_entry(row, key_stands=row[KEY_COLUMN] in standing, ciphers=ciphers) for row in rows]
 
 
 def _entry(row: Row, *, key_stands: bool, ciphers: codec.Ciphers) -> Entry:

@@ -200,9 +200,16 @@ def redecide_all(session_id: UUID | None = None) -> tuple[int, list[Redecided]]:
             continue
         count += 1
         before = verdict_of(_made(recorded))
-        if _in_order(before) != _in_order(now):
+        if in_order(before) != in_order(now):
             differences.append(Redecided(decision_id=decision_id, recorded=before, now=now))
     return count, differences
+
+
+def in_order(verdict: Verdict) -> Verdict:
+    """Return a verdict with its rules in order of their names, to compare it with another one."""
+    return replace(
+        verdict, evaluated=tuple(sorted(verdict.evaluated, key=lambda one: (one.rule, one.result)))
+    )
 
 
 def recount() -> list[str]:
@@ -217,12 +224,6 @@ def _made(recorded: RecordedEvent) -> DecisionMade:
     if not isinstance(recorded.event, DecisionMade):
         raise UnknownDecision(f"Event {recorded.event_id} is no decision.")
     return recorded.event
-
-
-def _in_order(verdict: Verdict) -> Verdict:
-    return replace(
-        verdict, evaluated=tuple(sorted(verdict.evaluated, key=lambda one: (one.rule, one.result)))
-    )
 
 
 BOOKED: LiteralString = """

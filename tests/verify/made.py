@@ -5,6 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
+from itertools import pairwise
 from typing import Any
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -203,6 +204,11 @@ class Made:
             "second": second,
             "path": [each.hex() for each in subproof(first, self.leaves[:second])],
         }
+
+    def witness(self, *sizes: int) -> str:
+        """A witness file of the heads of these sizes, each with the proof that it goes on from the last."""
+        proofs = ["", *(canonical(self.consistency(*pair)).decode() for pair in pairwise(sizes))]
+        return "".join(f"{self.head(size)}{proof}\n\n" for size, proof in zip(sizes, proofs, strict=True))
 
     def capsule(self, *positions: int, **changed: Any) -> dict[str, Any]:
         return {

@@ -399,32 +399,23 @@ class TestVerifyProofs:
 
 class TestVerifyHeads:
     def test_accepts_a_chain_with_and_without_proofs(self, log: Made) -> None:
-        bare = "\n\n".join(log.head(size) for size in (2, 5, 5, 11))
+        bare = "\n".join(log.head(size) for size in (2, 5, 5, 11))
         report = verify.verify_heads(bare.encode(), TRUST)
         assert report.trusted
         assert report.found == {"heads": 4, "origins": [ORIGIN], "proven": 1, "unproven": 2}
-        proven = "\n".join(
-            [
-                log.head(2),
-                canonical(log.consistency(2, 5)).decode(),
-                log.head(5),
-                canonical(log.consistency(5)).decode(),
-                log.head(),
-            ]
-        )
-        report = verify.verify_heads(proven.encode(), TRUST)
+        report = verify.verify_heads(log.witness(2, 5, 11).encode(), TRUST)
         assert (report.found["proven"], report.found["unproven"]) == (2, 0)
 
     def test_keeps_logs_apart(self, log: Made) -> None:
         restored = Made(log.events[:3], origin=ORIGIN[:-1] + "2")
-        text = f"{log.head()}\n\n{restored.head()}"
+        text = log.witness(2, 11) + restored.witness(1, 3)
         assert verify.verify_heads(text.encode(), TRUST).found["origins"] == [ORIGIN, restored.origin]
 
     def test_names_forked_heads(self, log: Made) -> None:
         forked = log.with_event(2, actor="user:x")
-        assert heads_fault(log.head() + "\n\n" + forked.head()).name == "fork"
+        assert heads_fault(log.head() + forked.head()).name == "fork"
         for given in (log.consistency(5), forked.consistency(5)):
-            text = "\n".join([log.head(5), canonical(given).decode(), forked.head()])
+            text = f"{log.witness(5)}{forked.head()}{canonical(given).decode()}\n\n"
             assert heads_fault(text).name == "fork"
 
     def test_names_a_fork_from_a_kept_head(self, log: Made) -> None:
@@ -432,7 +423,22 @@ class TestVerifyHeads:
         assert heads_fault(forked.head(), Trust(TRUST.keys, (head(log.head()),))).name == "fork"
 
     def test_names_heads_out_of_order(self, log: Made) -> None:
-        assert heads_fault(log.head(5) + "\n\n" + log.head(4)).name == "reordering"
+        assert heads_fault(log.head(5) + log.head(4)).name == "reordering"
+        blocks = log.witness(2, 5, 11).split("\n\n\n")
+        assert heads_fault("\n\n\n".join([blocks[0], blocks[2], blocks[1], ""])).name == "deletion"
+
+    def test_names_a_missing_head(self, log: Made) -> None:
+        blocks = log.witness(2, 5, 11).split("\n\n\n")
+        assert heads_fault("\n\n\n".join([blocks[0], *blocks[2:]])).name == "deletion"
+        assert heads_fault("\n\n\n".join(blocks[1:])).name == "deletion"
+
+    def test_finds_a_flip_of_any_byte_of_a_chain(self, log: Made) -> None:
+        whole = log.witness(2, 5, 6).encode()
+        for place in range(len(whole) - 2):
+            flipped = bytearray(whole)
+            flipped[place] ^= 1 << place % 8
+            with pytest.raises(Fault):
+                verify.verify_heads(bytes(flipped), TRUST)
 
     def test_names_a_changed_head(self, log: Made) -> None:
         assert heads_fault(log.head().replace("\n11\n", "\n12\n")).name == "signature"
@@ -448,8 +454,8 @@ class TestVerifyHeads:
     def test_names_a_foreign_key(self, log: Made) -> None:
         assert heads_fault(Made(log.events, signer=OTHER).head()).name == "foreign_key"
 
-    def test_names_a_cut_off_head(self, log: Made) -> None:
-        text = log.head(5) + "\n\n" + log.head()
+    def test_names_a_cut_off_chain(self, log: Made) -> None:
+        text = log.witness(5, 11)
         assert {heads_fault(text[:-cut]).name for cut in range(1, 40)} == {"truncation"}
 
     def test_says_that_no_signature_was_checked_without_a_key(self, log: Made) -> None:
