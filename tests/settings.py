@@ -37,5 +37,7 @@ os.environ["DATABASE_URL"] = (
 from cartrita.settings import *  # noqa: E402, F403
 
 PASSWORD_HASHERS = ["django.contrib.auth.hashers.MD5PasswordHasher"]  # a test signs in often
+# Each test client would else read all static files anew before its first request.
+WHITENOISE_AUTOREFRESH = True
 # Tests of the limits set their own.
 REQUESTS_PER_MINUTE = ANONYMOUS_REQUESTS_PER_MINUTE = 0

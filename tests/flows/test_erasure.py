@@ -3,7 +3,6 @@
 import asyncio
 import secrets
 import subprocess
-from collections.abc import Sequence
 
 import psycopg
 import pytest
@@ -27,7 +26,7 @@ def new_word(ending: str) -> str:
     return "".join(secrets.choice("bdfgkmnprtvz") for _ in range(12)) + ending
 
 
-def tables_holding(database: Database, words: Sequence[str]) -> list[str]:
+def tables_holding(database: Database, *words: str) -> list[str]:
     """Return the tables whose rows, written out as text, hold one of the words."""
     with psycopg.connect(database.superuser_url) as connection:
         names = connection.execute(
@@ -44,7 +43,7 @@ def tables_holding(database: Database, words: Sequence[str]) -> list[str]:
         ]
 
 
-def files_holding(database: Database, words: Sequence[str]) -> list[str]:
+def files_holding(database: Database, *words: str) -> list[str]:
     """Return the server's files that hold one of the words, after everything has been written to them."""
     with psycopg.connect(database.superuser_url, autocommit=True) as connection:
         connection.execute("CHECKPOINT")
@@ -104,8 +103,8 @@ class TestErasedSession:
             await in_database_thread(queries.session, session_id)
         # The index keeps the stem of what was written.
         words = (spoken, written.removesuffix("er"), answered)
-        assert tables_holding(database, words) == []
-        assert files_holding(database, words) == []
+        assert tables_holding(database, *words) == []
+        assert files_holding(database, *words) == []
 
     async def test_ends_the_turn_that_was_under_way(
         self, person: Person, model: ScriptedModel, caplog: pytest.LogCaptureFixture
