@@ -91,7 +91,7 @@ def clone(server: postgres.Postgres, template: str) -> Database:
     name = f"test_{os.getpid()}_{next(_numbers)}"
     with _superuser(server) as connection:
         connection.execute(
-            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {} STRATEGY file_copy").format(
+            sql.SQL("CREATE DATABASE {} TEMPLATE {} OWNER {}").format(
                 sql.Identifier(name), sql.Identifier(template), sql.Identifier(postgres.OWNER)
             )
         )
