@@ -47,6 +47,7 @@ import redis
 from django.conf import settings as django_settings
 from pytest_django import DjangoDbBlocker
 
+from cartrita.embedded import postgres
 from cartrita.embedded.postgres import Postgres, use_postgres
 from tests.databases import (
     SERVER_SETTINGS,
@@ -111,7 +112,9 @@ def database(
     monkeypatch.setenv("DJANGO_SETTINGS_MODULE", "cartrita.settings")
     monkeypatch.setenv("DATABASE_URL", made.url)
     monkeypatch.setenv("DATABASE_OWNER_URL", made.owner_url)
+    monkeypatch.setenv("DATABASE_BACKUP_URL", made.url_of(postgres.BACKUP))
     monkeypatch.setattr(django_settings, "DATABASE_OWNER_URL", made.owner_url)
+    monkeypatch.setattr(django_settings, "DATABASE_BACKUP_URL", made.url_of(postgres.BACKUP))
     close_django_connections()
     former = point_django_at(made.url)
     with django_db_blocker.unblock():

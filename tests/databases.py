@@ -55,6 +55,10 @@ class Database:
     owner_url: str
     superuser_url: str
 
+    def url_of(self, role: str) -> str:
+        """Return where another role finds the database."""
+        return self.url.replace(postgres.APP, role, 1)
+
     @contextlib.contextmanager
     def as_owner(self) -> Iterator[None]:
         """Let Django connect as the owner of the tables, as `migrate` and `rebuild_projections` do."""

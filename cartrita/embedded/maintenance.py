@@ -24,7 +24,7 @@ def back_up() -> int:
         return 0
     made = backup.back_up(
         Path(settings.BACKUP_DIR),
-        owner_url=settings.DATABASE_OWNER_URL,
+        owner_url=settings.DATABASE_BACKUP_URL,
         home=settings.HOME,
         keys=_keys(),
         passphrase=os.environ["CARTRITA_BACKUP_PASSPHRASE"],
@@ -46,7 +46,7 @@ def back_up_keys() -> int:
         return 0
     backup.back_up_keys(
         _keys(),
-        owner_url=settings.DATABASE_OWNER_URL,
+        owner_url=settings.DATABASE_BACKUP_URL,
         home=settings.HOME,
         passphrase=os.environ["CARTRITA_BACKUP_PASSPHRASE"],
         now=timezone.now(),

@@ -41,6 +41,9 @@ KEEPER = Path(__file__).with_name("keeper.py")
 SUPERUSER = "postgres"
 OWNER = "cartrita_owner"
 APP = "cartrita_app"
+# Reads what holds neither keys, tokens, bodies nor text in clear; reads everything for a backup.
+READER = "cartrita_reader"
+BACKUP = "cartrita_backup"
 DATABASE = "cartrita"
 START_SECONDS = 60
 
@@ -363,11 +366,12 @@ def _not_started(place: _Place, failure: str) -> PostgresNotStarted:
 
 def _create_database(server: Postgres, state: Path) -> None:
     """Create roles, database and the vector extension, once per cluster; repeating it changes nothing."""
-    done = state / "database-created"
-    if done.exists():
+    done, roles = state / "database-created", state / "roles-created"
+    # A cluster from the time of two roles has the one file without the other.
+    if done.exists() and roles.exists():
         return
     with psycopg.connect(server.url(SUPERUSER, "postgres"), autocommit=True) as connection:
-        for role in (OWNER, APP):
+        for role in (OWNER, APP, READER, BACKUP):
             if not connection.execute("SELECT 1 FROM pg_roles WHERE rolname = %s", [role]).fetchone():
                 connection.execute(sql.SQL("CREATE ROLE {} LOGIN").format(sql.Identifier(role)))
         if not connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", [DATABASE]).fetchone():
@@ -376,6 +380,7 @@ def _create_database(server: Postgres, state: Path) -> None:
             )
     prepare_database(server, DATABASE)
     done.touch()
+    roles.touch()
 
 
 def prepare_database(server: Postgres, database: str) -> None:

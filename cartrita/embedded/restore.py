@@ -421,6 +421,9 @@ class _Restoring:
 
 def _grant(owner_url: str, app: str) -> None:
     with psycopg.connect(owner_url) as connection:
+        # What the other roles of the usual names may, if they are there; an archive holds no rights.
+        if connection.execute("select to_regprocedure('grant_to_roles()') is not null").fetchone() == (True,):
+            connection.execute("select grant_to_roles()")
         connection.execute("select grant_to_application(%s) where %s <> current_user", [app, app])
 
 

@@ -113,13 +113,13 @@ class Place:
 
     def backs_up(self, name: str = "archive", keep: int = 0) -> Backup:
         return backup.back_up(
-            self.folder / name, owner_url=django_settings.DATABASE_OWNER_URL, home=self.home, keys=self.keys,
+            self.folder / name, owner_url=django_settings.DATABASE_BACKUP_URL, home=self.home, keys=self.keys,
             passphrase=PASSPHRASE, keep=keep, now=timezone.now(), tell=lambda _: None,
         )  # fmt: skip
 
     def backs_up_keys(self) -> None:
         backup.back_up_keys(
-            self.keys, owner_url=django_settings.DATABASE_OWNER_URL, home=self.home, passphrase=PASSPHRASE,
+            self.keys, owner_url=django_settings.DATABASE_BACKUP_URL, home=self.home, passphrase=PASSPHRASE,
             now=timezone.now(),
         )  # fmt: skip
 

@@ -78,6 +78,9 @@ begin
     -- What a blob holds never changes; its row says when it was stored last.
     execute format('revoke update on blob from %I', application);
     execute format('grant update (put_at, before) on blob to %I', application);
+    -- Which default privileges gave it.
+    execute format('revoke execute on function grant_to_application(name), grant_to_reader(name), '
+                   'grant_to_backup(name), grant_to_roles() from %I', application);
     if to_regclass('public.django_migrations') is not null then
         execute format('revoke insert, update, delete on django_migrations from %I', application);
     end if;

@@ -48,7 +48,7 @@ class Command(BaseCommand):
         if keys_only is not None:
             backup.back_up_keys(
                 keys_only,
-                owner_url=settings.DATABASE_OWNER_URL,
+                owner_url=settings.DATABASE_BACKUP_URL,
                 home=settings.HOME,
                 passphrase=passphrase,
                 now=timezone.now(),
@@ -61,7 +61,7 @@ class Command(BaseCommand):
             self.stderr.write("No --keys FILE: without the keys, no sealed text of this archive can be read.")
         made = backup.back_up(
             target,
-            owner_url=settings.DATABASE_OWNER_URL,
+            owner_url=settings.DATABASE_BACKUP_URL,
             home=settings.HOME,
             keys=keys,
             passphrase=passphrase,
