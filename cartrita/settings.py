@@ -336,6 +336,7 @@ CELERY_BEAT_SCHEDULE = {
         ("delete old stored answers", "cartrita.http.delete_old_answers", 3600.0),
         ("delete ended logins", "cartrita.upkeep.delete_ended_logins", 3600.0),
         ("delete old signs of life", "sessions_app.delete_old_signs_of_life", 3600.0),
+        ("remove unnamed blobs", "cartrita.eventstore.collect_blobs", 24 * 3600.0),
         ("back up keys", "cartrita.embedded.back_up_keys", 3600.0),
         ("back up", "cartrita.embedded.back_up", 24 * 3600.0),
     )

@@ -1,7 +1,8 @@
-"""Beat jobs for what lies below the apps that have their own: answers, texts on their way, logins."""
+"""Beat jobs for what lies below the apps that have their own: answers, texts on their way, logins, blobs."""
 
 from django.utils import timezone
 
+from cartrita.eventstore.collection import collect_blobs
 from cartrita.http.idempotency import delete_old_answers
 from cartrita.streaming.deltas import delete_old_texts
 from cartrita.upkeep.commands import delete_ended_logins
@@ -24,3 +25,10 @@ def delete_texts() -> int:
 def delete_logins() -> int:
     """Delete logins of browsers whose time is over; return how many."""
     return delete_ended_logins(now=timezone.now())
+
+
+@job("cartrita.eventstore.collect_blobs")
+def remove_blobs() -> int:
+    """Remove bodies that no event names, a day after they were stored, and those of erased keys; how many."""
+    collected = collect_blobs()
+    return collected.unnamed + collected.erased
