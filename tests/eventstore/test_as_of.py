@@ -209,12 +209,8 @@ class TestRowsAsOf:
         order()
         position = str(head())
         assert "secret" not in run("read_model_at", "Note", "--position", position)
-        shown = [
-            json.loads(line)
-            for line in run(
-                "read_model_at", "Note", "--position", position, "--json", "--unseal"
-            ).splitlines()
-        ]
+        lines = run("read_model_at", "Note", "--position", position, "--json", "--unseal").splitlines()
+        shown = [json.loads(line) for line in lines]
         assert {row["note_id"]: row["text"] for row in shown} == {
             str(streams[0]): "secret",
             str(streams[1]): "<erased>",
@@ -227,13 +223,13 @@ class TestRowsAsOf:
         for wrong, message in (
             (
                 ("Nothing", "--position", "0"),
-                "model: 'Nothing' is no read model; there are: store_tests_note, st",
+                "model: 'Nothing' is no read model; there are: store",
             ),
             (("Note", "--position", "1"), "position: The log has the positions 1 to 0"),
             (("Note", "--position", "0", "--filter", "x"), "--filter: 'x' is no filter"),
             (
                 ("Note", "--position", "0", "--filter", "x=1"),
-                "cannot be filtered by 'x'; its fields are: note_id",
+                "by 'x'; its fields are: note_id",
             ),
             (("Note", "--position", "0", "--filter", "text=a"), "cannot be filtered by 'text'"),
             (("Note", "--position", "0", "--filter", "stars=many"), "filter: stars=many"),

@@ -20,6 +20,7 @@ from tests.eventstore.notes import NoteStarred, NoteWritten, a_key, starring, wr
 pytestmark = pytest.mark.flow
 
 State = dict[str, Any]
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=20)
 
 
 def extend(state: State, recorded: Sequence[RecordedEvent]) -> State:
@@ -189,15 +190,12 @@ class TestLoadState:
         key, stream, version = a_key(), new_id(), 0
         states: list[Any] = []
         for _ in range(data.draw(st.integers(1, 6), label="steps")):
-            texts = data.draw(
-                st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0")), max_size=3)
-            )
+            texts = data.draw(st.lists(TEXTS, max_size=3))
             stars = data.draw(st.lists(st.integers(0, 99), max_size=3))
-            for made in (
+            append(
                 writing(stream, key, *texts, after=version),
                 starring(stream, *stars, after=version + len(texts)),
-            ):
-                append(made)
+            )
             version += len(texts) + len(stars)
             states.append(load_state(NOTE, stream))
             assert states[-1].state == fold(load(stream))
