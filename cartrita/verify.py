@@ -450,7 +450,7 @@ def verify_inclusion(content: bytes, trust: Trust) -> Report:
         )
     report = Report("inclusion proof")
     for head in heads:
-        _check_signatures(head, (), trust, report, field="--head")
+        _check_signatures(head, None, trust, report, field="--head")
         _check_included(proof, head, "path")
         _compare_kept_heads(head, trust, report)
     report.says.append(
@@ -473,7 +473,7 @@ def verify_consistency(content: bytes, trust: Trust) -> Report:
     older = [head for head in trust.heads if head.size == proof.first]
     newer = [head for head in trust.heads if head.size == proof.second]
     for head in older + newer:
-        _check_signatures(head, (), trust, report, field="--head")
+        _check_signatures(head, None, trust, report, field="--head")
     for one in older:
         for other in newer:
             _require_one_log(one, other)
@@ -495,7 +495,7 @@ def verify_heads(content: bytes, trust: Trust) -> Report:
     chain: dict[str, Head] = {}
     count, proven, unproven = 0, 0, 0
     for count, (head, proof) in enumerate(parse_chain(content), start=1):
-        _check_signatures(head, (), trust, report, field=f"head {count}")
+        _check_signatures(head, None, trust, report, field=f"head {count}")
         last = chain.get(head.origin)
         if last is None:
             if proof is not None:
@@ -1061,8 +1061,9 @@ def _signature(line: str, where: str) -> tuple[str, bytes, bytes]:
     if len(words) != 3 or words[0] != _SIGNATURE_START.strip() or not _is_key_name(words[1]):
         raise Fault("malformed", "A line of a signature is \u2014, a key's name and base64", field=where)
     signature = _base64(words[2], where)
-    if len(signature) != 4 + 64:
-        raise Fault("malformed", "A signature has 4 bytes of the key's id and 64 of Ed25519", field=where)
+    # Those of witnesses may be of other kinds, and longer than Ed25519's 64 bytes.
+    if len(signature) <= 4:
+        raise Fault("malformed", "A signature is longer than the 4 bytes of its key's id", field=where)
     return words[1], signature[:4], signature[4:]
 
 
@@ -1071,10 +1072,13 @@ def _is_key_name(name: str) -> bool:
 
 
 def _check_signatures(
-    head: Head, claimed: Sequence[Key], trust: Trust, report: Report, *, field: str
+    head: Head, claimed: Sequence[Key] | None, trust: Trust, report: Report, *, field: str
 ) -> None:
-    """Check every signature of a head; one must be by a trusted key. Writes into the report."""
-    known = (*trust.keys, *claimed)
+    """Check the signatures of a head; one must be by a trusted key. Writes into the report.
+
+    A file that names its keys (`claimed`) must name all that signed, so that no byte of it goes unchecked.
+    """
+    known = (*trust.keys, *(claimed or ()))
     by: list[Key] = []
     unknown: list[str] = []
     for name, key_id, signature in head.signatures:
@@ -1100,12 +1104,18 @@ def _check_signatures(
             "give the former one too",
             field=field,
         )
-    if unknown and known:
+    if unknown and claimed is not None:
         raise Fault(
             "foreign_key",
-            f"The signature by {', '.join(unknown)} cannot be checked: give its key too",
+            f"The signature by {', '.join(unknown)} cannot be checked: the file does not name its key",
             field=field,
         )
+    for label in unknown:
+        if (
+            trust.keys
+            and (sentence := f"the signature by {label}: its key was not given") not in report.not_shown
+        ):
+            report.not_shown.append(sentence)
     if len({(name, key_id) for name, key_id, _ in head.signatures}) != len(head.signatures):
         raise Fault("malformed", "A key signed the head twice: take it as it was written", field=field)
     report.trusted = bool(trust.keys)
@@ -1151,7 +1161,7 @@ def _compare_kept_heads(head: Head, trust: Trust, report: Report, *, quietly: bo
     for kept in trust.heads:
         if kept is head or kept.origin != head.origin:
             continue
-        _check_signatures(kept, (), trust, Report(""), field="--head")
+        _check_signatures(kept, None, trust, Report(""), field="--head")
         if kept.size == head.size:
             _require_same(kept, head, "--head")
             if not quietly and kept.note != head.note:

@@ -11,6 +11,8 @@ from typing import Any
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 ORIGIN = "cartrita/01936f3e-0000-7000-8000-0000000000aa/1"
+# The 32 bytes of another signing key, as CARTRITA_SIGNING_KEY takes them.
+OTHER_KEY = base64.b64encode(b"\x02" * 32).decode()
 POLICY = '{"environment":2,"policy":"small","rules":[]}'
 POLICY_HASH = sha256(POLICY.encode()).hexdigest()
 

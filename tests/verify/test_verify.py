@@ -170,11 +170,10 @@ class TestVerifyCapsule:
         assert field in fault.field
 
     def test_finds_a_flip_of_any_bit(self, log: Made) -> None:
-        # Small, so that each bit of each byte can be tried: one of the eight in its turn, and the highest.
         whole = canonical(Made.of(5).decision_capsule())
         missed, names = [], set()
         for place in range(len(whole)):
-            for bit in {1 << place % 8, 0x80, 0x01, 0x20}:
+            for bit in {1 << place % 8, 0x20}:
                 flipped = bytearray(whole)
                 flipped[place] ^= bit
                 try:
