@@ -19,6 +19,7 @@ _LENGTH = Struct("!i")
 _INT2 = Struct("!ih")
 _INT4 = Struct("!ii")
 _INT8 = Struct("!iq")
+_TIME = Struct("!q")
 _NULL = _LENGTH.pack(-1)
 _UUID_LENGTH = _LENGTH.pack(16)
 _FALSE, _TRUE = _LENGTH.pack(1) + b"\0", _LENGTH.pack(1) + b"\1"
@@ -109,6 +110,11 @@ def times(column: Sequence[datetime]) -> _TimeArray:
     packed = {one: _INT8.pack(8, (one - _EPOCH) // _MICROSECOND) for one in set(column)}
     items = [packed[one] for one in column]
     return _TimeArray(_array(_TIMESTAMPTZ, items))
+
+
+def time(moment: datetime) -> bytes:
+    """Return an aware time as a timestamptz, alone."""
+    return _TIME.pack((moment - _EPOCH) // _MICROSECOND)
 
 
 def texts(column: Sequence[str]) -> _TextArray:

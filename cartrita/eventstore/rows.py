@@ -34,6 +34,29 @@ def as_arrays(rows: Sequence[Row]) -> list[Any]:
     return [pack(column) for pack, column in zip(_PACKERS, zip(*rows, strict=True), strict=True)]
 
 
+def as_values(row: Row) -> list[bytes | None]:
+    """Return a row as the server's binary values, in the order of `codec.COLUMNS`."""
+    (
+        stream_id, version, event_id, type_name, schema_version, recorded_at, workspace_id, session_id,
+        causation_id, actor, trace_id, key_id, data,
+    ) = row  # fmt: skip
+    return [
+        stream_id.bytes,
+        version.to_bytes(4, "big"),
+        event_id.bytes,
+        type_name.encode(),
+        schema_version.to_bytes(2, "big"),
+        arrays.time(recorded_at),
+        workspace_id.bytes,
+        session_id and session_id.bytes,
+        causation_id and causation_id.bytes,
+        actor.encode(),
+        trace_id.encode(),
+        key_id and key_id.bytes,
+        data,
+    ]
+
+
 # In the order of `codec.COLUMNS`.
 _PACKERS: tuple[Any, ...] = (
     arrays.uuids,

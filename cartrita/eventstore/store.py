@@ -17,7 +17,8 @@ from cartrita.eventstore import codec, projections, registry, sealing
 from cartrita.eventstore.arrays import booleans, byteas, uuids
 from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.holding import HOLD, BlobGone, named_by
-from cartrita.eventstore.rows import COLUMNS, as_arrays
+from cartrita.eventstore.prepared import Prepared
+from cartrita.eventstore.rows import COLUMNS, as_arrays, as_values
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 from cartrita.telemetry import current_trace_id, statement_span
@@ -66,9 +67,9 @@ def append(
     rolls back).
     """
     # Sorted, so that two writers that meet on several streams wait for one another in one direction only.
-    ordered = sorted(
-        (one for one in appends if one.events), key=lambda one: (one.stream_id.bytes, one.expected_version)
-    )
+    ordered = [one for one in appends if one.events]
+    if len(ordered) > 1:
+        ordered.sort(key=lambda one: (one.stream_id.bytes, one.expected_version))
     if not ordered:
         for statement, parameters in beside:
             execute(statement, parameters)
@@ -83,11 +84,12 @@ def append(
     ]
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
     named = named_by(encoded)
-    # One row is all or nothing by itself; several may meet a conflict after the first.
-    if connections[DEFAULT_DB_ALIAS].in_atomic_block or (len(encoded) == 1 and not has_inline and not named):
-        recorded = _append(ordered, encoded, beside, has_inline=has_inline, named=named)
-    elif not (has_inline or beside or named) and _stored_alone(encoded):
+    in_transaction = connections[DEFAULT_DB_ALIAS].in_atomic_block
+    if not (in_transaction or has_inline or beside or named) and _stored_alone(encoded):
         recorded = encoded
+    # One row is all or nothing by itself; several may meet a conflict after the first.
+    elif in_transaction or (len(encoded) == 1 and not has_inline and not named):
+        recorded = _append(ordered, encoded, beside, has_inline=has_inline, named=named)
     else:
         with transaction.atomic():
             recorded = _append(ordered, encoded, beside, has_inline=has_inline, named=named)
@@ -201,16 +203,38 @@ def _usable() -> BaseDatabaseWrapper:
 
 
 def _stored_alone(encoded: Sequence[RecordedEvent]) -> bool:
-    """Store several rows by one statement in a transaction of its own; or none, and return False."""
-    if find_gap(encoded) is not None:
-        return False
-    try:
-        execute(_INSERT_ALL, insert_parameters(encoded))
-    except IntegrityError:
-        # Who asks again, within a transaction, finds what stands.
-        return False
+    """Store rows by one statement in a transaction of its own; or none, and return False.
+
+    Who asks again, within a transaction where they are several, finds what stands.
+    """
+    if len(encoded) == 1:
+        if not _stored_prepared(encoded[0]):
+            return False
+    else:
+        if find_gap(encoded) is not None:
+            return False
+        parameters = insert_parameters(encoded)
+        with statement_span(_INSERT_ALL):
+            stored = _PREPARED_ALL.run(_usable().connection, parameters) == len(encoded)
+        if not stored:
+            try:
+                execute(_INSERT_ALL, parameters)
+            except IntegrityError:
+                return False
     wake_sequencer()
     return True
+
+
+def _stored_prepared(row: RecordedEvent) -> bool:
+    if row.version > MAX_VERSION:
+        return False
+    values = as_values(row_of(row))
+    prepared = _PREPARED_FIRST
+    if row.version > 1:
+        prepared = _PREPARED_NEXT
+        values += [values[0], (row.version - 1).to_bytes(4, "big")]
+    with statement_span(prepared.statement):
+        return prepared.run(_usable().connection, values) == 1
 
 
 def _append(
@@ -360,6 +384,9 @@ _INSERT_ALL: LiteralString = (
     f"insert into event ({_NAMES}) select {_NAMES.replace(' version,', f' {_VERSION_THAT_FOLLOWS},')} "  # noqa: S608
     f"from unnest({_ARRAYS}) as new({_NAMES}, follows) order by new.stream_id, new.version"
 )
+_PREPARED_FIRST = Prepared("insert_first", _INSERT_FIRST)
+_PREPARED_NEXT = Prepared("insert_next", _INSERT_NEXT)
+_PREPARED_ALL = Prepared("insert_all", _INSERT_ALL)
 _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608
     "where stream_id = %b and version > %b and version <= %b order by version"
