@@ -6,6 +6,8 @@ BIN := .venv/bin
 INSTALL := $(PYTHON) cartrita/embedded/install.py
 PYTEST := $(BIN)/python -m pytest -p no:cacheprovider
 WORKERS ?= auto
+# How often the longest test of `make chaos` kills something.
+CHAOS_KILLS ?= 60
 # Pure tests need no process besides their own.
 PURE := not flow and not browser and not chaos and not slow
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 --generate-hashes \
@@ -42,10 +44,10 @@ test: install-test system lint types imports ## everything but the longest, on r
 	$(PYTEST) -q -n $(WORKERS) --dist loadgroup -m "not slow"
 
 test-all: install-test system lint types imports ## everything
-	$(PYTEST) -q -n $(WORKERS) --dist loadgroup
+	CHAOS_KILLS=$(CHAOS_KILLS) $(PYTEST) -q -n $(WORKERS) --dist loadgroup
 
-chaos: install-test system ## only the tests that kill processes
-	$(PYTEST) -q -m chaos
+chaos: install-test system ## only the tests that kill processes (CHAOS_KILLS=60 of them in one test)
+	CHAOS_KILLS=$(CHAOS_KILLS) $(PYTEST) -q -m chaos
 
 bench: install ## measure, beside the peers: all, or NAME=eventstore
 	@$(INSTALL) bench

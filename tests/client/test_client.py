@@ -1,46 +1,27 @@
 """The Python client, against a server process, and against answers that only a faulty network gives."""
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable
 from uuid import UUID, uuid4
 
 import httpx
 import pytest
-from django.utils import timezone
 
-from cartrita.accounts.commands import issue_token
-from cartrita.accounts.models import User
 from cartrita.client import Client, DocumentFailed, NotReached, Problem
-from cartrita.embedded.starter import WORKSPACE_ID
 from cartrita.eventstore import in_database_thread
-from tests.databases import Database
-from tests.servers import Server, listening_server
-
-
-@pytest.fixture
-def server(database: Database, tmp_path: Path) -> Iterator[Server]:
-    with listening_server(database, tmp_path, scripted=True) as server:
-        server.start()
-        yield server
+from tests.accounts.people import someone
+from tests.browsers import address
+from tests.servers import Server
 
 
 @pytest.fixture
 async def client(server: Server) -> AsyncIterator[Client]:
+    """A client of somebody with a workspace of their own, on the server that tests share."""
     async with Client(server.url, token=await in_database_thread(new_token)) as client:
         yield client
 
 
 def new_token() -> str:
-    user = User.objects.get(email="admin@cartrita.localhost")
-    issued = issue_token(
-        user_id=user.id,
-        workspace_id=WORKSPACE_ID,
-        name="client",
-        scopes=["read", "write"],
-        actor=f"user:{user.id}",
-        now=timezone.now(),
-    )
-    return issued.secret
+    return someone(address()).token("read", "write")
 
 
 @pytest.mark.flow
