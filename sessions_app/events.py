@@ -18,7 +18,7 @@ from cartrita.accounts.authentication import caller
 from cartrita.accounts.consumers import OPENED_BY_TICKET, SocketUser
 from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
-from cartrita.eventstore import RecordedEvent, all_event_classes
+from cartrita.eventstore import RecordedEvent, Unreadable, all_event_classes
 from cartrita.eventstore.log import read_log
 from cartrita.http.pagination import LARGEST_LIMIT, page_parameters
 from cartrita.http.views import ApiView
@@ -35,6 +35,7 @@ _POSITION = {"type": "integer", "minimum": 0, "maximum": _LARGEST_POSITION}
 _EVENT_ID = r"^[0-9]{1,16}(@[0-9a-f-]{1,40})?$"
 _FEED_PARAMETERS = [
     OpenApiParameter("after", _POSITION, description="Only events after this position; all without it."),
+    OpenApiParameter("until", _POSITION, description="Only events up to this position: what was so then."),
     OpenApiParameter(
         "type", OpenApiTypes.STR, description="Only these event types, separated by commas (docs/events.md)."
     ),
@@ -46,7 +47,10 @@ Show = Callable[[RecordedEvent], dict[str, Any] | None]
 
 
 class EventEntry(serializers.Serializer[Any]):
-    """An event: where it stands in the log and in its stream, who caused it, and what is shown of it."""
+    """An event: where it stands in the log and in its stream, who caused it, and what is shown of it.
+
+    `unreadable` says why this version cannot read it, where that is so; `data` is empty then.
+    """
 
     position = serializers.IntegerField()
     event_id = serializers.UUIDField()
@@ -59,6 +63,7 @@ class EventEntry(serializers.Serializer[Any]):
     causation_id = serializers.UUIDField(allow_null=True)
     trace_id = serializers.CharField(allow_blank=True)
     data = serializers.DictField()  # type: ignore[assignment] # DRF takes fields out of the class
+    unreadable = serializers.CharField(allow_null=True)
 
 
 class EventPage(serializers.Serializer[Any]):
@@ -156,12 +161,15 @@ def _page(request: Request, show: Show, **part: UUID) -> Response:
     after = _position("after", request.query_params.get("after", "0"))
     if cursor is not None:
         after = max(after, _position("cursor", cursor))
+    until = _position("until", request.query_params.get("until", str(_LARGEST_POSITION)))
     wanted = _types(request)
     found: list[dict[str, Any]] = []
     for _ in range(_BATCHES):
         batch = read_log(after=after, limit=_BATCH, **part)
         for recorded in batch:
             after = recorded.position or after
+            if after > until:
+                return _answer(found, None)
             shown = show(recorded) if not wanted or recorded.type_name in wanted else None
             if shown is not None:
                 found.append(_entry(recorded, shown))
@@ -190,11 +198,14 @@ def _entry(recorded: RecordedEvent, shown: dict[str, Any]) -> dict[str, Any]:
         "causation_id": recorded.causation_id,
         "trace_id": recorded.trace_id,
         "data": shown,
+        "unreadable": recorded.event.message if isinstance(recorded.event, Unreadable) else None,
     }
 
 
 def _in_clear(recorded: RecordedEvent) -> dict[str, Any]:
     """Return what of an event was stored in clear: nothing that people wrote, and no hash of a secret."""
+    if isinstance(recorded.event, Unreadable):
+        return {}
     hidden = {*recorded.sealed, "secret_sha256"}
     return recorded.event.model_dump(mode="json", exclude=hidden)
 

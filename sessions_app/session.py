@@ -428,7 +428,7 @@ def add_context(
     events: list[Event] = []
     newest: UUID | None = None
     for role, content in said:
-        found = known.get((newest, role, _words(content)))
+        found = known.get((newest, _checked_role(role), _words(content)))
         if found is None:
             _check_content(content)
             found = name(newest, f"{role}:{content}")
@@ -640,7 +640,8 @@ def _message(event: MessagePosted | ReplyPosted) -> Message:
 
 def _words(text: str) -> bytes:
     """Return what a text is known by."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+    # Also for a text that is refused after it was looked for.
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).digest()
 
 
 def _checked_policy(turn_policy: str) -> TurnPolicy:

@@ -148,7 +148,7 @@ def rows_as_of(
 
 def read_model_names() -> list[str]:
     """Return the tables that projections write."""
-    return sorted({_table(model) for one in (*all_inline(), *all_following()) for model in one.tables})
+    return sorted(map(_table, _read_models()))
 
 
 def rebuild(names: Sequence[str] = ()) -> Report:
@@ -440,10 +440,14 @@ def _drop_schemas() -> None:
         cursor.execute(f"drop schema if exists {FORMER} cascade")
 
 
+def _read_models() -> set[type[models.Model]]:
+    everything: list[Inline | Following] = [*all_inline(), *all_following()]
+    return {model for projection in everything for model in projection.tables}
+
+
 def _read_model(name: str) -> type[models.Model]:
-    tables = {model for one in (*all_inline(), *all_following()) for model in one.tables}
     wanted = name.lower()
-    for model in tables:
+    for model in _read_models():
         label = model._meta.label_lower  # noqa: SLF001 # Django's public name for it
         if wanted in {_table(model), label, label.partition(".")[2]}:
             return model

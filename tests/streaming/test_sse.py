@@ -10,6 +10,7 @@ from typing import Any, Self
 from uuid import UUID
 
 import httpx
+import psycopg
 import pytest
 import uvicorn
 from django.core.asgi import get_asgi_application
@@ -26,6 +27,7 @@ from sessions_app.channel import describe
 from sessions_app.queries import key_of
 from tasks_app.run import AnswerHeld, RunFinished
 from tests.accounts.people import Person, someone
+from tests.databases import Database
 
 pytestmark = pytest.mark.flow
 
@@ -352,13 +354,46 @@ class TestFeeds:
         elsewhere = await in_database_thread(someone, "dan@example.org", roles=("auditor",))
         async with Program(address, await in_database_thread(eve.token)).client as client:
             answer = await client.get("/api/v2/events", params={"limit": 200})
+            until = answer.json()["items"][-2]["position"]
+            before = await client.get("/api/v2/events", params={"limit": 200, "until": until})
+            assert before.json() == {"items": answer.json()["items"][:-1], "next_cursor": None}
+            wrong = await client.get("/api/v2/events", params={"until": "soon"})
+            assert (wrong.status_code, wrong.json()["field"]) == (400, "until")
         assert "business" not in answer.text
+        assert {one["unreadable"] for one in answer.json()["items"]} == {None}
         found = [one for one in answer.json()["items"] if one["type"] == "sessions_app.MessagePosted"]
         assert [one["session_id"] for one in found] == [str(session_id)]
         async with Program(address, await in_database_thread(elsewhere.token)).client as client:
             others = await client.get("/api/v2/events", params={"limit": 200})
         assert str(ann.workspace_id) not in others.text
         assert not [one for one in others.json()["items"] if one["session_id"]]
+
+    async def test_hold_what_this_version_cannot_read_by_its_name_alone(
+        self, ann: Person, session_id: UUID, address: str, database: Database
+    ) -> None:
+        stream = new_id()
+        with psycopg.connect(database.url, autocommit=True) as newer:
+            newer.execute(
+                "insert into event (stream_id, version, event_id, type, schema_version, recorded_at, "
+                "workspace_id, session_id, actor, trace_id, data) values (%s, 1, gen_random_uuid(), "
+                "'sessions_app.FromTomorrow', 1, now(), %s, %s, 'system', '', '{\"said\":\"my secret\"}')",
+                [stream, ann.workspace_id, session_id],
+            )
+        await post(session_id, "After it")
+        eve = await in_database_thread(
+            someone, "eve@example.org", workspace_id=ann.workspace_id, roles=("auditor",)
+        )
+        async with Program(address, await in_database_thread(eve.token)).client as client:
+            items = (await client.get("/api/v2/events", params={"limit": 200})).json()["items"]
+        assert "my secret" not in str(items)
+        assert "sessions_app.MessagePosted" in [one["type"] for one in items]
+        (unknown,) = [one for one in items if one["unreadable"]]
+        assert (unknown["type"], unknown["data"]) == ("sessions_app.FromTomorrow", {})
+        assert f"Event 1 of stream {stream} at position {unknown['position']}" in unknown["unreadable"]
+        async with Program(address, await in_database_thread(ann.token)).client as client:
+            listed = await client.get(f"/api/v2/sessions/{session_id}/events")
+        assert [one["type"] for one in listed.json()["items"]][-1] == "sessions_app.MessagePosted"
+        assert "FromTomorrow" not in listed.text
 
 
 class AsyncStreams:
