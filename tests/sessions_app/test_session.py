@@ -281,3 +281,11 @@ class TestReopenAndErase:
     def test_erased_sessions_do_not_reopen(self) -> None:
         with pytest.raises(SessionIsErased):
             sessions.reopen(fold(created() + at(1, SessionErased())))
+
+
+class TestAddContext:
+    def test_refuses_text_that_is_none(self) -> None:
+        with pytest.raises(BadInput, match="half a surrogate pair"):
+            sessions.add_context(
+                fold(created()), said=[("user", "\ud800")], author="user:x", name=lambda *_: FIRST
+            )
