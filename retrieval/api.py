@@ -19,6 +19,7 @@ from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput, NotAllowed, NotFound
 from cartrita.eventstore import unseal_or_empty
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
+from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
 from retrieval import commands, queries
 from retrieval.document import MAX_LABELS
@@ -410,14 +411,7 @@ def _metric(row: RetrievalMetric, *, readable: bool) -> dict[str, Any]:
 
 
 def _session(request: Request) -> UUID | None:
-    text = request.query_params.get("session_id")
-    if not text:
-        return None
-    try:
-        session_id = UUID(text)
-    except ValueError:
-        raise BadInput("session_id is no UUID.", field="session_id") from None
-    return _visible(request, session_id)
+    return _visible(request, uuid_parameter(request, "session_id"))
 
 
 def _visible(request: Request, session_id: UUID | None) -> UUID | None:

@@ -159,7 +159,7 @@ def _page(request: Request, show: Show, **part: UUID) -> Response:
     """Return the events of a part of the log that are shown, from where the request says."""
     cursor, limit = page_parameters(request)
     after = _position("after", request.query_params.get("after", "0"))
-    if cursor is not None:
+    if cursor:
         after = max(after, _position("cursor", cursor))
     until = _position("until", request.query_params.get("until", str(_LARGEST_POSITION)))
     wanted = _types(request)

@@ -44,8 +44,8 @@ def entity_tag(version: int) -> dict[str, str]:
 
 def expected_version(request: Request) -> int | None:
     """Return the version that `If-Match` names, None without it and for `*`. Raises BadInput."""
-    tag = request.headers.get("If-Match", "").strip()
-    if tag in {"", "*"}:
+    tag = request.headers.get("If-Match", "*").strip()
+    if tag == "*":
         return None
     found = _VERSIONED.fullmatch(tag)
     if found is None:
@@ -63,7 +63,7 @@ def require_version(request: Request, version: int) -> None:
 def failed_precondition(request: Request, error: Exception) -> Exception:
     """Return what a failure is for this request: a stream that moved fails the precondition of If-Match."""
     expected = request.headers.get("If-Match", "*").strip()
-    if isinstance(error, StreamMoved) and expected not in {"", "*"}:
+    if isinstance(error, StreamMoved) and expected != "*":
         return _failed(error.details["expected_version"], error.details["actual_version"])
     return error
 

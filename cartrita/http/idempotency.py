@@ -55,11 +55,9 @@ def answer_once(
     """Answer a POST that carries an Idempotency-Key: run `handler`, or give the answer that it gave before.
 
     Only answers below 400 are kept, for 24 hours, encrypted under the key. Where what they tell may be erased
-    meanwhile, `again` tells it as it is then, and nothing but the act is kept. Raises BadInput,
-    RequestInFlight, IdempotencyKeyReused, and whatever the handler raises.
+    meanwhile, `again` tells it as it is then, and nothing but the act is kept. Raises RequestInFlight,
+    IdempotencyKeyReused, and whatever the handler raises.
     """
-    if not 0 < len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
-        raise BadInput(f"An idempotency key is 1 to {KEY_LIMIT} printable ASCII characters.", field=HEADER)
     secret = _secret(request, key)
     row_id = hashlib.sha256(b"id" + secret).digest()
     fingerprint = hmac.digest(secret, _description(request), "sha256")
@@ -88,6 +86,12 @@ def answer_once(
                 },
             )
         return response
+
+
+def require_key(key: str) -> None:
+    """Raise BadInput for what is no idempotency key."""
+    if not 0 < len(key) <= KEY_LIMIT or not key.isascii() or not key.isprintable():
+        raise BadInput(f"An idempotency key is 1 to {KEY_LIMIT} printable ASCII characters.", field=HEADER)
 
 
 def delete_old_answers(*, now: datetime) -> int:

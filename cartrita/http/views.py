@@ -9,7 +9,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from cartrita.http.conditional import failed_precondition, tagged
-from cartrita.http.idempotency import HEADER, answer_once
+from cartrita.http.idempotency import HEADER, answer_once, require_key
 from cartrita.http.throttles import Allowance, address_of, count_request
 
 
@@ -42,7 +42,10 @@ class ApiView(APIView):
         """Let the answer of a POST with a key be given once."""
         super().initial(request, *args, **kwargs)
         key = request.headers.get(HEADER)
-        if request.method == "POST" and key is not None and self.kept:
+        if request.method != "POST" or key is None:
+            return
+        require_key(key)
+        if self.kept:
             handler = self.post  # type: ignore[has-type] # every subclass that takes POST has it
 
             def post(request: Request, *args: Any, **kwargs: Any) -> Any:

@@ -17,8 +17,9 @@ from cartrita.errors import NotFound
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
+from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
-from governance.api.shared import uuid_parameter, validated
+from governance.api.shared import validated
 from governance.approval import NOTE_LIMIT, ApprovalStatus, GrantScope, NoteKind, Vote
 from governance.commands import approvals as commands
 from governance.policy import SubjectKind

@@ -12,8 +12,8 @@ from rest_framework.response import Response
 from cartrita.accounts.authentication import caller
 from cartrita.errors import BadInput
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
+from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
-from governance.api.shared import uuid_parameter
 from governance.decision import ActOutcome
 from governance.policy import Outcome, SubjectKind
 from governance.queries import decision_log

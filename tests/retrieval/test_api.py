@@ -149,6 +149,13 @@ class TestSearch:
         answer = ann.program("tokens").post("/api/v2/search", {"query": "x"}, content_type="application/json")
         assert answer.status_code == 403
 
+    def test_takes_no_key_that_is_none_although_it_keeps_no_answer(self, ann: Person) -> None:
+        answer = ann.program().post(
+            "/api/v2/search", {"query": "x"}, content_type="application/json",
+            headers={"Idempotency-Key": "x" * 256},
+        )  # fmt: skip
+        assert (answer.status_code, answer.json()["field"]) == (400, "Idempotency-Key")
+
     def test_knows_no_foreign_session(self, ann: Person) -> None:
         body = {"query": "x", "session_id": str(new_id())}
         answer = ann.program().post("/api/v2/search", body, content_type="application/json")
@@ -168,6 +175,12 @@ class TestLists:
         ):
             assert len(client.get(f"/api/v2/documents?{query}").json()["items"]) == count
         assert client.get("/api/v2/documents?status=lost").json()["field"] == "status"
+
+
+    @pytest.mark.parametrize("session_id", ["", "x", "e3e70682c2091caca29f6fbed82c07cd", "{}"])
+    def test_take_ids_alone_for_a_session(self, ann: Person, session_id: str) -> None:
+        answer = ann.program().get("/api/v2/documents", {"session_id": session_id})
+        assert (answer.status_code, answer.json()["field"]) == (400, "session_id")
 
 
 class TestRetrievalMetrics:
