@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
+from cartrita.errors import BadInput
 from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
 from cartrita.llm import catalog
@@ -53,6 +54,9 @@ class AgentEntry(serializers.Serializer[Any]):
     model = serializers.CharField(allow_null=True, help_text="The model that it asks; null: none.")
     available = serializers.BooleanField()
     why_not = serializers.CharField(allow_blank=True)
+    only = serializers.CharField(
+        allow_blank=True, help_text="What is missing where it can do a part of its work alone, by rules."
+    )
     circuit = serializers.ChoiceField(choices=CIRCUIT_STATES, help_text="Of its model.")
     health = AgentHealth(allow_null=True, help_text="Null: no runs in the last 30 days.")
 
@@ -219,6 +223,8 @@ class Models(ApiView):
         """List the models by name, with what they can do, what they cost, and whether they answer."""
         cursor, limit = page_parameters(request)
         wanted = request.query_params
+        if wanted.get("tier", catalog.TIERS[0]) not in catalog.TIERS:
+            raise BadInput(f"tier is one of {', '.join(catalog.TIERS)}.", field="tier")
         found = [
             each
             for each in catalog.models()
@@ -307,6 +313,7 @@ def _agent(
         "model": model.name if model else None,
         "available": not found.why_not,
         "why_not": found.why_not,
+        "only": found.only,
         "circuit": circuit.state,
         "health": asdict(record) if record else None,
     }

@@ -8,15 +8,21 @@ from cartrita.llm import catalog
 from cartrita.llm.catalog import ModelEntry
 from cartrita.llm.models import Circuit
 from cartrita.orchestrator.agents import Agent, in_words, missing_capabilities
+from cartrita.orchestrator.skills import all_skills
 from cartrita.tools.registry import all_tools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Availability:
-    """`why_not` is empty where the agent can work; `model` is the one that it asks, None for none."""
+    """`why_not` is empty where the agent can work; `model` is the one that it asks, None for none.
+
+    `only` is empty unless the agent can do a part of its work alone, which its skill does by rules; it says
+    what is missing for the rest.
+    """
 
     why_not: str
     model: ModelEntry | None
+    only: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,15 +47,24 @@ def availability(who: Agent) -> Availability:
     try:
         model = catalog.choose(name=None, tier=who.tier, purpose="execution")
     except CartritaError as error:
-        return Availability(why_not=error.message, model=None)
+        return _without(who, error.message, None)
     lacking = missing_capabilities(who, model.capabilities)
+    if lacking and (others := catalog.fallbacks(model, needs=who.needs)):
+        model, lacking = others[0], []
     if not lacking:
         return Availability(why_not="", model=model)
-    return Availability(
-        why_not=f"the model {model.name} cannot {in_words(lacking)}. Set OPENAI_API_KEY, or "
+    return _without(
+        who,
+        f"the model {model.name} cannot {in_words(lacking)}. Set OPENAI_API_KEY, or "
         "CARTRITA_DEFAULT_MODEL to a model that can.",
-        model=model,
+        model,
     )
+
+
+def _without(who: Agent, missing: str, model: ModelEntry | None) -> Availability:
+    if who.skill in all_skills():
+        return Availability(why_not="", model=model, only=missing)
+    return Availability(why_not=missing, model=model)
 
 
 def circuit_states() -> dict[tuple[str, str], CircuitState]:

@@ -130,6 +130,12 @@ class TestCommand:
         assert listed["calculator"]["usable"]
         assert not listed["writer"]["usable"]
         assert "cannot write texts of its own" in listed["writer"]["why_not"]
+        # It runs the code that a message holds, without any model.
+        assert listed["python_coder"]["usable"]
+        assert "cannot write texts of its own" in listed["python_coder"]["only"]
+        out = StringIO()
+        call_command("agents", stdout=out)
+        assert "usable: for what its skill does by rules; for the rest the model " in out.getvalue()
 
     def test_lists_the_writer_as_usable_with_a_model_that_answers(
         self,

@@ -102,6 +102,7 @@ class TestModels:
         assert all(
             "tools" in each["capabilities"] for each in got(client, "/models?capability=tools")["items"]
         )
+        assert client.get("/api/v2/models?tier=golden").json()["field"] == "tier"
         assert client.get("/api/v2/models/nothing").json()["code"] == "unknown_model"
 
     def test_tell_whether_they_are_called_now(self, client: Client) -> None:

@@ -36,7 +36,7 @@ class Command(BaseCommand):
             self.stdout.write(f"    tools:  {', '.join(each['tools']) or 'none'}")
             self.stdout.write(f"    needs:  {_needs(each['needs'])}")
             self.stdout.write(f"    skill:  {each['skill'] or 'that of its model'}")
-            self.stdout.write("    usable: " + ("yes" if each["usable"] else f"no: {each['why_not']}"))
+            self.stdout.write(f"    usable: {_usable(each)}")
 
     def _check(self) -> None:
         tools = {each.name for each in all_tools()}
@@ -47,7 +47,7 @@ class Command(BaseCommand):
 
 
 def _described(who: Agent) -> dict[str, Any]:
-    why_not = availability(who).why_not
+    found = availability(who)
     return {
         "name": who.name,
         "version": who.version,
@@ -57,9 +57,18 @@ def _described(who: Agent) -> dict[str, Any]:
         "needs": sorted(who.needs),
         "autonomy": who.autonomy,
         "skill": who.skill,
-        "usable": not why_not,
-        "why_not": why_not,
+        "usable": not found.why_not,
+        "why_not": found.why_not,
+        "only": found.only,
     }
+
+
+def _usable(described: dict[str, Any]) -> str:
+    if described["why_not"]:
+        return f"no: {described['why_not']}"
+    if described["only"]:
+        return f"for what its skill does by rules; for the rest {described['only']}"
+    return "yes"
 
 
 def _needs(capabilities: list[str]) -> str:
