@@ -26,6 +26,10 @@ class TestRoutes:
             ("get", "/v1/chat/completions", 405, "method_not_allowed"),
             ("post", "/v1/images/generations", 404, "unknown_url"),
             ("delete", "/v1/files/1", 404, "unknown_url"),
+            ("get", "/models", 404, "unknown_url"),
+            ("post", "/chat/completions", 404, "unknown_url"),
+            ("post", "/responses", 404, "unknown_url"),
+            ("post", "/embeddings", 404, "unknown_url"),
         ],
     )
     async def test_tell_strangers_in_openais_shape(
@@ -38,6 +42,18 @@ class TestRoutes:
         assert answer.headers["x-request-id"]
         assert answer.headers["x-should-retry"] == "false"
         assert answer.headers["Cache-Control"] == "no-store"
+
+    async def test_say_what_a_base_url_lacks(self, client: AsyncClient) -> None:
+        answer = await client.post("/chat/completions")
+        assert "end the base URL with /v1, such as http://testserver/v1." in answer.content.decode()
+
+    @pytest.mark.parametrize("address", ["/api/v2/nothing", "/api/v1/chat", "/api/", "/api/v2"])
+    async def test_of_rest_that_are_none_are_problems(self, client: AsyncClient, address: str) -> None:
+        for method in ("get", "post", "delete"):
+            answer = await getattr(client, method)(address)
+            assert answer.status_code == 404
+            assert answer.headers["Content-Type"] == "application/problem+json"
+            assert json.loads(answer.content)["code"] == "not_found"
 
     async def test_count_requests(self, client: AsyncClient, settings: Any) -> None:
         settings.ANONYMOUS_REQUESTS_PER_MINUTE = 2

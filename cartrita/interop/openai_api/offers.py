@@ -7,6 +7,7 @@ from typing import Any, ClassVar, Literal
 from cartrita.errors import BadInput, NotFound
 from cartrita.llm import catalog
 from cartrita.orchestrator.agents import all_agents
+from cartrita.orchestrator.availability import availability
 from cartrita.orchestrator.relay import RELAY_AGENT
 
 ROUTER = "cartrita"
@@ -71,10 +72,15 @@ class Offer:
 
 
 def offers() -> list[Offer]:
-    """Return everything that can be called now, the router first; reads the database."""
+    """Return everything that can be called now, the router first; reads the database.
+
+    An agent that cannot work here, such as the writer without a model that writes, is not among them.
+    """
     found = [Offer(ROUTER, "router", OWNER, "Plans, and lets the agents work that fit.")]
     found += [
-        Offer(each.name, "agent", OWNER, each.purpose) for each in all_agents() if each.name != RELAY_AGENT
+        Offer(each.name, "agent", OWNER, each.purpose)
+        for each in all_agents()
+        if each.name != RELAY_AGENT and not availability(each).why_not
     ]
     entries = catalog.available()
     for tier in catalog.TIERS:
@@ -129,6 +135,9 @@ def offer(name: str) -> Offer:
         if each.name == name:
             return each
     # Known and not set up is worth telling apart from unknown.
+    for who in all_agents():
+        if who.name == name and (why_not := availability(who).why_not):
+            raise catalog.ModelNotConfigured(f"The agent {name} cannot work here: {why_not}", field="model")
     if name in catalog.TIERS or any(each.name == name for each in catalog.models()):
         is_tier = name in catalog.TIERS
         catalog.choose(name=None if is_tier else name, tier=name if is_tier else None, purpose="execution")

@@ -138,6 +138,19 @@ async def no_such_route(request: HttpRequest, _: Caller | None) -> JsonResponse:
     )
 
 
+async def without_version(request: HttpRequest, _: Caller | None) -> JsonResponse:
+    """Answer a client whose base URL lacks its end."""
+    return answer_failure(
+        Failure(
+            404,
+            "unknown_url",
+            f"There is no {request.method} {request.path[:200]} here: end the base URL with /v1, such as "
+            f"{request.build_absolute_uri('/v1')}.",
+        ),
+        {},
+    )
+
+
 async def complete_chat(request: HttpRequest, asking: Caller | None) -> HttpResponseBase:
     """Let an agent or a model answer a conversation."""
     caller, body = known(asking, "write"), _body(request)
@@ -490,3 +503,4 @@ embeddings = route(post=embed)
 unknown = route(
     get=no_such_route, post=no_such_route, put=no_such_route, patch=no_such_route, delete=no_such_route
 )
+base_without_version = route(get=without_version, post=without_version)
