@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar
 from uuid import UUID
@@ -25,6 +25,7 @@ from cartrita.orchestrator.agents import (
 )
 from cartrita.orchestrator.assignment import Assignment
 from cartrita.orchestrator.consultation import Consultation
+from cartrita.orchestrator.judging import Judging
 from cartrita.orchestrator.ledger import Ledger
 from cartrita.orchestrator.planner import plan_by_rules
 from cartrita.orchestrator.skills import all_skills
@@ -49,6 +50,10 @@ BUDGET_TIMES = 3
 CALLS_WITH_TOOLS = 8
 # What the passages of a prompt amount to, roughly.
 PASSAGES_TOKENS = 1500
+# What a critic is told of its work, before the task and its result, roughly.
+RUBRIC_TOKENS = 500
+# Under this key, which no task of a draft has, stands what the synthesis of several results needs.
+SYNTHESIS = ""
 
 _COMES_BEFORE: tuple[Relation, ...] = ("enables", "blocks")
 
@@ -71,11 +76,23 @@ class Expected:
     model: ModelEntry | None = None
     # How often the model may have to be asked, each time with what was said before.
     calls: int = 1
+    # Whether the model is asked to judge the answer as well.
+    judged: bool = False
 
     @property
     def tokens(self) -> int:
-        """Both together."""
+        """Prompt and answer together, the judging aside."""
         return self.prompt + self.output
+
+    @property
+    def whole_prompt(self) -> int:
+        """The tokens of all prompts: of the work and, with the answer, of the judging."""
+        return self.prompt + (RUBRIC_TOKENS + self.output if self.judged else 0)
+
+    @property
+    def whole_output(self) -> int:
+        """The tokens that the model may answer in all."""
+        return self.output + (Judging.most_tokens if self.judged else 0)
 
 
 class Planning(Consultation[DraftPlan]):
@@ -158,13 +175,14 @@ def lay_out(
     """Return the events that make a draft the plan `plan_id`. Pure.
 
     One task is the root itself. Of several the root is the synthesis of their results, and they its parts.
-    `expectations` are those of the tasks, by key.
+    `expectations` are those of `expectations_of`.
     """
     root_id = derived_id(plan_id, "task:1")
     single = len(draft.tasks) == 1
     ids = {task.key: root_id if single else derived_id(plan_id, f"task:1:{task.key}") for task in draft.tasks}
     estimates = {task.key: task.estimated_tokens or expectations[task.key].tokens for task in draft.tasks}
-    total = sum(estimates.values())
+    synthesis = expectations.get(SYNTHESIS, Expected()).tokens
+    total = sum(estimates.values()) + synthesis
     events: list[Event] = [
         PlanProposed(
             message_id=work.message_id,
@@ -184,6 +202,7 @@ def lay_out(
                 agent=GENERAL,
                 kind="synthesis",
                 cost_budget_tokens=max(DEFAULT_TASK_BUDGET, BUDGET_TIMES * total),
+                estimated_tokens=synthesis,
             )
         )
     for task in draft.tasks:
@@ -209,8 +228,26 @@ def lay_out(
     return events
 
 
-def expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Expected:
-    """Return roughly how many tokens a task needs; `model` answers where one is needed."""
+def expectations_of(work: Assignment, draft: DraftPlan, model: ModelEntry | None) -> dict[str, Expected]:
+    """Return roughly what each task of a draft needs, by its key, and of several their synthesis.
+
+    `model` answers where a task needs one. As far as it can it judges what it wrote as a part of several, and
+    makes one answer of all parts; else rules do.
+    """
+    found = {task.key: _expected(work, task, model) for task in draft.tasks}
+    if len(draft.tasks) == 1 or model is None:
+        return found
+    parts_tokens = sum(one.output for one in found.values())
+    if model.can("planning"):
+        found = {key: replace(one, judged=one.model is not None) for key, one in found.items()}
+    if model.can("answers"):
+        output = min(AGENTS[GENERAL].max_output_tokens, model.output_limit)
+        prompt = min(len(work.question.encode()) // 3 + parts_tokens, model.context_limit - output)
+        found[SYNTHESIS] = Expected(prompt=prompt, output=output, model=model)
+    return found
+
+
+def _expected(work: Assignment, task: DraftTask, model: ModelEntry | None) -> Expected:
     if task.tool:
         return Expected(prompt=tool(task.tool).cost_tokens)
     if task.agent == RELAY.name:
@@ -254,8 +291,8 @@ def bill(
                 tool=str(event.spec.get("tool", "")),
                 model=known.model,
                 arguments=event.spec.get("arguments", {}),
-                estimated_prompt_tokens=known.prompt,
-                max_output_tokens=known.output,
+                estimated_prompt_tokens=known.whole_prompt,
+                max_output_tokens=known.whole_output,
             )
         )
     return pricing.bill(

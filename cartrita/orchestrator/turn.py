@@ -156,8 +156,7 @@ class Turn:
     def _lay_out(self, draft: DraftPlan) -> tuple[list[Event], str]:
         """Return the events of the plan, and why its budget does not suffice where that is so."""
         work = self._work
-        model = self._model_for(draft)
-        expectations = {task.key: planning.expected(work, task, model) for task in draft.tasks}
+        expectations = planning.expectations_of(work, draft, self._model_for(draft))
         laid_out = planning.lay_out(work, self._ledger.plan_id, draft, expectations)
         billed = planning.bill(work, self._roles, laid_out, expectations)
         short = None
@@ -169,13 +168,17 @@ class Turn:
         return [*laid_out, billed], short or ""
 
     def _model_for(self, draft: DraftPlan) -> ModelEntry | None:
-        if all(task.tool for task in draft.tasks):
+        """Return the model of the tasks' own work and of their synthesis; None where rules do for both."""
+        only_calls = all(task.tool for task in draft.tasks)
+        if only_calls and len(draft.tasks) == 1:
             return None
         named = self._work.metadata.get("model")
         name = named if isinstance(named, str) and named else None
         try:
             return catalog.choose(name=name, tier=None, purpose="execution")
         except CartritaError as error:
+            if only_calls:
+                return None
             raise type(error)(f"This message cannot be answered: {error.message}", **error.details) from None
 
     async def _resume_plan(self) -> None:

@@ -112,7 +112,7 @@ class TestExhaustedBudget:
             )
             events = await events_of(session_id)
         assert (reply.outcome, effects(sent)) == ("denied", [])
-        assert "leaves 500 tokens, and this plan needs about 800" in reply.content
+        assert "leaves 500 tokens, and this plan needs about 1,078" in reply.content
         (refused,) = of_type(events, PlanRefused)
         assert refused.rule == "budget-below-bill"
 

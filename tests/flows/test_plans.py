@@ -13,6 +13,8 @@ from cartrita.errors import Unavailable
 from cartrita.eventstore import Event, RecordedEvent, in_database_thread
 from cartrita.llm.events import ModelAnswered
 from cartrita.orchestrator.critic import CRITERIA
+from cartrita.orchestrator.judging import Judging
+from cartrita.orchestrator.planning import RUBRIC_TOKENS
 from cartrita.tools import registry
 from cartrita.tools.registry import ToolCall, tool
 from governance.decision import ActSettled
@@ -20,6 +22,7 @@ from sessions_app import commands as sessions
 from sessions_app.session import ReplyPosted
 from tasks_app.plan import (
     EdgeAdded,
+    PlanBilled,
     PlanCompleted,
     PlanCriticised,
     PlanProposed,
@@ -32,7 +35,7 @@ from tasks_app.plan import (
     TaskRetried,
     TaskStarted,
 )
-from tasks_app.run import ActDecided, RunFinished
+from tasks_app.run import ActDecided, RunFinished, RunStarted
 from tests.flows.conftest import Person, ScriptedModel, reply_to, running, until
 from tests.flows.governed import (
     Reviewer,
@@ -216,6 +219,33 @@ class TestPlanOfSeveralTasks:
         assert tries == ["one"]
         assert of_type(events, TaskRetried) == []
         assert order_of(events, TaskFailed) == [("TaskFailed", "a")]
+
+
+class TestBill:
+    async def test_foresees_the_synthesis_and_the_judging_of_what_a_model_writes(
+        self, person: Person, model: ScriptedModel, tmp_path: Path
+    ) -> None:
+        written = task("poem", "Write a poem.", agent="writer")
+        passed = {name: {"passed": True, "reason": "See."} for name in CRITERIA}
+        accepted = json.dumps(passed | {"verdict": "accept", "improve": ""})
+        plans(model, call("one", "a"), written, then=[{"when": "You judge", "text": accepted}])
+        with registered("send_text", tmp_path / "sent"):
+            async with running():
+                _, events = await asks(person)
+        (bill,) = of_type(events, PlanBilled)
+        keys = {each.task_id: str(each.spec.get("key", "root")) for each in of_type(events, TaskAdded)}
+        lines = {keys[line.task_id]: line for line in bill.lines}
+        used = {keys.get(each.task_id, "plan") for each in of_type(events, RunStarted)}
+        assert used == {"root", "one", "poem", "plan"}
+        assert (lines["one"].model, lines["root"].model, lines["poem"].model) == ("", "scripted", "scripted")
+        assert lines["root"].prompt_tokens > 0
+        assert lines["root"].output_tokens > 0
+        assert lines["poem"].prompt_tokens > RUBRIC_TOKENS
+        assert lines["poem"].output_tokens > Judging.most_tokens
+        (proposed,) = of_type(events, PlanProposed)
+        (root,) = [each for each in of_type(events, TaskAdded) if each.kind == "synthesis"]
+        assert root.estimated_tokens == lines["root"].prompt_tokens + lines["root"].output_tokens
+        assert proposed.estimated_tokens > root.estimated_tokens
 
 
 class TestPlanThatIsStopped:
