@@ -7,7 +7,8 @@ no further heads.
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -37,6 +38,8 @@ _HEAD_OVER: LiteralString = (
     "select size, root, note, signed_at from tree_head where size >= %b::int8 order by size limit 1"
 )
 _TRY_LOCK: LiteralString = "select pg_try_advisory_xact_lock(%b::int8)"
+_LOCK: LiteralString = "select pg_advisory_lock(%b::int8)"
+_UNLOCK: LiteralString = "select pg_advisory_unlock(%b::int8)"
 _INSERT: LiteralString = """
     insert into tree_head (size, root, note, signed_at)
     values (%b::int8, %b::bytea, %b::text, %b::timestamptz) on conflict (size) do nothing
@@ -142,6 +145,16 @@ class Signing:
         if self._origin is None or self._origin[0] != epoch:
             self._origin = (epoch, origin_of(epoch))
         return self._origin[1]
+
+
+@contextmanager
+def signing_alone() -> Iterator[None]:
+    """Keep every other process from signing during the block."""
+    store.execute(_LOCK, [SIGNER_LOCK])
+    try:
+        yield
+    finally:
+        store.execute(_UNLOCK, [SIGNER_LOCK])
 
 
 async def run_signer() -> None:

@@ -1,6 +1,7 @@
 """Append-only by the database, and what verify_log finds where somebody got around that."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from io import StringIO
@@ -10,14 +11,29 @@ import psycopg
 import pytest
 from django.core.management import CommandError, call_command
 from psycopg import errors
+from pytest_django import Settings
 
 from cartrita.eventstore import Sequencer, append, new_id
+from cartrita.eventstore.heads import Signing
 from cartrita.eventstore.integrity import LogReport, verify_log, verify_on
 from cartrita.eventstore.rows import COLUMNS, leaf_of
 from tests.databases import Database
 from tests.eventstore.happenings import happening
 
-TABLES = {"event": "version", "log": "position", "tick": "number", "tree_head": "size"}
+TABLES = {
+    "event": "version",
+    "log": "position",
+    "tick": "number",
+    "tree_head": "size",
+    "merkle_node": "level",
+    "installation": "id",
+    "signing_key": "verifier_key",
+}
+
+
+@pytest.fixture(autouse=True)
+def signing_key(settings: Settings) -> None:
+    settings.SIGNING_KEY = base64.b64encode(bytes(32)).decode()
 
 
 @pytest.fixture
@@ -63,6 +79,10 @@ TAMPERING = {
     "update log set position = position + 100 where position in (5, 6);"
     "update log set position = 111 - position where position > 100": 4,
 }
+
+
+def sign() -> None:
+    assert Signing().sign(pause=0) is not None
 
 
 def first_bad(report: LogReport) -> int | None:
@@ -119,9 +139,8 @@ class TestVerifyLog:
         assert report.problem == "Positions 4 to 6 are not those that tick 2 ordered"
 
     def test_finds_a_cut_end_by_a_tree_head(self, intruder: psycopg.Connection, streams: list[UUID]) -> None:
-        root = bytes.fromhex(verify_on(intruder).root)
-        intruder.execute("insert into tree_head values (12, %s, 'signed', now())", [root])
-        assert verify_on(intruder).verified
+        sign()
+        assert verify_on(intruder).heads == 1
         intruder.execute("delete from log where position > 9")
         intruder.execute("delete from tick where number = 4")
         assert first_bad(verify_on(intruder)) == 10
@@ -129,8 +148,40 @@ class TestVerifyLog:
     def test_finds_a_tree_head_of_another_history(
         self, intruder: psycopg.Connection, streams: list[UUID]
     ) -> None:
-        intruder.execute("insert into tree_head values (8, sha256('x'), 'signed', now())")
+        sign()
+        intruder.execute("update tree_head set size = 8")
         assert first_bad(verify_on(intruder)) == 7
+
+    def test_finds_a_tree_head_that_is_not_what_was_signed(
+        self, intruder: psycopg.Connection, streams: list[UUID], subtests: pytest.Subtests
+    ) -> None:
+        sign()
+        for tampering, problem in {
+            "update tree_head set root = sha256('x')": "has another root",
+            "update tree_head set note = 'signed'": "is not good: This is no signed note",
+            "update tree_head set note = replace(note, 'cartrita/', 'cartrite/')": "signed by cartrite/",
+            "update tree_head set note = replace(note, '/0-', '/1-')": "is not good: The note is not as",
+            "delete from signing_key": "which is no known key",
+        }.items():
+            with subtests.test(tampering):
+                intruder.execute(tampering)
+                report = verify_on(intruder)
+                intruder.rollback()
+                assert first_bad(report) == 13
+                assert problem in str(report.problem)
+
+    def test_finds_a_node_that_is_not_what_its_positions_give(
+        self, database: Database, intruder: psycopg.Connection
+    ) -> None:
+        append(*(happening(new_id(), count=50) for _ in range(6)))
+        asyncio.run(Sequencer().order())
+        intruder.execute("update merkle_node set hash = sha256('x') where index = 0")
+        assert first_bad(verify_on(intruder)) == 1
+        intruder.rollback()
+        intruder.execute("update merkle_node set index = 7")
+        report = verify_on(intruder)
+        assert first_bad(report) == 313
+        assert "is beyond it" in str(report.problem)
 
     def test_finds_an_event_that_was_slipped_in_under_an_old_transaction(
         self, intruder: psycopg.Connection, streams: list[UUID]
@@ -158,6 +209,11 @@ class TestCommand:
             "root": verify_log().root,
             "first_bad_position": None,
             "problem": None,
+            "heads": 0,
+            "witnessed": 0,
+            "epochs": [
+                {"name": verify_log().epochs[0].name, "after": 0, "restored": False, "lost_up_to": None}
+            ],
         }
 
     def test_fails_with_the_first_bad_position(

@@ -3,25 +3,48 @@
 import json
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from cartrita.eventstore.integrity import verify_log
+from cartrita.errors import CartritaError
+from cartrita.eventstore.integrity import LogReport, verify_log
+from cartrita.eventstore.signed_note import VerifierKey
+from cartrita.eventstore.witness import read_witness
 
 
 class Command(BaseCommand):
     help = (
-        "Recompute every leaf from its event, every Merkle root and the chain of ticks. "
-        "Exits with 1 and the first bad position when anything differs."
+        "Recompute every leaf from its event, every Merkle root and the chain of ticks, and check the signed "
+        "tree heads. Exits with 1 and the first bad position when anything differs."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
         parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+        parser.add_argument(
+            "--witness",
+            type=Path,
+            metavar="FILE",
+            help="check that the log continues every tree head in a file that export_heads wrote",
+        )
+        parser.add_argument(
+            "--verifier-key",
+            action="append",
+            default=[],
+            metavar="KEY",
+            help="believe this key, as signing_keys printed it, and those it vouches for; may be repeated",
+        )
 
     def handle(self, *_args: Any, **options: Any) -> None:
         started = time.monotonic()
-        report = verify_log()
+        try:
+            keys = [VerifierKey.parse(text) for text in options["verifier_key"]]
+            witness = None if options["witness"] is None else read_witness(options["witness"])
+            report = verify_log(witness=witness, verifier_keys=keys)
+        except CartritaError as error:
+            field = "" if error.field is None else f"--{error.field.replace('_', '-')}: "
+            raise CommandError(f"{field}{error.message}") from error
         seconds = time.monotonic() - started
         if options["json"]:
             self.stdout.write(json.dumps({**report.as_dict(), "seconds": round(seconds, 3)}))
@@ -33,7 +56,19 @@ class Command(BaseCommand):
                 f"The {report.positions} positions before it are as they were ordered."
             )
         else:
-            self.stdout.write(
-                f"{report.positions} positions in {report.ticks} ticks are as they were ordered "
-                f"({seconds:.1f} s); root {report.root}"
-            )
+            self._tell(report, seconds, with_witness=options["witness"] is not None)
+
+    def _tell(self, report: LogReport, seconds: float, *, with_witness: bool) -> None:
+        self.stdout.write(
+            f"{report.positions} positions in {report.ticks} ticks are as they were ordered "
+            f"({seconds:.1f} s); root {report.root}"
+        )
+        self.stdout.write(f"{report.heads} signed tree heads are good")
+        if with_witness:
+            self.stdout.write(f"The log continues the {report.witnessed} tree heads of the witness")
+        for epoch in report.epochs[1:]:
+            why = "a restore" if epoch.restored else "another cluster, and no restore is recorded"
+            lost = ""
+            if epoch.lost_up_to is not None:
+                lost = f"; what was at positions {epoch.after + 1} to {epoch.lost_up_to} before is gone"
+            self.stdout.write(f"Epoch {epoch.name} began after position {epoch.after}: {why}{lost}")
