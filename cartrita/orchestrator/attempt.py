@@ -821,11 +821,14 @@ class Attempt(RunSteps):
     def _may_pass(self) -> bool:
         """Tell whether another try may help: a tool failed, and says so. Models were tried enough.
 
-        What a tool that did not answer in time has done is not known, so that only an idempotent one is tried
-        again.
+        Another try may make every call again, and what a tool that did not answer in time has done is not
+        known: all tools that were called have to be idempotent.
         """
+        calls = [each for each in self._run.trail if not isinstance(each, ModelAnswered)]
         last = self._run.trail[-1] if self._run.trail else None
-        return isinstance(last, ToolFailed) and last.retryable and _may_repeat(last.tool)
+        return (
+            isinstance(last, ToolFailed) and last.retryable and all(_may_repeat(each.tool) for each in calls)
+        )
 
     # Surroundings
 
