@@ -29,6 +29,8 @@ them out. A missing program skips its tests, and fails them where CI is set.
 pytest-django's `db`, `transactional_db`, `live_server`, `admin_client` and the `django_db` mark are refused:
 they would make another database, without our roles and without commits. `client`, `rf`, `settings` work.
 Sockets other than loopback and Unix ones are blocked. Warnings are errors.
+
+Tests that are marked with a time-out of their own are the long ones: they begin first.
 """
 
 import os
@@ -177,6 +179,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.flow)
         if "chromium" in fixtures:
             item.add_marker(pytest.mark.browser)
+    # What may take long begins first, else one worker is left alone with it in the end. Groups of tests
+    # (xdist_group) go before all others anyway.
+    items.sort(key=_seconds_allowed, reverse=True)
+
+
+def _seconds_allowed(item: pytest.Item) -> float:
+    mark = item.get_closest_marker("timeout")
+    return float(mark.args[0]) if mark is not None else 0.0
 
 
 def pytest_report_header() -> list[str]:
