@@ -6,7 +6,7 @@ The formats are those of docs/verify.md; `cartrita.verify` checks them without a
 import os
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -22,11 +22,13 @@ from cartrita.eventstore.aio import connection_parameters
 from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.canonical import canonical_json, rfc3339
 from cartrita.eventstore.codec import Row
+from cartrita.eventstore.heads import Signing, latest_head
 from cartrita.eventstore.listing import Entry, entries
 from cartrita.eventstore.log import LogNotContiguous
 from cartrita.eventstore.nodes import StoredTree
 from cartrita.eventstore.proofs import complete_subtrees
 from cartrita.eventstore.rows import COLUMNS, leaf_of
+from cartrita.eventstore.signing import SigningKeyUnusable
 from cartrita.eventstore.store import execute
 from cartrita.eventstore.types import RecordedEvent
 
@@ -44,7 +46,7 @@ _EVENTS: LiteralString = f"""
 _NEWEST_HEAD: LiteralString = "select note from tree_head order by size desc limit 1"
 _BLOB: LiteralString = "select content from blob where sha256 = %b::bytea"
 _KEYS: LiteralString = "select verifier_key from signing_key order by adopted_at, verifier_key"
-_OF_STREAM: LiteralString = "select position from log where stream_id = %s order by position"
+_OF_STREAM: LiteralString = "select position from log where stream_id = %b::uuid order by position"
 # Event ids have no index: this is asked once for a capsule, never while serving.
 _OF_EVENT: LiteralString = (
     "select position from event left join log using (stream_id, version) where event_id = %s limit 1"
@@ -118,6 +120,7 @@ def make_capsule(positions: Sequence[int], *, decision: Mapping[str, Any] | None
     `decision` has the members of that name in docs/verify.md but `not_visible`, which is found here. Raises
     NotSigned, UnknownEvent, EventAltered, TooLarge.
     """
+    _sign_up_to(max(positions))
     with _snapshot() as connection:
         return _capsule(connection, positions, decision)
 
@@ -146,9 +149,11 @@ def position_of(given: str) -> int:
 
 def signed_positions_of(stream_id: UUID) -> list[int]:
     """Return the positions of a stream's events as far as the newest signed head goes, in order."""
+    positions = [position for (position,) in execute(_OF_STREAM, [stream_id]).fetchall()]
+    if positions:
+        _sign_up_to(positions[-1])
     with _snapshot() as connection:
         head = _newest_head(connection)
-        positions = [position for (position,) in connection.execute(_OF_STREAM, [stream_id])]
     return [position for position in positions if position <= head.size]
 
 
@@ -168,7 +173,7 @@ def _capsule(
     if beyond:
         raise NotSigned(
             f"Position {beyond[0]} is beyond the newest signed head, of {head.size} events: try again when "
-            "the sequencer has signed a newer one.",
+            "the signer has signed a newer one.",
             field="position",
         )
     rows = connection.execute(_EVENTS, [list(positions)]).fetchall()
@@ -222,6 +227,8 @@ def export_range(first: int, last: int | None, path: Path) -> Exported:
         raise BadInput(f"FIRST is {first}: positions begin at 1", field="first")
     if path.exists():
         raise FileExists(f"{path} is there already: name another file, or remove it", field="out")
+    if last is not None:
+        _sign_up_to(last)
     with _snapshot() as connection:
         head = _newest_head(connection)
         last = head.size if last is None else last
@@ -230,7 +237,7 @@ def export_range(first: int, last: int | None, path: Path) -> Exported:
         if last > head.size:
             raise NotSigned(
                 f"LAST is {last}, the newest signed head is of {head.size} events: name one up to that, or "
-                "try again when the sequencer has signed a newer one",
+                "try again when the signer has signed a newer one",
                 field="last",
             )
         descriptor, unfinished = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -389,11 +396,22 @@ def _executing(connection: psycopg.Connection[Any]) -> Any:
     return execute
 
 
+def _sign_up_to(position: int) -> None:
+    """Sign a head that holds a position where there is none yet and this process has the key.
+
+    A server that runs has signed within a second; where none runs, this is who signs. Raises LogForked.
+    """
+    head = latest_head()
+    if head is None or head.size < position:
+        with suppress(SigningKeyUnusable):
+            Signing().sign(pause=0)
+
+
 def _newest_head(connection: psycopg.Connection[Any]) -> verify.Head:
     row = connection.execute(_NEWEST_HEAD).fetchone()
     if row is None:
         raise NotSigned(
-            "No tree head is signed yet: start the server (its sequencer signs them), and try again.",
+            "No tree head is signed yet: start the server, whose signer does, and try again.",
             field="position",
         )
     with verifying():

@@ -1,5 +1,6 @@
 """Capsules of decisions, and deciding them again."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -8,9 +9,10 @@ from uuid import UUID
 
 import pytest
 from django.core.management import CommandError
+from pytest_django import Settings
 
 from cartrita import verify
-from cartrita.eventstore import erase_subject, load, new_id
+from cartrita.eventstore import Sequencer, erase_subject, load, new_id
 from cartrita.eventstore.exports import NotVerified
 from governance.capsules import NoDecision, decision_capsule, redecide_capsule
 from governance.decision import NotRedecidable
@@ -18,7 +20,7 @@ from governance.step import take_step
 from tests.governance.policies import rule
 from tests.governance.steps import Place, settled
 from tests.verify.conftest import SignAll
-from tests.verify.made import canonical
+from tests.verify.made import OTHER_KEY, canonical
 from tests.verify.test_exports import command, refused, trust
 
 SECRET = "quercetalpine"
@@ -76,13 +78,16 @@ class TestDecisionCapsule:
         assert len(bare) < len(content) - 7_000
         assert verify.verify_capsule(bare, trust(keys)).trusted
 
-    def test_holds_only_what_is_signed(self, place: Place, sign_all: SignAll) -> None:
+    def test_holds_only_what_is_signed(self, place: Place, sign_all: SignAll, settings: Settings) -> None:
         decision_id = decide(place, settle=False)
         keys = sign_all()
         take_step(context=place.context, settlements=[settled(decision_id)])
+        asyncio.run(Sequencer().order())
+        key, settings.SIGNING_KEY = settings.SIGNING_KEY, OTHER_KEY
         report = verify.verify_capsule(decision_capsule(decision_id), trust(keys))
         assert report.found["decision"]["settled"] is None
-        sign_all()
+        # Where the process has the key it signs what is not signed yet.
+        settings.SIGNING_KEY = key
         report = verify.verify_capsule(decision_capsule(decision_id), trust(keys))
         assert report.found["decision"]["settled"] == "succeeded"
 
@@ -176,6 +181,7 @@ class TestCapsuleCommand:
     def test_says_what_it_cannot_find(self, place: Place, sign_all: SignAll, tmp_path: Path) -> None:
         decision_id = decide(place)
         assert "No tree head is signed yet" in refused("capsule", decision_id)
+        assert "has no position yet" in refused("capsule", load(decision_id)[0].event_id)
         sign_all()
         assert "There is no event" in refused("capsule", new_id())
         assert "give a UUID or a number" in refused("capsule", "x")
