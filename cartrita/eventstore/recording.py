@@ -111,25 +111,26 @@ class Recorder:
         """
         if self._closed:
             raise Unavailable("The recorder of this event loop is closed")
-        ordered = sorted(
-            (one for one in appends if one.events),
-            key=lambda one: (one.stream_id.bytes, one.expected_version),
-        )
+        ordered = [one for one in appends if one.events]
+        if len(ordered) > 1:
+            ordered.sort(key=lambda one: (one.stream_id.int, one.expected_version))
         if not ordered:
             return []
         for one in ordered:
             _refuse_inline(one)
-        rows = await _encode(ordered)
-        if any(row.version > MAX_VERSION for row in rows):
-            raise BadInput(f"A stream holds at most {MAX_VERSION} events", field="expected_version")
-        gap = find_gap(rows)
-        if gap is not None:
-            raise await _moved(gap.stream_id, gap.version - 1)
+        keys = codec.keys_needed(ordered)
+        rows = _encode(ordered, await _ciphers(keys) if keys else {})
+        if rows[-1].version > MAX_VERSION or len(ordered) > 1:
+            if any(row.version > MAX_VERSION for row in rows):
+                raise BadInput(f"A stream holds at most {MAX_VERSION} events", field="expected_version")
+            gap = find_gap(rows)
+            if gap is not None:
+                raise await _moved(gap.stream_id, gap.version - 1)
         call = _Call(
             appends=ordered,
             rows=rows,
-            streams=frozenset(one.stream_id for one in ordered),
-            bytes=sum(len(row.data) for row in rows),
+            streams=frozenset([one.stream_id for one in ordered]),
+            bytes=sum([len(row.data) for row in rows]),
             outcome=asyncio.get_running_loop().create_future(),
         )
         if named := named_by(rows):
@@ -281,15 +282,20 @@ def _refuse_inline(one: Append) -> None:
             )
 
 
-async def _encode(ordered: Sequence[Append]) -> list[RecordedEvent]:
-    keys = codec.keys_needed(ordered)
-    ciphers: dict[UUID, DataKeyCipher | None] = await log.aciphers(keys) if keys else {}
+async def _ciphers(keys: set[UUID]) -> dict[UUID, DataKeyCipher | None]:
+    ciphers = await log.aciphers(keys)
     for key_id in keys:
         if key_id not in ciphers:
             raise UnknownKey(f"No data key {key_id} exists: make it with create_data_key first")
         if ciphers[key_id] is None:
             raise Erased("Nothing can be sealed under this key: it is destroyed")
+    return ciphers
+
+
+def _encode(ordered: Sequence[Append], ciphers: dict[UUID, DataKeyCipher | None]) -> list[RecordedEvent]:
     moment = datetime.now(UTC)
+    if len(ordered) == 1:
+        return codec.encode(ordered[0], recorded_at=moment, ciphers=ciphers)
     return [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
 
 
@@ -304,8 +310,9 @@ async def _insert(
     ]
     # Rows go in by stream, as those of all writers do, so that no two wait for one another.
     rows = sorted(
-        ((number, row_of(row)) for number, call in enumerate(batch) for row in call.rows),
-        key=lambda row: (row[1][0].bytes, row[1][1]),
+        [(number, row_of(row)) for number, call in enumerate(batch) for row in call.rows],
+        # As PostgreSQL orders them: by stream and version.
+        key=lambda row: (row[1][0].int, row[1][1]),
     )
     numbers, streams, versions = zip(*wanted, strict=True)
     cursor = await connection.execute(
@@ -325,6 +332,8 @@ async def _insert(
 
 def first_of_each_stream(ordered: Sequence[Append]) -> list[Append]:
     """Return the first append of each stream; those after it continue it (`find_gap`)."""
+    if len(ordered) == 1:
+        return [ordered[0]]
     return [
         one
         for before, one in zip((None, *ordered), ordered, strict=False)
