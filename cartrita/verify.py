@@ -15,6 +15,7 @@ import base64
 import binascii
 import hashlib
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -22,7 +23,7 @@ from dataclasses import dataclass, field
 from io import TextIOWrapper
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, BinaryIO, NoReturn, TypeVar
+from typing import Any, BinaryIO, NoReturn, TextIO, TypeVar
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -271,13 +272,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         trust = _trust_of(options)
         report = verify_file(options.file, trust)
     except Misuse as misuse:
-        print(f"cartrita-verify: {misuse}", file=sys.stderr)  # noqa: T201 - a program's output
+        _print(f"cartrita-verify: {misuse}", sys.stderr)
         return MISUSED
     except OSError as error:
-        print(  # noqa: T201
-            f"cartrita-verify: {error.filename or options.file} cannot be read: {error.strerror or error}",
-            file=sys.stderr,
-        )
+        name = error.filename or options.file
+        _print(f"cartrita-verify: {name} cannot be read: {error.strerror or error}", sys.stderr)
         return MISUSED
     except Fault as fault:
         _say_fault(fault, as_json=options.json)
@@ -332,11 +331,9 @@ def verify_capsule(content: bytes, trust: Trust) -> Report:
     if capsule.decision is not None:
         report.kind = "decision capsule"
         _check_decision(capsule.decision, events, report)
-    sealed = [
-        f"{event.type}.{name} (position {event.position})" for event in events for name in event.sealed()
-    ]
-    if sealed:
-        report.not_shown.append(f"sealed, shown as ciphertext only: {', '.join(sealed)}")
+    for event in events:
+        if sealed := event.sealed():
+            report.not_shown.append(f"what is sealed in position {event.position}: {', '.join(sealed)}")
     report.not_shown.append("that no other events belong to the matter: a capsule proves what is in it")
     return report
 
@@ -369,7 +366,7 @@ def verify_range(file: BinaryIO, trust: Trust) -> Report:
     report.says.insert(0, f"{count} events as recorded, in their order, none left out")
     report.found["events"] = count
     if sealed:
-        report.not_shown.append("sealed fields: they are ciphertext here")
+        report.not_shown.append("what is sealed")
     return report
 
 
@@ -607,7 +604,7 @@ def _read_small(name: str) -> bytes:
 
 def _say(report: Report, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(report.as_dict()))  # noqa: T201
+        _print(json.dumps(report.as_dict()))
         return
     lines = []
     if report.trusted:
@@ -625,16 +622,24 @@ def _say(report: Report, *, as_json: bool) -> None:
         lines.append(f"  signed by {', '.join(report.signed_by)}")
     lines += [f"  {sentence}" for sentence in report.says]
     lines += [f"  not shown: {sentence}" for sentence in report.not_shown]
-    print("\n".join(_visible(line) for line in lines))  # noqa: T201
+    _print("\n".join(_visible(line) for line in lines))
 
 
 def _say_fault(fault: Fault, *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps({"verified": False, "trusted": False, "fault": fault.as_dict()}))  # noqa: T201
+        _print(json.dumps({"verified": False, "trusted": False, "fault": fault.as_dict()}))
         return
     place = f" [{fault.field}]" if fault.field else ""
     text = f"NOT VERIFIED: {fault.name} ({FAULTS[fault.name]}){place}\n  {fault.message}"
-    print("\n".join(_visible(line) for line in text.split("\n")))  # noqa: T201
+    _print("\n".join(_visible(line) for line in text.split("\n")))
+
+
+def _print(text: str, stream: TextIO | None = None) -> None:
+    try:
+        print(text, file=stream or sys.stdout, flush=True)
+    except BrokenPipeError:
+        # Whoever read the output has gone; the exit code says it too. Python flushes once more at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _counted(count: int, thing: str) -> str:
@@ -803,13 +808,14 @@ def _report_decision(data: Mapping[str, Any], own: Sequence[EventLine], report: 
     decision["re_evaluated"] = False
     report.found["decision"] = decision
     report.says.append(
-        f"decided: {decision['outcome']} by {decision['rule']} ({len(decision['matched'])} rules matched, "
-        f"{len(decision['not_matched'])} did not, {len(decision['erred'])} erred)"
+        f"decided: {decision['outcome']} by {decision['rule']} ({_counted(len(decision['matched']), 'rule')} "
+        f"matched, {len(decision['not_matched'])} did not, {len(decision['erred'])} erred)"
     )
     report.says.append(f"the policy's text is the one that the decision names ({decision['policy_hash']})")
     report.says.append(f"the act: {decision['settled'] or 'no outcome is in the capsule'}")
     report.not_shown.append(
-        "the verdict was not re-evaluated: `manage.py capsule --redecide FILE` does, where the keys are"
+        "that the policy gives this verdict: not re-evaluated (`manage.py capsule --redecide FILE` does it, "
+        "where the keys are)"
     )
 
 

@@ -72,7 +72,7 @@ class TestVerifyCapsule:
         assert (decision["matched"], decision["not_matched"]) == (["reads-are-fine"], ["mail-needs-a-human"])
         assert decision["settled"] == "succeeded"
         assert decision["re_evaluated"] is False
-        assert any("governance.DecisionMade.request (position 3)" in line for line in report.not_shown)
+        assert "what is sealed in position 3: request, request_hash" in report.not_shown
         assert any("not re-evaluated" in line for line in report.not_shown)
 
     def test_does_not_trust_the_key_that_stands_in_the_file(self, log: Made) -> None:
