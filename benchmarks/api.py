@@ -82,15 +82,20 @@ def issue_token(environ: Mapping[str, str]) -> str:
 def requests(name: str, environ: Mapping[str, str], token: str, runs: int, seconds: float) -> None:
     quiet = {**environ, **NO_THROTTLE, "CARTRITA_SERVICES": ""}
     with serving(Path(sys.executable), "cartrita.asgi:application", quiet) as (url, pid):
-        session = asyncio.run(call("POST", f"{url}/api/v2/sessions", token, "{}"))["sessionId"]
+        # One a client: who writes to one session at the same time meets the others.
+        sessions = [
+            asyncio.run(call("POST", f"{url}/api/v2/sessions", token, "{}"))["sessionId"]
+            for _ in range(max(CLIENTS))
+        ]
         method, path, body = (
-            ("GET", f"/api/v2/sessions/{session}", "")
+            ("GET", "", "")
             if name == "read"
-            else ("POST", f"/api/v2/sessions/{session}/messages", json.dumps({"content": "Hello there."}))
+            else ("POST", "/messages", json.dumps({"content": "Hello there."}))
         )
-        statements = recorded(environ, lambda: asyncio.run(call(method, url + path, token, body)))
+        ours = [f"{url}/api/v2/sessions/{session}{path}" for session in sessions]
+        statements = recorded(environ, lambda: asyncio.run(call(method, ours[0], token, body)))
         with peer(environ, name, statements) as (peer_url, peer_pid):
-            places = {"ours": (url + path, pid)}
+            places = {"ours": (" ".join(ours), pid)}
             if peer_url:
                 places["peer"] = (f"{peer_url}/{name}", peer_pid)
             for clients in CLIENTS:
@@ -183,15 +188,20 @@ class Asked:
 
 
 async def load(asked: Asked, clients: int, seconds: float) -> dict[str, float]:
-    """Ask again and again over kept connections; return how often a second, and how long an answer took."""
-    host, _, path = asked.url.removeprefix("http://").partition("/")
+    """Ask again and again over kept connections; return how often a second, and how long an answer took.
+
+    Of several addresses, parted by spaces, each client asks one.
+    """
+    addresses = asked.url.split()
+    host = addresses[0].removeprefix("http://").partition("/")[0]
     fields = {"Host": host, **headers(asked.token), "Content-Length": str(len(asked.body))}
     head = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
-    request = f"{asked.method} /{path} HTTP/1.1\r\n{head}\r\n{asked.body}".encode()
     milliseconds: list[float] = []
     end = time.monotonic() + seconds
 
-    async def ask() -> None:
+    async def ask(address: str) -> None:
+        path = address.removeprefix("http://").partition("/")[2]
+        request = f"{asked.method} /{path} HTTP/1.1\r\n{head}\r\n{asked.body}".encode()
         name, _, port = host.partition(":")
         reader, writer = await asyncio.open_connection(name, int(port))
         while time.monotonic() < end:
@@ -206,7 +216,7 @@ async def load(asked: Asked, clients: int, seconds: float) -> dict[str, float]:
         writer.close()
 
     began = time.monotonic()
-    await asyncio.gather(*(ask() for _ in range(clients)))
+    await asyncio.gather(*(ask(addresses[number % len(addresses)]) for number in range(clients)))
     cuts = statistics.quantiles(milliseconds, n=100)
     return {
         "answers": len(milliseconds),

@@ -73,11 +73,14 @@ async def fetched(connection, statement):
 
 
 def under_new_ids(statement, message_id):
-    """Return the INSERT of a message with a new row id and message id: its first and fourth value."""
+    """Return the INSERT of a message with ids of its own: the row's, the message's (its fourth) and, as the
+    place of a message in a session is there once, the session's (its second)."""
     values = iter(range(100))
 
     def new(found):
         number = next(values)
-        return {0: f"'{uuid4()}'::uuid", 3: f"'{message_id}'::uuid"}.get(number, found[0])
+        return {0: f"'{uuid4()}'::uuid", 1: f"'{uuid4()}'::uuid", 3: f"'{message_id}'::uuid"}.get(
+            number, found[0]
+        )
 
     return re.sub(r"'[0-9a-f]{32}'::uuid", new, statement)
