@@ -30,6 +30,7 @@ os.environ["CARTRITA_URL"] = "http://testserver"
 os.environ["CARTRITA_SECRET_KEY"] = "only-for-tests-" + "0123456789abcdef" * 4
 # 32 bytes, base64
 os.environ["CARTRITA_MASTER_KEY"] = "dGVzdHMtdGVzdHMtdGVzdHMtdGVzdHMtdGVzdHMtMDE="
+os.environ["CARTRITA_SIGNING_KEY"] = "c2lnbmluZy1zaWduaW5nLXNpZ25pbmctc2lnbmluZzE="
 os.environ["DATABASE_URL"] = (
     f"postgresql://nobody@/no_database_without_the_database_fixture?host={_home}/none"
 )

@@ -82,6 +82,7 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
 }  # fmt: skip
 
 QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
+    "GET /api/v2/log/consistency": lambda _: {"first": 1},
     "GET /api/v2/documents": lambda it: {"session_id": it["session_id"]},
     "GET /api/v2/documents/<uuid:document_id>/text": lambda _: {"start": 0, "end": 9},
     "GET /api/v2/policies/export": lambda it: {"policy_hash": it["policy_hash"]},

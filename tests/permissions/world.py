@@ -19,6 +19,8 @@ from cartrita.accounts import commands as accounts
 from cartrita.accounts.models import User
 from cartrita.accounts.workspace import create
 from cartrita.eventstore import Append, Context, append, new_id
+from cartrita.eventstore.heads import Signing
+from cartrita.eventstore.models import Log
 from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
 from cartrita.upkeep.models import Job
@@ -100,6 +102,9 @@ def build() -> World:
     _stock_rows()
     root = accounts.ensure_user(email="root@example.com", is_staff=True, is_superuser=True)
     ordered()
+    Signing().sign(pause=0)
+    said = Log.objects.filter(session_id=things["session_id"]).order_by("position")
+    things["position"] = said.values_list("position", flat=True)[0]
     nodes = SnapshotRow.objects.filter(plan_id=things["plan_id"]).order_by("version")
     things["version"] = nodes.values_list("version", flat=True)[0]
     clients = {name: _browser(person.user) for name, person in people.items() if name != "proposer"}
