@@ -19,9 +19,11 @@ from rest_framework.response import Response
 from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import StreamMoved
 
+# One of our entity tags, or any: what If-Match takes.
+TAG_PATTERN: Final = r'^("[0-9]{1,9}(-[0-9a-f]{16})?"|\*)$'
 IF_MATCH: Final = OpenApiParameter(
     "If-Match",
-    {"type": "string", "pattern": r'^("[0-9]{1,9}(-[0-9a-f]{16})?"|\*)$'},
+    {"type": "string", "pattern": TAG_PATTERN},
     OpenApiParameter.HEADER,
     description="The ETag of what you saw; 412 where it changed since.",
 )

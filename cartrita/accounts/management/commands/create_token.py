@@ -37,7 +37,8 @@ class Command(BaseCommand):
             "--days",
             type=int,
             default=DEFAULT_LIFETIME.days,
-            help=f"when it ends; {DEFAULT_LIFETIME.days} unless told otherwise, {LONGEST_LIFETIME.days} at most",
+            help=f"it ends after so many, {DEFAULT_LIFETIME.days} unless told otherwise, at most "
+            f"{LONGEST_LIFETIME.days}",
         )
         parser.add_argument(
             "--workspace", type=UUID, metavar="ID", help="where it acts; else where the person does"
