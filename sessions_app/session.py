@@ -199,8 +199,8 @@ class Messages(Mapping[UUID, Message]):
 
     __slots__ = ("_kept", "_put")
 
-    def __init__(self, kept: Mapping[str, list[Any]] | None = None) -> None:
-        self._kept: Mapping[str, list[Any]] = kept or {}
+    def __init__(self, kept: Mapping[str, str] | None = None) -> None:
+        self._kept: Mapping[str, str] = kept or {}
         self._put: dict[UUID, Message] = {}
 
     @classmethod
@@ -214,49 +214,47 @@ class Messages(Mapping[UUID, Message]):
         """Add a message, or change one in its place; while the session is being folded only."""
         self._put[message_id] = message
 
-    def as_kept(self) -> dict[str, list[Any]]:
-        """Return all messages as JSON-compatible values by id, for the constructor."""
-        return {**self._kept, **{str(each): _kept_message(message) for each, message in self._put.items()}}
+    def as_kept(self) -> dict[str, str]:
+        """Return all messages as texts by id, for the constructor."""
+        return {**self._kept, **{each.hex: _kept_message(message) for each, message in self._put.items()}}
 
     def __getitem__(self, message_id: UUID) -> Message:
         found = self._put.get(message_id)
-        return found if found is not None else _message_kept(self._kept[str(message_id)])
+        return found if found is not None else _message_kept(self._kept[message_id.hex])
 
     def __contains__(self, message_id: object) -> bool:
-        return message_id in self._put or str(message_id) in self._kept
+        if not isinstance(message_id, UUID):
+            return False
+        return message_id in self._put or message_id.hex in self._kept
 
     def __iter__(self) -> Iterator[UUID]:
         yield from map(UUID, self._kept)
-        yield from (each for each in self._put if str(each) not in self._kept)
+        yield from (each for each in self._put if each.hex not in self._kept)
 
     def __len__(self) -> int:
-        return len(self._kept) + sum(str(each) not in self._kept for each in self._put)
+        return len(self._kept) + sum(each.hex not in self._kept for each in self._put)
 
 
-def _kept_message(message: Message) -> list[Any]:
-    return [
-        message.role,
-        _text(message.parent),
-        message.words.hex(),
-        [str(each) for each in message.attachments],
-        _text(message.run_id),
-        _text(message.answered_by),
-        message.cancel_requested,
-        message.context,
-    ]
+def _kept_message(message: Message) -> str:
+    # One text, because reading JSON costs by the number of its values.
+    ids = (message.parent, message.run_id, message.answered_by, *message.attachments)
+    marks = ("cancel_requested" if message.cancel_requested else "", "context" if message.context else "")
+    words = message.words.hex()
+    return " ".join((message.role, words, *marks, *("" if each is None else each.hex for each in ids)))
 
 
-def _message_kept(kept: list[Any]) -> Message:
-    role, parent, words, attachments, run_id, answered_by, cancel_requested, context = kept
+def _message_kept(kept: str) -> Message:
+    role, words, cancel_requested, context, *ids = kept.split(" ")
+    parent, run_id, answered_by, *attachments = [UUID(each) if each else None for each in ids]
     return Message(
-        role=role,
-        parent=parent and UUID(parent),
+        role=_checked_role(role),
+        parent=parent,
         words=bytes.fromhex(words),
-        attachments=tuple(map(UUID, attachments)),
-        run_id=run_id and UUID(run_id),
-        answered_by=answered_by and UUID(answered_by),
-        cancel_requested=cancel_requested,
-        context=context,
+        attachments=tuple(each for each in attachments if each is not None),
+        run_id=run_id,
+        answered_by=answered_by,
+        cancel_requested=bool(cancel_requested),
+        context=bool(context),
     )
 
 

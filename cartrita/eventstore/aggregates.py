@@ -84,6 +84,9 @@ def aggregate(
                 f"The aggregates {other.name} and {name} are not told apart: give each a name, and first "
                 "events, of its own"
             )
+    if kept is not None:
+        # Now, while the source on disk is what runs: an upgrade may replace it under a running process.
+        assert kept.fold_version  # noqa: S101 # it is never empty
     _by_name[name] = made
     return made
 
