@@ -167,7 +167,7 @@ class EventLine:
 
     def values(self) -> dict[str, Any]:
         """Return the event's data. Raises Fault where it is not one JSON object."""
-        value = _strict_json(self.data, f"data of position {self.position}", floats=True)
+        value = _strict_json(self.data, f"data of position {self.position}", decoder=_ALL_NUMBERS)
         if not isinstance(value, dict):
             raise Fault("malformed", "An event's data is a JSON object", field="data", position=self.position)
         return value
@@ -1332,46 +1332,61 @@ def _parse(content: bytes, where: str, most: int) -> Any:
     return _strict_json(_text(content, where), where)
 
 
-def _strict_json(text: str, where: str, *, floats: bool = False) -> Any:
-    def number(digits: str) -> int:
-        if len(digits) > 17 or abs(int(digits)) > LARGEST_NUMBER:
-            # RFC 8785 writes large floats without a point.
-            if floats and len(digits) <= 22:
-                return int(digits)
-            raise Fault("malformed", "A number is beyond 2^53 - 1", field=where)
-        return int(digits)
-
-    def fraction(digits: str) -> float:
-        if not floats:
-            raise Fault("malformed", "A number is not whole", field=where)
-        return float(digits)
-
-    def constant(name: str) -> NoReturn:
-        raise Fault("malformed", f"{name} is no number of JSON", field=where)
-
-    def members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        value = dict(pairs)
-        if len(value) != len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise Fault("malformed", f"'{twice}' stands twice in one object", field=where)
-        return value
-
+def _strict_json(text: str, where: str, *, decoder: json.JSONDecoder | None = None) -> Any:
     try:
-        return json.loads(
-            text, object_pairs_hook=members, parse_int=number, parse_float=fraction, parse_constant=constant
-        )
+        return (decoder or _WHOLE_NUMBERS).decode(text)
     except json.JSONDecodeError as error:
         raise Fault(
             "malformed", f"It is no JSON: {error.msg} at character {error.pos + 1}", field=where
         ) from None
     except RecursionError:
         raise Fault("malformed", "The JSON is nested too deeply", field=where) from None
+    except Fault as fault:
+        raise Fault("malformed", fault.message, field=where) from None
+
+
+def _whole(digits: str) -> int:
+    if len(digits) > 17 or abs(int(digits)) > LARGEST_NUMBER:
+        raise Fault("malformed", "A number is beyond 2^53 - 1")
+    return int(digits)
+
+
+def _large(digits: str) -> int:
+    # RFC 8785 writes floats below 1e21 without a point.
+    if len(digits) > 22:
+        raise Fault("malformed", "A number is beyond 1e21")
+    return int(digits)
+
+
+def _no_fraction(_digits: str) -> NoReturn:
+    raise Fault("malformed", "A number is not whole")
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise Fault("malformed", f"{name} is no number of JSON")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise Fault("malformed", f"'{twice}' stands twice in one object")
+    return value
+
+
+# Made once: a range has a line for each of its events.
+_WHOLE_NUMBERS = json.JSONDecoder(
+    object_pairs_hook=_members, parse_int=_whole, parse_float=_no_fraction, parse_constant=_no_constant
+)
+# The data of an event may hold any number.
+_ALL_NUMBERS = json.JSONDecoder(object_pairs_hook=_members, parse_int=_large, parse_constant=_no_constant)
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
 def _written(value: Any) -> bytes:
     try:
-        return json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":")).encode()
+        return _ENCODER.encode(value).encode()
     except UnicodeEncodeError:
         raise Fault("malformed", "A text holds half of a character (a lone surrogate)") from None
     except RecursionError:
