@@ -187,6 +187,15 @@ def erase_session_documents(*, session_id: UUID, workspace_id: UUID, actor: str)
     return len(ids)
 
 
+def erase_documents_of(*, user_id: UUID, actor: str) -> int:
+    """Erase every document of a person, in the caller's transaction; return how many there were."""
+    owned = models.Document.objects.filter(owner_id=user_id)
+    rows = list(owned.select_for_update().order_by("id").values_list("id", "workspace_id"))
+    for document_id, workspace_id in rows:
+        erase_document(document_id=document_id, workspace_id=workspace_id, actor=actor)
+    return len(rows)
+
+
 def default_collection(*, workspace_id: UUID, session_id: UUID | None = None) -> UUID:
     """Return the id of a session's attachments, or of the workspace's own collection."""
     return derived_id(session_id, "attachments") if session_id else derived_id(workspace_id, "documents")

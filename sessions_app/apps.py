@@ -7,8 +7,11 @@ class SessionsApp(AppConfig):
     verbose_name = "Sessions"
 
     def ready(self) -> None:
-        """Let health count the open sessions."""
+        """Let health count the open sessions; let them go with their person."""
+        from cartrita.accounts.commands import register_erasure
         from cartrita.http.health import register_session_count
+        from sessions_app.commands import erase_sessions_of
         from sessions_app.queries import open_session_count
 
         register_session_count(open_session_count)
+        register_erasure(erase_sessions_of)

@@ -276,6 +276,15 @@ def erase_session(*, session_id: UUID, actor: str) -> list[RecordedEvent]:
     return recorded
 
 
+def erase_sessions_of(*, user_id: UUID, actor: str) -> int:
+    """Erase every session of a person, in the caller's transaction; return how many there were."""
+    rows = ChatSession.objects.filter(user_id=user_id).exclude(status="erased")
+    ids = list(rows.order_by("id").values_list("id", flat=True))
+    for session_id in ids:
+        erase_session(session_id=session_id, actor=actor)
+    return len(ids)
+
+
 def _change(
     session_id: UUID,
     decide: Decide,

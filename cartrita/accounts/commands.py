@@ -5,10 +5,13 @@ import hmac
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Protocol
 from uuid import UUID
 
 from django.conf import settings
+from django.contrib.admin.models import LogEntry
 from django.contrib.auth.hashers import check_password, make_password
+from django.contrib.contenttypes.models import ContentType
 from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
@@ -165,10 +168,27 @@ def remove_member(
         _remove(workspace_id, user_id, actor=actor, others_administer=others_administer)
 
 
-def erase_person(*, user_id: UUID, actor: str) -> int:
-    """Erase a person: name, address, sign-ins, and the keys of all that they wrote; return how many keys.
+class EraseAlso(Protocol):
+    """Erases what another app keeps of a person."""
 
-    The row stays under its id, so that events keep naming somebody. Succeeds when it was erased before.
+    def __call__(self, *, user_id: UUID, actor: str) -> object:
+        """Erase it, in the caller's transaction."""
+
+
+_erased_too: list[EraseAlso] = []
+
+
+def register_erasure(also: EraseAlso) -> None:
+    """Register what else goes when a person is erased (sessions, documents), in the same transaction."""
+    if also not in _erased_too:
+        _erased_too.append(also)
+
+
+def erase_person(*, user_id: UUID, actor: str) -> int:
+    """Erase a person: name, address, sign-ins, sessions, documents, and the keys of all that they wrote.
+
+    Return how many keys that were, beside those of sessions and documents. The row stays under its id, so
+    that events keep naming somebody. Succeeds when it was erased before.
     """
     with transaction.atomic():
         user = User.objects.select_for_update().filter(id=user_id).first()
@@ -179,11 +199,17 @@ def erase_person(*, user_id: UUID, actor: str) -> int:
             # Also ends every sign-in: Django ties them to the password.
             user.set_unusable_password()
             user.save()
+        for erase_also in _erased_too:
+            erase_also(user_id=user_id, actor=actor)
         for membership in Membership.objects.filter(user_id=user_id):
             # Whoever wants to be forgotten is, though a workspace be left without an administrator.
             _remove(membership.workspace_id, user_id, actor=actor, others_administer=True)
         SignInLink.objects.filter(user_id=user_id).delete()
         SocketTicket.objects.filter(user_id=user_id).delete()
+        # Django's admin writes down whom it changed by name.
+        LogEntry.objects.filter(
+            content_type=ContentType.objects.get_for_model(User), object_id=str(user_id)
+        ).update(object_repr="", change_message="")
         return erase_subject(user_id, actor=actor)
 
 

@@ -10,6 +10,7 @@ class OrchestratorApp(AppConfig):
     def ready(self) -> None:
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
         from cartrita.orchestrator import attachments, metrics, reading
+        from cartrita.orchestrator.erased import end_work_of_session
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.acts import settle_of_session
         from governance.commands.approvals import void_of_session
@@ -21,6 +22,7 @@ class OrchestratorApp(AppConfig):
         register_activity(running_plans)
         register_activity(waiting_approvals)
         register_erasure(attachments.erase_attachments)
+        register_erasure(end_work_of_session)
         # Balances are locked before approvals, as steps do.
         register_erasure(settle_of_session)
         register_erasure(void_of_session)

@@ -46,7 +46,7 @@ from governance.approval import (
 from governance.commands.acts import settle_of_session
 from governance.commands.approvals import expire_due
 from retrieval.ingest import run_ingest
-from sessions_app.session import MessagePosted, TurnCancelRequested
+from sessions_app.session import MessagePosted, SessionIsErased, TurnCancelRequested
 
 logger = logging.getLogger(__name__)
 
@@ -239,11 +239,11 @@ class Orchestrator:
                                 telemetry.WORKSPACE_ID: str(assignment.workspace_id),
                                 telemetry.MESSAGE_ID: str(message_id),
                             },
-                            expected=(Erased, ClaimLost, Conflict),
+                            expected=(Erased, SessionIsErased, ClaimLost, Conflict),
                         ),
                     ):
                         return await turn.run()
-                except Erased:
+                except (Erased, SessionIsErased):
                     # The session was erased under the turn; the next look at it says so. A step that was on
                     # its way then may have begun an act that nobody settled.
                     logger.info("Turn %s ends: its session is erased.", message_id)
