@@ -53,7 +53,7 @@ TRANSIENT_TABLES: Final = (
     "orchestrator_claim",
 )
 ARCHIVES: Final = "cartrita-*Z.backup"
-KEY_FILES: Final = ("master.key", "secret.key")
+KEY_FILES: Final = ("master.key", "secret.key", "signing.key")
 
 
 @dataclass(frozen=True, slots=True)

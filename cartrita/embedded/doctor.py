@@ -108,6 +108,7 @@ def _of_what_runs(connection: "psycopg.Connection", last: int) -> Iterator[Findi
             ("append-only", database.check_triggers),
             ("master key", running.check_master_key),
             ("sequencer", running.check_sequencer),
+            ("tree heads", running.check_heads),
             ("projector", running.check_projector),
             ("turns", running.check_claims),
             ("approvals", running.check_approvals),

@@ -444,6 +444,7 @@ def _make_whole(
     from cartrita.eventstore.integrity import verify_log
     from cartrita.eventstore.rebuild import differences
     from cartrita.eventstore.restored import record_restore
+    from cartrita.eventstore.signing import take_restored_key
 
     _point_django_at(owner_url)
     _check_chain(owner_url, manifest)
@@ -454,6 +455,7 @@ def _make_whole(
         position=manifest.head,
         erasures_repeated=again,
     )
+    take_restored_key()
     epoch = asyncio.run(_begin_epoch())
     tell(f"Verifying the log, in epoch {epoch} …")
     report = verify_log()

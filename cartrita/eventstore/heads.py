@@ -134,7 +134,7 @@ class Signing:
             if store.execute(_TRY_LOCK, [SIGNER_LOCK]).fetchone() != (True,):
                 return None
             epoch, size, root = tick[0], int(tick[1]), bytes(tick[2])
-            signers = signing.usable_signers()
+            signers = signing.usable_signers(adopt=True)
             _check_continues(before, size, root)
             text = Checkpoint(self._origin_of(epoch), size, root).text()
             head = SignedHead(size, root, sign_note(text, signers), at)

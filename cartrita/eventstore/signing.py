@@ -82,14 +82,16 @@ def local_signers(name: str) -> list[Signer]:
     return parse_signers(_text(), name)
 
 
-def usable_signers() -> list[Signer]:
-    """Return those keys of this process that may sign; the very first one becomes known by that.
+def usable_signers(*, adopt: bool = False) -> list[Signer]:
+    """Return those keys of this process that may sign. With `adopt` the very first one becomes known.
 
     Raises SigningKeyUnusable.
     """
     signers = local_signers(key_name(installation_id()))
     known = set(known_keys())
     if not known:
+        if not adopt:
+            return signers
         store.execute(_ADOPT, [str(signers[0].verifier_key)])
         known = set(known_keys())
     usable = [signer for signer in signers if signer.verifier_key in known]
@@ -160,6 +162,20 @@ def begin_rotation() -> Rotation:
             beside=[(_ADOPT, [str(key)])],
         )
     return Rotation(recorded, key, replaced)
+
+
+def take_restored_key() -> Rotation | None:
+    """Make known the key that came with a restore, where it is newer than the backup; None where it is known.
+
+    None also where no key is there: heads are missing then, and the doctor says so.
+    """
+    try:
+        usable_signers()
+    except SigningKeyUnusable:
+        if not (settings.SIGNING_KEY or key_path().exists()):
+            return None
+        return begin_rotation()
+    return None
 
 
 def end_rotation() -> None:

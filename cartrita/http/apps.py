@@ -22,9 +22,11 @@ class HttpApp(AppConfig):
 
     def ready(self) -> None:
         """Register the parts that every installation has."""
+        from cartrita.eventstore import heads
         from cartrita.http import connections, health
 
         connections.register()
         health.register_component("database", health.check_database)
         health.register_component("redis", health.check_redis)
+        health.register_component("tree heads", heads.standing, needed=False)
         checks.register(check_metrics_token)

@@ -39,7 +39,11 @@ class TestManage:
         ended = manage(tmp_path, "shell", "--no-imports", "-c", LOOK)
         assert "found|cartrita_app|" in ended.stdout, ended.stderr
         assert wait_until_stopped(tmp_path)
-        assert {path.name for path in (tmp_path / "keys").iterdir()} == {"master.key", "secret.key"}
+        assert {path.name for path in (tmp_path / "keys").iterdir()} == {
+            "master.key",
+            "secret.key",
+            "signing.key",
+        }
         assert {path.stat().st_mode & 0o777 for path in (tmp_path / "keys").iterdir()} == {0o600}
 
         with use_postgres(tmp_path) as server:

@@ -19,7 +19,7 @@ from django.utils import timezone
 
 from cartrita.embedded.checks.finding import Finding, fail, ok, warn
 from cartrita.errors import CartritaError
-from cartrita.eventstore import sealing
+from cartrita.eventstore import heads, sealing, signing
 from cartrita.eventstore.erasure import erased_list, listed_erasures, recorded_erasures
 from cartrita.eventstore.integrity import verify_on
 from cartrita.eventstore.projections import all_following
@@ -122,6 +122,25 @@ def check_erasures() -> Finding:
             "Run `manage.py erase_subject --repeat`, which completes the list.",
         )  # fmt: skip
     return ok("erasures", f"{len(listed)} listed outside the database")
+
+
+def check_heads(connection: Connection) -> Finding:
+    """Look whether the log is signed as it grows, and whether a key to sign it is here."""
+    remedy = (
+        "Set CARTRITA_SIGNING_KEY as it was, or restore keys/signing.key; where it is lost, "
+        "`manage.py rotate_signing_key`. The log goes on being ordered meanwhile."
+    )
+    del connection
+    try:
+        standing = heads.standing()
+    except heads.HeadsLate as error:
+        return warn("tree heads", error.message, remedy)
+    try:
+        signing.usable_signers()
+    except signing.SigningKeyUnusable as error:
+        return warn("tree heads", f"this machine signs none: {error.message}", remedy)
+    witness = settings.WITNESS_FILE or "no witness (CARTRITA_WITNESS_FILE)"
+    return ok("tree heads", f"{standing['signed']} positions are signed; {witness}")
 
 
 def check_sequencer(connection: Connection, now: datetime | None = None) -> Finding:
