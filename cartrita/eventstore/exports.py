@@ -4,6 +4,7 @@ The formats are those of docs/verify.md; `cartrita.verify` checks them without a
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -13,10 +14,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, LiteralString
 from uuid import UUID
 
+import orjson
 import psycopg
 
 from cartrita import verify
-from cartrita.errors import BadInput, CartritaError, NotFound, TooLarge
+from cartrita.errors import BadInput, CartritaError, Conflict, NotFound, TooLarge
 from cartrita.eventstore import codec, sealing
 from cartrita.eventstore.aio import connection_parameters
 from cartrita.eventstore.blobs import UnknownBlob
@@ -33,6 +35,7 @@ from cartrita.eventstore.store import execute
 from cartrita.eventstore.types import RecordedEvent
 
 _FETCH = 2_000
+_RANGE_NAME = re.compile(r"\d{12}-\d{12}\.range")
 _SHOWN_AT_ONCE = 500
 
 _RANGE: LiteralString = f"""
@@ -71,6 +74,12 @@ class FileExists(BadInput):
     code: ClassVar[str] = "file_exists"
 
 
+class OtherHistory(Conflict):
+    """The log is not the one that was exported before."""
+
+    code: ClassVar[str] = "other_history"
+
+
 class NotVerified(CartritaError):
     """A file is not what this installation gave out; `details` hold the fault."""
 
@@ -88,6 +97,7 @@ class EventAltered(CartritaError):
 class Exported:
     """A range that was written, verified under this installation's keys and put in its place."""
 
+    file: Path
     first: int
     last: int
     head: int
@@ -255,7 +265,35 @@ def export_range(first: int, last: int | None, path: Path) -> Exported:
             raise FileExists(f"{path} is there already: name another file", field="out") from None
         finally:
             Path(unfinished).unlink()
-    return Exported(first, last, report.size, report.root, size)
+    return Exported(path, first, last, report.size, report.root, size)
+
+
+def export_next(folder: Path, last: int | None) -> Exported | None:
+    """Write the range after those that a folder holds, up to a position (None: the newest signed head's).
+
+    Return None where there is nothing new. Raises OtherHistory where the log does not go on from the newest
+    range in the folder, and as `export_range`.
+    """
+    names = sorted(name for path in folder.iterdir() if _RANGE_NAME.fullmatch(name := path.name))
+    first = 1
+    if names:
+        newest = folder / names[-1]
+        head = _head_of_range(newest)
+        with _snapshot() as connection:
+            size = _newest_head(connection).size
+            if size < head.size or StoredTree(_executing(connection)).root(head.size) != head.root:
+                raise OtherHistory(
+                    f"The log does not go on from {newest}: it was restored to before it, or altered. "
+                    "Begin a new folder, and run `manage.py verify_log`",
+                    field="out",
+                )
+        first = int(names[-1].split("-")[1].removesuffix(".range")) + 1
+    if last is None:
+        with _snapshot() as connection:
+            last = _newest_head(connection).size
+    if last < first:
+        return None
+    return export_range(first, last, folder / f"{first:012}-{last:012}.range")
 
 
 def verify_range(path: Path, keys: Sequence[str] = ()) -> verify.Report:
@@ -351,6 +389,16 @@ def _write_range(
             f"Position {expected} is not in the log: run `manage.py verify_log`", position=expected
         )
     file.write(canonical_json(footer) + b"\n")
+
+
+def _head_of_range(path: Path) -> verify.Head:
+    with path.open("rb") as file:
+        file.seek(max(0, file.seek(0, os.SEEK_END) - verify.MOST_LINE_BYTES))
+        line = file.read().rstrip(b"\n").rpartition(b"\n")[2]
+    try:
+        return verify.parse_head(str(orjson.loads(line)["checkpoint"]), str(path))
+    except (orjson.JSONDecodeError, KeyError, TypeError, verify.Fault):
+        raise BadInput(f"{path} is no whole range: remove it, or name another folder", field="out") from None
 
 
 def _verified_range(file: BinaryIO, keys: tuple[verify.Key, ...]) -> verify.Report:

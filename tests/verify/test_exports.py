@@ -3,6 +3,7 @@
 import io
 import json
 import os
+from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
 from uuid import UUID
@@ -14,13 +15,21 @@ from pytest_django import Settings
 
 from cartrita import verify
 from cartrita.eventstore import append, create_data_key, erase_subject, new_id
-from cartrita.eventstore.exports import EventAltered, NotVerified, export_range, make_capsule, read_range
+from cartrita.eventstore.exports import (
+    EventAltered,
+    NotVerified,
+    OtherHistory,
+    export_next,
+    export_range,
+    make_capsule,
+    read_range,
+)
 from cartrita.eventstore.heads import latest_head
 from cartrita.eventstore.nodes import StoredTree
 from cartrita.eventstore.rows import COLUMNS, leaf_of
 from cartrita.eventstore.signing import begin_rotation
 from cartrita.eventstore.witness import export_heads
-from tests.databases import Database
+from tests.databases import Database, close_django_connections, point_django_at
 from tests.eventstore.happenings import happening
 from tests.eventstore.notes import WORKSPACE, NoteWritten, writing
 from tests.verify.conftest import SignAll
@@ -121,6 +130,45 @@ class TestExportRange:
         with pytest.raises(NotVerified, match="fork"):
             make_capsule([7])
         assert list(tmp_path.iterdir()) == []
+
+
+class TestExportNext:
+    def test_goes_on_where_the_folder_ends(self, keys: list[str], sign_all: SignAll, tmp_path: Path) -> None:
+        assert "Positions 1 to 5" in command("export_range", "next", 5, "--out", tmp_path)
+        assert "Positions 6 to 12" in command("export_range", "next", "head", "--out", tmp_path)
+        assert "Nothing new" in command("export_range", "next", "head", "--out", tmp_path)
+        assert json.loads(command("export_range", "next", "head", "--out", tmp_path, "--json")) is None
+        append(happening(new_id()))
+        sign_all()
+        said = json.loads(command("export_range", "next", "head", "--out", tmp_path, "--json"))
+        assert (said["first"], said["last"]) == (13, 13)
+        names = sorted(path.name for path in tmp_path.iterdir())
+        assert names[0] == "000000000001-000000000005.range"
+        assert [verify.verify_file(tmp_path / name, trust(keys)).found["events"] for name in names] == [
+            5,
+            7,
+            1,
+        ]
+
+    def test_refuses_to_go_on_from_another_history(
+        self, keys: list[str], tmp_path: Path, new_database: Callable[[], Database], sign_all: SignAll
+    ) -> None:
+        export_next(tmp_path, 5)
+        former = point_django_at(new_database().url)
+        try:
+            close_django_connections()
+            append(happening(new_id(), count=20))
+            sign_all()
+            with pytest.raises(OtherHistory, match="does not go on from"):
+                export_next(tmp_path, None)
+        finally:
+            close_django_connections()
+            point_django_at(former)
+
+    def test_refuses_what_is_no_folder_of_ranges(self, keys: list[str], tmp_path: Path) -> None:
+        assert "No such file" in refused("export_range", "next", "head", "--out", tmp_path / "no")
+        (tmp_path / "000000000001-000000000005.range").write_text("{}")
+        assert "is no whole range" in refused("export_range", "next", "head", "--out", tmp_path)
 
 
 class TestMakeCapsule:
