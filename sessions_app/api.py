@@ -239,7 +239,7 @@ class SessionDetail(ApiView):
     def patch(self, request: Request, session_id: UUID) -> Response:
         """Change a session's turn policy; turns that are open go on as they are."""
         asked = caller(request)
-        queries.open_session(session_id, asked, own=True, now=timezone.now())
+        queries.require_open(session_id, asked, own=True, now=timezone.now())
         wanted = _validated(ChangedSession, request)
         commands.set_turn_policy(
             session_id=session_id,
@@ -264,7 +264,7 @@ class Messages(ApiView):
     @extend_schema(operation_id="messages_list", parameters=PAGE_PARAMETERS, responses=MessagePage)
     def get(self, request: Request, session_id: UUID) -> Response:
         """List the messages of a session in order, also of an expired one."""
-        queries.visible_session(session_id, caller(request))
+        queries.require_visible(session_id, caller(request))
         cursor, limit = page_parameters(request)
         page = queries.messages_page(session_id, cursor=cursor, limit=limit)
         return Response({"items": page.items, "next_cursor": page.next_cursor})
@@ -278,7 +278,7 @@ class Messages(ApiView):
     def post(self, request: Request, session_id: UUID) -> Response:
         """Post a message; the answer streams over the socket and is listed when it is complete."""
         asked = caller(request)
-        queries.open_session(session_id, asked, own=True, now=timezone.now())
+        queries.require_open(session_id, asked, own=True, now=timezone.now())
         wanted = _validated(NewMessage, request)
         if wanted["role"] != "user":
             require_scope(request, "import")
@@ -327,7 +327,7 @@ class Cancel(ApiView):
     def post(self, request: Request, session_id: UUID) -> Response:
         """Ask to stop an answer; what was written of it is kept."""
         asked = caller(request)
-        queries.open_session(session_id, asked, own=True, now=timezone.now())
+        queries.require_open(session_id, asked, own=True, now=timezone.now())
         wanted = _validated(TurnToCancel, request)
         recorded = commands.cancel_turn(
             session_id=session_id,

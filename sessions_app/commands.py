@@ -80,6 +80,15 @@ class _Loaded:
     key_id: UUID | None
 
 
+@dataclass(frozen=True, slots=True)
+class FirstMessage:
+    """What a person says first in a session that is made for it."""
+
+    message_id: UUID
+    content: str
+    metadata: Mapping[str, Any]
+
+
 def create_session(
     *,
     user_id: UUID,
@@ -89,10 +98,14 @@ def create_session(
     metadata: Mapping[str, Any] | None = None,
     session_id: UUID | None = None,
     turn_policy: str = "queue",
+    first: Callable[[UUID], FirstMessage] | None = None,
 ) -> UUID:
     """Open a session with a data key of its own; nothing when this person opened it before.
 
-    Raises BadInput, SessionNotFound where the id is somebody else's, SessionIsErased.
+    `first` returns what is posted in it at once, from the id of its key.
+
+    Raises BadInput, SessionNotFound where the id is somebody else's, SessionIsErased, and for a message what
+    `post_message` raises.
     """
     session_id = session_id or new_id()
     with transaction.atomic():
@@ -101,14 +114,30 @@ def create_session(
             loaded.session, user_id=user_id, kind=kind, metadata=metadata or {}, turn_policy=turn_policy
         )
         if events:
-            context = Context(
-                workspace_id=workspace_id,
-                session_id=session_id,
-                actor=actor,
-                key_id=create_data_key(subject_id=user_id, scope="session", key_id=_key_of(session_id)),
-            )
-            append(Append(session_id, 0, events, context, [derived_id(session_id, "created")]))
+            key_id = create_data_key(subject_id=user_id, scope="session", key_id=_key_of(session_id))
+            context = Context(workspace_id=workspace_id, session_id=session_id, actor=actor, key_id=key_id)
+            event_ids = [derived_id(session_id, "created")]
+            if first is not None:
+                posted = _first_posted(events, first(key_id), actor=actor)
+                event_ids += _event_ids(session_id, len(events), posted)
+                events += posted
+            append(Append(session_id, 0, events, context, event_ids))
     return session_id
+
+
+def _first_posted(created: Sequence[Event], message: FirstMessage, *, actor: str) -> list[Event]:
+    now = timezone.now()
+    return sessions.post_message(
+        sessions.fold((event, now) for event in created),
+        message_id=message.message_id,
+        role="user",
+        content=message.content,
+        parent=None,
+        author=actor,
+        now=now,
+        metadata=message.metadata,
+        traceparent=current_traceparent(),
+    )
 
 
 def post_message(
@@ -132,8 +161,8 @@ def post_message(
     BadInput, and StreamMoved when the session is not at `expected_version`.
     """
     moment = now or timezone.now()
-    active_at = last_sign(session_id, now=moment)
-    _check_attachments(session_id, attachments)
+    if attachments:
+        _check_attachments(session_id, attachments)
 
     def decide(session: Session) -> list[Event]:
         return sessions.post_message(
@@ -146,7 +175,7 @@ def post_message(
             now=moment,
             attachments=attachments,
             metadata=metadata,
-            active_at=active_at,
+            active_at=_active_at(session_id, session, moment),
             reopen=reopen,
             traceparent=current_traceparent(),
         )
@@ -310,7 +339,9 @@ def _change(
             actor=actor,
             key_id=loaded.key_id,
         )
-        wanted = Append(session_id, loaded.version, events, context, _event_ids(session_id, loaded, events))
+        wanted = Append(
+            session_id, loaded.version, events, context, _event_ids(session_id, loaded.version, events)
+        )
         try:
             # A savepoint, so that a conflict leaves the caller's transaction usable.
             with transaction.atomic():
@@ -333,9 +364,16 @@ def _load(session_id: UUID) -> _Loaded:
     )
 
 
+def _active_at(session_id: UUID, session: Session, now: datetime) -> datetime | None:
+    """Return the last sign of life, which is asked for only where the session's own events are too old."""
+    if session.status != "active" or not sessions.is_expired(session, now=now):
+        return None
+    return last_sign(session_id, now=now)
+
+
 def _check_attachments(session_id: UUID, attachments: Sequence[UUID]) -> None:
     workspace_id = ChatSession.objects.filter(id=session_id).values_list("workspace_id", flat=True).first()
-    if not attachments or workspace_id is None:
+    if workspace_id is None:
         return
     for knows in _unknown_attachments:
         unknown = knows(session_id=session_id, workspace_id=workspace_id, attachments=attachments)
@@ -351,12 +389,12 @@ def _key_of(session_id: UUID) -> UUID:
     return derived_id(session_id, "key")
 
 
-def _event_ids(session_id: UUID, loaded: _Loaded, events: Sequence[Event]) -> list[UUID]:
+def _event_ids(session_id: UUID, version: int, events: Sequence[Event]) -> list[UUID]:
     """Name a message's event by the message, any other by its place: a repeated append is recognised."""
     return [
         message_event_id(session_id, event.message_id)
         if isinstance(event, MessagePosted | ReplyPosted)
-        else derived_id(session_id, f"{event.type_name}:{loaded.version + offset}")
+        else derived_id(session_id, f"{event.type_name}:{version + offset}")
         for offset, event in enumerate(events, start=1)
     ]
 

@@ -149,9 +149,9 @@ def _reader(request: Request, session_id: UUID) -> Caller:
     """Return who asks, where they may follow the session. Raises SessionNotFound and its like."""
     asked = caller(request)
     if asked.token_id is None:
-        queries.visible_session(session_id, asked)
+        queries.require_visible(session_id, asked)
     else:
-        queries.open_session(session_id, asked, now=timezone.now())
+        queries.require_open(session_id, asked, now=timezone.now())
     return asked
 
 

@@ -3,9 +3,10 @@
 from typing import cast
 from uuid import UUID
 
-from django.db.models import F
+from django.db.models import Case, F, Value, When
 
 from cartrita.eventstore import RecordedEvent, inline
+from cartrita.eventstore.fields import SealedTextField
 from sessions_app.models import ChatSession, Message
 from sessions_app.session import (
     MessagePosted,
@@ -50,9 +51,16 @@ def project_chat_sessions(recorded: RecordedEvent) -> None:
                 last_activity_at=at,
             )
         case MessagePosted() as event:
+            opening = {}
             if event.role == "user":
-                row.filter(opening="").update(opening=recorded.sealed["content"])
-            row.update(message_count=F("message_count") + 1, last_activity_at=at, version=recorded.version)
+                said = Value(recorded.sealed["content"], output_field=SealedTextField())
+                opening = {"opening": Case(When(opening="", then=said), default=F("opening"))}
+            row.update(
+                message_count=F("message_count") + 1,
+                last_activity_at=at,
+                version=recorded.version,
+                **opening,
+            )
         case ReplyPosted():
             row.update(message_count=F("message_count") + 1, last_activity_at=at, version=recorded.version)
         case TurnCancelRequested():

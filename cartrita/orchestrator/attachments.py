@@ -41,9 +41,9 @@ def erase_attachments(*, session_id: UUID, workspace_id: UUID, actor: str) -> An
 def _may(caller: Caller, session_id: UUID, *, own: bool) -> bool:
     try:
         if caller.token_id is None:
-            queries.visible_session(session_id, caller, own=own)
+            queries.require_visible(session_id, caller, own=own)
         else:
-            queries.open_session(session_id, caller, own=own, now=timezone.now())
+            queries.require_open(session_id, caller, own=own, now=timezone.now())
     except NotFound:
         return False
     return True

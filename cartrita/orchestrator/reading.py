@@ -10,7 +10,7 @@ from sessions_app import queries
 def may_read(caller: Caller, session_id: UUID) -> bool:
     """Tell whether the caller may read the session, also an expired one: its history stays readable."""
     try:
-        queries.visible_session(session_id, caller)
+        queries.require_visible(session_id, caller)
     except NotFound:
         return False
     return True

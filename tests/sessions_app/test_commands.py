@@ -42,6 +42,23 @@ class TestCreateSession:
                 user_id=ann.id, workspace_id=ann.workspace_id, actor="system", session_id=ann.workspace_id
             )
 
+    def test_posts_what_is_said_first_at_once(self, ann: Person) -> None:
+        message_id = uuid4()
+        session_id = commands.create_session(
+            user_id=ann.id,
+            workspace_id=ann.workspace_id,
+            actor=f"user:{ann.id}",
+            first=lambda _: commands.FirstMessage(message_id, "Hello", {"agent": "relay"}),
+        )
+        _, posted = load(session_id)
+        assert posted.event_id == commands.message_event_id(session_id, message_id)
+        assert isinstance(posted.event, MessagePosted)
+        assert (posted.event.content, posted.event.metadata) == ("Hello", {"agent": "relay"})
+        assert queries.session(session_id)["title"] == "Hello"
+        assert (
+            post(session_id, message_id=message_id, actor=f"user:{ann.id}", metadata={"agent": "relay"}) == []
+        )
+
 
 class TestPostMessage:
     def test_holds_the_version_that_the_caller_saw(self, session_id: UUID) -> None:
