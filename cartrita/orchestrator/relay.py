@@ -5,7 +5,7 @@ agent `relay` sends it as it is, by the same decisions, reservations and records
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Literal
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cartrita.errors import CartritaError, NotFound
-from cartrita.eventstore import Erased, RecordedEvent, get_blob, load, put_blob
+from cartrita.eventstore import Erased, Event, get_blob, load, put_blob
 from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.sealing import SealBroken
@@ -156,7 +156,15 @@ def relay_answer(session_id: UUID, message_id: UUID) -> RelayAnswer:
     Raises RelayNotAnswered where there is no answer that may be told, Erased.
     """
     reply = _reply_to(session_id, message_id)
-    run = _run_of(reply.run_id)
+    return answer_of(reply, [recorded.event for recorded in load(reply.run_id)])
+
+
+def answer_of(reply: ReplyPosted, run_events: Iterable[Event]) -> RelayAnswer:
+    """Return what came of a request, from its reply and the events of the run that this names.
+
+    Reads the database where an answer is too long for an event. Raises RelayNotAnswered, Erased.
+    """
+    run = loop.fold(run_events)
     if reply.outcome != "answered" or run.finished is None or run.finished.status != "answered":
         raise RelayNotAnswered("The request was not answered.", field="message_id")
     if run.answer is not None:
@@ -302,8 +310,3 @@ def _reply_to(session_id: UUID, message_id: UUID) -> ReplyPosted:
                 raise Erased("The session was erased, and with it what the model said.")
             return event
     raise RelayNotAnswered("There is no reply to this message yet.", field="message_id")
-
-
-def _run_of(run_id: UUID) -> RunState:
-    recorded: list[RecordedEvent] = load(run_id)
-    return loop.fold(each.event for each in recorded)

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 from types import TracebackType
 from typing import Any, ClassVar, Self
 from uuid import UUID
@@ -19,25 +20,26 @@ from django.db import transaction
 from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import (
+    Erased,
+    Event,
     RecordedEvent,
-    ahead,
     canonical_json,
     derived_id,
     follow,
     in_database_thread,
     new_id,
 )
-from cartrita.orchestrator.relay import RELAY_AGENT, RelayRequest, store_relay
+from cartrita.orchestrator.relay import RELAY_AGENT, RelayAnswer, RelayRequest, answer_of, store_relay
 from cartrita.orchestrator.steps import SHORT_PAUSE
 from cartrita.streaming.hub import EventDue, Subscription, hub
 from cartrita.streaming.protocol import Close
 from cartrita.streaming.registry import channel_kind
 from governance.decision import DecisionMade
 from sessions_app import commands, queries
-from sessions_app.commands import message_event_id
+from sessions_app.commands import FirstMessage, message_event_id
 from sessions_app.session import CONTENT_LIMIT, ReplyPosted
 from tasks_app.plan import PlanAccepted, PlanHeldBack, PlanRefused
-from tasks_app.run import ActDecided, RunFinished
+from tasks_app.run import ActDecided, RunFinished, RunStarted
 
 logger = logging.getLogger(__name__)
 
@@ -89,6 +91,8 @@ class Asked:
     after: int
     # Whoever sent a key comes back for the answer.
     keyed: bool
+    # The answer is a model's, as it was given.
+    relays: bool
 
     @property
     def event_id(self) -> UUID:
@@ -107,8 +111,9 @@ async def ask(question: Question, caller: Caller) -> Asked:
     Raises SessionNotFound, SessionHasExpired and their like for a session that the caller cannot write to,
     MessageTooLarge, BadInput, IdempotencyKeyReused.
     """
-    # Of a message that was posted before, the answer may stand there already.
-    after = await ahead() if question.key is None else 0
+    # What is posted now comes after what this process has read, or 0 where it has begun with none. Of a
+    # message that was posted before, the answer may stand there already.
+    after = hub().position if question.key is None else 0
     posting = asyncio.ensure_future(in_database_thread(_post, question, caller, after))
     try:
         return await asyncio.shield(posting)
@@ -129,19 +134,26 @@ def _post(question: Question, caller: Caller, after: int) -> Asked:
         actor=caller.actor,
         after=after,
         keyed=question.key is not None,
+        relays=question.relay is not None,
     )
     with transaction.atomic():
         if question.session_id is not None:
             queries.open_session(session_id, caller, own=True, now=now)
         else:
-            commands.create_session(
+            begin = partial(
+                commands.create_session,
                 user_id=caller.user_id,
                 workspace_id=caller.workspace_id,
                 kind=KIND,
                 session_id=session_id,
                 actor=caller.actor,
             )
-        known = queries.message(session_id, message_id)
+            if question.key is None and not question.before:
+                begin(first=lambda key_id: _first(question, message_id, fingerprint, key_id))
+                return asked
+            begin()
+        # Without a key it has an id that nobody knows.
+        known = queries.message(session_id, message_id) if question.key is not None else None
         if known is not None:
             if known["metadata"].get("request") != fingerprint:
                 raise IdempotencyKeyReused(
@@ -149,14 +161,7 @@ def _post(question: Question, caller: Caller, after: int) -> Asked:
                     field="Idempotency-Key",
                 )
             return asked
-        metadata: dict[str, Any] = {"request": fingerprint}
-        if question.noted:
-            metadata["caller"] = question.noted
-        if question.agent is not None:
-            metadata["agent"] = question.agent
-        if question.relay is not None:
-            sha = store_relay(question.relay, key_id=queries.key_of(session_id))
-            metadata |= {"agent": RELAY_AGENT, "model": question.relay.model, "relay": sha}
+        said = _first(question, message_id, fingerprint, queries.key_of(session_id))
         parent = (
             commands.add_context(session_id=session_id, said=question.before, actor=caller.actor)
             if question.before
@@ -165,14 +170,27 @@ def _post(question: Question, caller: Caller, after: int) -> Asked:
         commands.post_message(
             session_id=session_id,
             message_id=message_id,
-            # A relayed request is kept whole beside it.
-            content=_shortened(question.text) if question.relay is not None else question.text,
+            content=said.content,
             parent=parent,
-            metadata=metadata,
+            metadata=said.metadata,
             actor=caller.actor,
             now=now,
         )
     return asked
+
+
+def _first(question: Question, message_id: UUID, fingerprint: str, key_id: UUID) -> FirstMessage:
+    """Return the message of a question; a request that is relayed is kept whole beside it."""
+    metadata: dict[str, Any] = {"request": fingerprint}
+    if question.noted:
+        metadata["caller"] = question.noted
+    if question.agent is not None:
+        metadata["agent"] = question.agent
+    if question.relay is None:
+        return FirstMessage(message_id, question.text, metadata)
+    sha = store_relay(question.relay, key_id=key_id)
+    metadata |= {"agent": RELAY_AGENT, "model": question.relay.model, "relay": sha}
+    return FirstMessage(message_id, _shortened(question.text), metadata)
 
 
 def _ids(question: Question, caller: Caller) -> tuple[UUID, UUID]:
@@ -208,25 +226,31 @@ class Progress:
     """What the log has told of a turn so far.
 
     `waits` are what holds up its plan and its runs for longer than a moment: approvals, or times. `refused`
-    is the newest decision that denied something, `finished` are the ends of its runs.
+    is the newest decision that denied something, `finished` are the ends of its runs. `runs` are their
+    events, where the answer is relayed.
     """
 
     cause: UUID
     message_id: UUID
+    relays: bool
     decision_id: UUID | None = None
     refused: DecisionMade | None = None
     short_of_budget: bool = False
     waits: dict[UUID, ActDecided | PlanHeldBack] = field(default_factory=dict)
     finished: dict[UUID, RunFinished] = field(default_factory=dict)
+    runs: dict[UUID, list[Event]] = field(default_factory=dict)
     reply: ReplyPosted | None = None
+    erased: bool = False
 
     def take(self, recorded: RecordedEvent) -> None:
         """Take in an event of the session; those of other turns change nothing."""
         if isinstance(recorded.event, ReplyPosted) and recorded.event.parent == self.message_id:
-            self.reply = recorded.event
+            self.reply, self.erased = recorded.event, recorded.erased
             return
         if recorded.causation_id != self.cause:
             return
+        if self.relays and (isinstance(recorded.event, RunStarted) or recorded.stream_id in self.runs):
+            self.runs.setdefault(recorded.stream_id, []).append(recorded.event)
         match recorded.event:
             case DecisionMade() as event:
                 self.decision_id = recorded.stream_id
@@ -246,6 +270,14 @@ class Progress:
         """Tell whether there is nothing left to wait for in this call."""
         return self.reply is not None or bool(self.waits)
 
+    def relayed(self) -> RelayAnswer:
+        """Return the answer of a model; one that is long is read from the database. Raises Erased."""
+        if self.reply is None:
+            raise AssertionError("only an answered turn has an answer")
+        if self.erased:
+            raise Erased("The session was erased, and with it what the model said.")
+        return answer_of(self.reply, self.runs.get(self.reply.run_id, ()))
+
 
 def _holds_up(event: ActDecided | PlanHeldBack) -> bool:
     if event.approval_id is not None:
@@ -262,7 +294,7 @@ class Following:
 
     def __init__(self, asked: Asked) -> None:
         self.asked = asked
-        self.progress = Progress(asked.event_id, asked.message_id)
+        self.progress = Progress(asked.event_id, asked.message_id, asked.relays)
         self._news = asyncio.Event()
         self._ends_at = asyncio.get_running_loop().time() + WAIT_SECONDS
         self._reading: asyncio.Task[None] | None = None

@@ -41,7 +41,6 @@ from cartrita.interop.openai_api.parameters import (
     require_for_agent,
 )
 from cartrita.interop.openai_api.turns import Asked, Following, Question, ask
-from cartrita.orchestrator import relay
 from cartrita.orchestrator.relay import RelayRequest
 from cartrita.telemetry import current_trace_id
 
@@ -233,7 +232,7 @@ async def embed(request: HttpRequest, asking: Caller | None) -> HttpResponseBase
         if failure is not None:
             _give_way(following, failure)
             return answer_failure(failure, _headers(following))
-        answer = await in_database_thread(relay.relay_answer, asked.session_id, asked.message_id)
+        answer = await in_database_thread(following.progress.relayed)
         return JsonResponse(embeddings_as_json(answer, as_base64=wanted.base64), headers=_headers(following))
 
 
@@ -318,10 +317,9 @@ async def _whole(
 
 
 async def _completion(following: Following, wanted: ChatRequest, chosen: offers.Offer) -> Completion:
-    asked = following.asked
     if not chosen.relays:
         return completion_of_run(following.progress, model=wanted.model)
-    answer = await in_database_thread(relay.relay_answer, asked.session_id, asked.message_id)
+    answer = await in_database_thread(following.progress.relayed)
     return completion_of_relay(answer, one_call=wanted.one_call)
 
 
