@@ -132,15 +132,21 @@ def lock(
         arrays.times([period_start for _, period_start in wanted_balances]),
         arrays.texts(sorted(buckets)),
     ]
-    held, found = _lock(wanted, then)
-    while held is None:
+    making: dict[str, Statement] = {
+        "labels": (_MAKE_LABELS, [workspace_id, wanted[0]]),
+        "balances": (_MAKE_BALANCES, [workspace_id, wanted[1], wanted[2]]),
+        "buckets": (
+            _MAKE_BUCKETS,
+            [workspace_id, at, wanted[3], arrays.integers8([buckets[key] for key in sorted(buckets)])],
+        ),
+    }
+    made: set[str] = set()
+    while True:
         # Before anything is locked: who makes rows holds none for which another one waits out of order.
-        execute(_MAKE_LABELS, [workspace_id, wanted[0]])
-        execute(_MAKE_BALANCES, [workspace_id, wanted[1], wanted[2]])
-        levels = arrays.integers8([buckets[key] for key in sorted(buckets)])
-        execute(_MAKE_BUCKETS, [workspace_id, at, wanted[3], levels])
-        held, found = _lock(wanted, then)
-    return held, found
+        held, found, missing = _lock(wanted, then, first=[making[kind] for kind in making if kind in made])
+        if not missing:
+            return held, found
+        made |= missing
 
 
 def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID | None, str]]:
@@ -151,21 +157,24 @@ def lock_approvals(approval_ids: Collection[UUID]) -> list[tuple[UUID, int, UUID
     return rows
 
 
-def _lock(wanted: Sequence[object], then: Statement) -> tuple[Held | None, list[Row]]:
-    """Lock all of the rows; or none and return None for them, when one of them is missing."""
+def _lock(
+    wanted: Sequence[object], then: Statement, *, first: Sequence[Statement]
+) -> tuple[Held, list[Row], set[str]]:
+    """Run `first`, then lock all of the rows; or none, where some are missing, and return of which kinds."""
     held = Held()
-    locked, found = execute_together((_LOCK, wanted), then)
+    missing: set[str] = set()
+    *_, locked, found = execute_together(*first, (_LOCK, wanted), then)
     for kind, name, budget_id, labels, moment, *amounts in locked:
         match kind:
             case 0:
-                return None, []
+                missing.add(name)
             case 1:
                 held.labels[name] = labels
             case 2:
                 held.balances[budget_id, moment] = Balance(*amounts)
             case _:
                 held.buckets[name] = Bucket(amounts[0], moment)
-    return held, found.fetchall()
+    return held, found.fetchall(), missing
 
 
 # The branches of a `union all` run one after the other, and each sorts before it locks.
@@ -176,15 +185,15 @@ _LOCK: LiteralString = """
     ),
     wanted_bucket as materialized (select unnest(%b::text[]) as key),
     missing as materialized (
-        select from wanted_label where not exists (
+        select 'labels' as kind from wanted_label where not exists (
             select from governance_label_set held where held.subject = wanted_label.subject
         )
-        union all select from wanted_balance where not exists (
+        union all select 'balances' from wanted_balance where not exists (
             select from governance_budget_balance held
             where held.budget_id = wanted_balance.budget_id
               and held.period_start = wanted_balance.period_start
         )
-        union all select from wanted_bucket where not exists (
+        union all select 'buckets' from wanted_bucket where not exists (
             select from governance_throttle_bucket held where held.key = wanted_bucket.key
         )
     ),
@@ -204,9 +213,8 @@ _LOCK: LiteralString = """
         where not exists (select from missing) order by key
         for update of governance_throttle_bucket
     )
-    select 0::int4, null::text, null::uuid, null::jsonb, null::timestamptz,
-        null::int8, null::int8, null::int8, null::int8
-    where exists (select from missing)
+    select distinct 0::int4, kind, null::uuid, null::jsonb, null::timestamptz,
+        null::int8, null::int8, null::int8, null::int8 from missing
     union all select 1, subject, null, labels, null, null, null, null, null from label
     union all select 2, null, budget_id, null, period_start,
         reserved_tokens, reserved_micros, used_tokens, used_micros from balance
