@@ -157,6 +157,8 @@ class Ledger:
         self.plan = Plan()
         self._lock = asyncio.Lock()
         self._results: dict[UUID, RunFinished] = {}
+        # The first events of runs that were begun here, until somebody works on them.
+        self._begun: dict[UUID, RunStarted] = {}
 
     @property
     def root(self) -> Task:
@@ -174,6 +176,13 @@ class Ledger:
         """Read the plan's stream anew."""
         async with self._lock:
             self.plan = plans.fold(recorded.event for recorded in await aload(self.plan_id))
+
+    def take_begun(self, run_id: UUID) -> RunStarted | None:
+        """Return the one event of a run that was begun here and not asked for before, else None.
+
+        Who has gone on with it meanwhile has recorded that, and so the next record meets StreamMoved.
+        """
+        return self._begun.pop(run_id, None)
 
     async def result_of(self, task: Task) -> RunFinished | None:
         """Return how the last attempt at a task ended, None where it has not."""
@@ -205,15 +214,17 @@ class Ledger:
         context = self.work.context(actor="system")
         async with self._lock:
             events: list[Event] = []
+            written: list[Append] = []
 
             def then(decided: Sequence[Decided]) -> list[Append]:
                 (one,) = decided
                 after = plans.extend(self.plan, first)
                 events[:] = [*first, *self._with_consequences(after, outcome(one))]
-                return [*self._appends(events), *voided(one)]
+                written[:] = self._appends(events)
+                return [*written, *voided(one)]
 
             await record(context=context, acts=[act], then=then)
-            self._take(events)
+            self._take(events, written)
 
     async def note(self, events: Sequence[Event]) -> None:
         """Record events of the plan that end or start nothing beside it."""
@@ -302,7 +313,7 @@ class Ledger:
         written = [*appends, *self._appends(events)]
         context = self.work.context(actor="system")
         await record(context=context, settlements=settled, then=lambda _: written)
-        self._take(events)
+        self._take(events, written)
 
     def _with_consequences(self, plan: Plan, outcome: Sequence[Event]) -> list[Event]:
         """Return what was decided of the plan, and where it may begin what starts at once."""
@@ -361,8 +372,14 @@ class Ledger:
                 appends.append(Append(event.run_id, 0, [begun], actor))
         return appends
 
-    def _take(self, events: Sequence[Event]) -> None:
+    def _take(self, events: Sequence[Event], written: Sequence[Append]) -> None:
         self.plan = plans.extend(self.plan, events)
+        for append in written:
+            for event in append.events:
+                if isinstance(event, RunStarted):
+                    self._begun[append.stream_id] = event
+                elif isinstance(event, RunFinished):
+                    self._results[append.stream_id] = event
         for event in events:
             if isinstance(event, TaskStarted):
                 self.crew.join(self.plan.tasks[event.task_id], self.work.session_id)

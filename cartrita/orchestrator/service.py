@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
@@ -18,6 +18,7 @@ from cartrita import telemetry
 from cartrita.errors import BadInput, Conflict
 from cartrita.eventstore import (
     Erased,
+    RecordedEvent,
     Sequencer,
     ahead,
     aload,
@@ -191,9 +192,17 @@ class Orchestrator:
             if not await self._claims.take(session_id):
                 return
             try:
-                while (message_id := next(iter(open_messages(await aload(session_id))), None)) is not None:
+                while True:
+                    # Before the session is read: what happens in it from here on is looked at after the turn.
                     self._again.discard(session_id)
-                    halted = await self._answer(session_id, message_id)
+                    events = await aload(session_id)
+                    waiting = open_messages(events)
+                    if not waiting:
+                        return
+                    halted = await self._answer(session_id, waiting[0], events)
+                    if halted is None and len(waiting) == 1 and session_id not in self._again:
+                        # A message that nobody has heard of here yet is offered when it is heard of.
+                        return
                     if halted is None:
                         continue
                     # Later messages queue behind this one.
@@ -208,13 +217,22 @@ class Orchestrator:
                 with suppress(psycopg.Error):
                     await self._claims.release(session_id)
 
-    async def _answer(self, session_id: UUID, message_id: UUID) -> Awaits | Pauses | None:
-        """Run one message's turn, folding again after what may pass; return what it waits for, if it does."""
+    async def _answer(
+        self, session_id: UUID, message_id: UUID, events: Sequence[RecordedEvent]
+    ) -> Awaits | Pauses | None:
+        """Run one message's turn, folding again after what may pass; return what it waits for, if it does.
+
+        `events` are the session's, as they were read a moment ago.
+        """
         stop = self._stops.setdefault((session_id, message_id), asyncio.Event())
+        if session_id in self._again:
+            # Something happened while they were read: a wish to stop, which nobody waited for then.
+            events = ()
         tries = 0
         try:
             while True:
-                assignment = read_assignment(await aload(session_id), message_id)
+                assignment = read_assignment(events or await aload(session_id), message_id)
+                events = ()
                 if assignment is None:
                     return None
                 if assignment.cancel_requested:

@@ -163,7 +163,9 @@ class RunSteps:
         )
 
     async def _fold(self) -> None:
-        self._run = loop.fold(recorded.event for recorded in await aload(self.run_id))
+        begun = self._ledger.take_begun(self.run_id)
+        events = [recorded.event for recorded in await aload(self.run_id)] if begun is None else [begun]
+        self._run = loop.fold(events)
 
     # Deciding
 
