@@ -6,7 +6,7 @@ Everything here is synchronous and reads the database: call it in a database thr
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from typing import Any, cast
+from typing import Any, LiteralString, cast
 from uuid import UUID
 
 import orjson
@@ -15,6 +15,7 @@ from django.db.models import F
 from django.utils import timezone
 from pydantic import ValidationError
 
+from cartrita.eventstore.store import execute
 from cartrita.llm.catalog import MILLION, ModelEntry
 from cartrita.orchestrator.agents import AGENTS
 from cartrita.tools.registry import Tool, all_tools
@@ -25,7 +26,7 @@ from governance.queries.approvals import matching_grants
 from governance.queries.budgets import BudgetStanding, standings
 from governance.queries.policies import active_policy
 from tasks_app.bill import Known, Past, Price, billed, reckon
-from tasks_app.models import BillLineRow, PlanRow, RunRow
+from tasks_app.models import PlanRow
 from tasks_app.plan import Foreseen, PlanBilled
 
 # So many of the newest tasks of the same agent and tool tell what one uses.
@@ -269,31 +270,35 @@ class _Forecast:
 
 
 def _past(workspace_id: UUID, agent: str, tool: str) -> list[Past]:
-    """Return what the newest such tasks used that came to an answer, the newest first."""
-    lines = BillLineRow.objects.filter(workspace_id=workspace_id, agent=agent, tool=tool)
-    newest = list(lines.order_by("-created_at", "id")[:MOST_SAMPLES])
-    runs: dict[UUID, list[RunRow]] = {}
-    for run in RunRow.objects.filter(task_id__in=[line.id for line in newest]):
-        runs.setdefault(run.task_id, []).append(run)
+    """Return what the newest such tasks used that came to an answer, the newest first.
+
+    Those whose attempts cost money of several currencies are left out.
+    """
     return [
-        past
-        for line in newest
-        if (past := _use(Known(line.prompt_tokens, line.output_tokens), runs.get(line.id, ()))) is not None
+        Past(Known(prompt, output), used_prompt, used_completion, micros, currency)
+        for prompt, output, used_prompt, used_completion, micros, currency in execute(
+            _PAST, [workspace_id, agent, tool, MOST_SAMPLES]
+        )
     ]
 
 
-def _use(known: Known, attempts: Sequence[RunRow]) -> Past | None:
-    """Return what the attempts at a task used; None without an answer, or where currencies differ."""
-    currencies = {run.currency for run in attempts if run.cost_micros} or {"USD"}
-    if len(currencies) > 1 or all(run.status != "answered" for run in attempts):
-        return None
-    return Past(
-        known=known,
-        prompt_tokens=sum(run.prompt_tokens for run in attempts),
-        completion_tokens=sum(run.completion_tokens for run in attempts),
-        cost_micros=sum(run.cost_micros for run in attempts),
-        currency=currencies.pop(),
-    )
+_PAST: LiteralString = """
+    select line.prompt_tokens, line.output_tokens, used.prompt_tokens, used.completion_tokens,
+        used.cost_micros, coalesce(used.currency, 'USD')
+    from (
+        select id, prompt_tokens, output_tokens, created_at from plan_bill_lines
+        where workspace_id = %b::uuid and agent = %b::text and tool = %b::text
+        order by created_at desc, id limit %b::int4
+    ) as line cross join lateral (
+        select sum(prompt_tokens)::int8 as prompt_tokens, sum(completion_tokens)::int8 as completion_tokens,
+            sum(cost_micros)::int8 as cost_micros, min(currency) filter (where cost_micros <> 0) as currency,
+            count(distinct currency) filter (where cost_micros <> 0) as currencies,
+            bool_or(status = 'answered') as answered
+        from runs where runs.task_id = line.id
+    ) as used
+    where used.answered and used.currencies <= 1
+    order by line.created_at desc, line.id
+"""
 
 
 def _call(tool: Tool, arguments: Mapping[str, Any] | None, facts: RequestFacts) -> DecisionRequest:

@@ -2,10 +2,12 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import LiteralString
 
-from cartrita.eventstore import Event, RecordedEvent
+from cartrita.eventstore import Event, RecordedEvent, arrays
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.projections import following
+from cartrita.eventstore.store import execute
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.orchestrator.models import MetricCount
 from cartrita.tools.events import ToolFailed, ToolReturned
@@ -53,13 +55,13 @@ def project_metric_counts(batch: Sequence[RecordedEvent]) -> None:
     for recorded in batch:
         for (name, labels), value in _counts_of(recorded):
             counted[canonical_json([name, *labels]).decode()] += value
-    rows = MetricCount.objects.in_bulk(counted)
-    for key, value in counted.items():
-        row = rows.setdefault(key, MetricCount(key=key, value=0))
-        row.value += value
-    MetricCount.objects.bulk_create(
-        rows.values(), update_conflicts=True, unique_fields=["key"], update_fields=["value"]
-    )
+    execute(_COUNT, [arrays.texts(list(counted)), arrays.integers8(list(counted.values()))])
+
+
+_COUNT: LiteralString = """
+    insert into orchestrator_metric_count as held (key, value) select * from unnest(%b::text[], %b::int8[])
+    on conflict (key) do update set value = held.value + excluded.value
+"""
 
 
 def _counts_of(recorded: RecordedEvent) -> Iterator[tuple[Count, int]]:
