@@ -5,6 +5,7 @@ from fractions import Fraction
 from typing import Any
 
 import pytest
+from django.db import transaction
 from django.test import Client
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,6 +118,14 @@ class TestModels:
         before = catalog.model("gpt-4o", at=datetime(2025, 12, 31, 23, 59, tzinfo=UTC))
         assert (before.price.currency, before.price.input_price) == ("USD", 2_500_000)
         assert catalog.model("gpt-4o", at=later).price.currency == "EUR"
+
+    def test_are_read_again_once_they_changed_and_once_that_was_undone(self, database: Database) -> None:
+        usual = catalog.model("gpt-4o")
+        with database.as_owner(), transaction.atomic():
+            Model.objects.filter(name="gpt-4o").update(quality_rank=usual.quality_rank + 50)
+            assert catalog.model("gpt-4o").quality_rank == usual.quality_rank + 50
+            transaction.set_rollback(True)
+        assert catalog.model("gpt-4o") == usual
 
     def test_did_not_exist_before_their_first_price(self, database: Database) -> None:
         with pytest.raises(UnknownModel):
