@@ -13,7 +13,7 @@ from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from cartrita.eventstore.models import OrderedEvent
+from cartrita.eventstore.models import Event, OrderedEvent
 from cartrita.eventstore.registry import all_event_classes
 
 if TYPE_CHECKING:
@@ -153,10 +153,18 @@ class OrderedEventAdmin(ReadOnlyAdmin):
             found |= Q(trace_id=uuid.hex)
         return queryset.filter(found), False
 
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Any]:
+        """Return the rows without their data, which the database could not decode where it was altered."""
+        return super().get_queryset(request).defer("data")
+
     @admin.display(description=_("data"))
     def content(self, row: OrderedEvent) -> SafeString:
-        """Show the stored JSON; sealed fields stay tokens."""
-        return pretty_json(row.data)
+        """Show the stored JSON, or what stands in its place; sealed fields stay tokens."""
+        stored = bytes(Event.objects.values_list("data", flat=True).get(pk=(row.stream_id, row.version)))
+        try:
+            return pretty_json(json.loads(stored))
+        except ValueError:
+            return pretty_json(stored.decode(errors="replace"))
 
     @admin.display(description=_("leaf hash"))
     def leaf_hash(self, row: OrderedEvent) -> str:
