@@ -265,6 +265,7 @@ class TestBackup:
             "django_session",
             "accounts_sign_in_link",
             "orchestrator_claim",
+            "aggregate_snapshot",
         ):
             assert f"TABLE DATA public {table} " not in listed
 
