@@ -18,6 +18,7 @@ from cartrita.accounts.permissions import require_role
 from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput, NotAllowed, NotFound
 from cartrita.eventstore import unseal_or_empty
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
@@ -110,7 +111,7 @@ class PassageEntry(serializers.Serializer[Any]):
 class Search(serializers.Serializer[Any]):
     """What to look for."""
 
-    query = serializers.CharField(max_length=MAX_QUERY)
+    query = Text(max_length=MAX_QUERY)
     session_id = serializers.UUIDField(required=False)
     document_ids = serializers.ListField(child=serializers.UUIDField(), required=False, max_length=100)
     k = serializers.IntegerField(min_value=1, max_value=MAX_K, default=10)

@@ -17,6 +17,7 @@ from cartrita.accounts.queries import Caller, roles_of
 from cartrita.errors import BadInput, NotAllowed
 from cartrita.eventstore import new_id
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version, require_version
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 from sessions_app import commands, queries
@@ -71,9 +72,7 @@ class OpenedSession(serializers.Serializer[Any]):
 class NewMessage(serializers.Serializer[Any]):
     """A message."""
 
-    content = serializers.CharField(
-        trim_whitespace=False, help_text=f"At most {CONTENT_LIMIT:,} bytes of UTF-8."
-    )
+    content = Text(trim_whitespace=False, help_text=f"At most {CONTENT_LIMIT:,} bytes of UTF-8.")
     role = serializers.ChoiceField(
         choices=get_args(Role), default="user", help_text="Others than user need the scope import."
     )

@@ -14,6 +14,7 @@ from cartrita.accounts.api_token import NAME_LIMIT, Scope
 from cartrita.accounts.authentication import caller
 from cartrita.accounts.workspace import Role
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.views import ApiView
 
@@ -23,7 +24,7 @@ ROLES = list(get_args(Role))
 class TokenRequest(serializers.Serializer[Any]):
     """What a new token is for."""
 
-    name = serializers.CharField(max_length=NAME_LIMIT)
+    name = Text(max_length=NAME_LIMIT)
     scopes = serializers.ListField(
         child=serializers.ChoiceField(choices=get_args(Scope)),
         min_length=1,
@@ -118,7 +119,7 @@ class NewMember(MemberRoles):
     """Who joins the workspace."""
 
     email = serializers.EmailField(max_length=254)
-    name = serializers.CharField(
+    name = Text(
         required=False, default="", allow_blank=True, max_length=150, help_text="Of somebody new here."
     )
 

@@ -16,6 +16,7 @@ from cartrita.accounts.authentication import caller
 from cartrita.errors import NotFound
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
@@ -127,24 +128,24 @@ class Approve(serializers.Serializer[Any]):
 
     scope = serializers.ChoiceField(choices=SCOPES, default="once")
     pattern = serializers.DictField(
-        child=serializers.CharField(trim_whitespace=False),
+        child=Text(trim_whitespace=False),
         required=False,
         help_text="Each argument with its text; `*` stands for any text, `\\*` for a star.",
     )
     valid_until = serializers.DateTimeField(required=False)
-    text = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_LIMIT)
+    text = Text(required=False, allow_blank=True, max_length=NOTE_LIMIT)
 
 
 class Deny(serializers.Serializer[Any]):
     """Why not."""
 
-    text = serializers.CharField(required=False, allow_blank=True, max_length=NOTE_LIMIT)
+    text = Text(required=False, allow_blank=True, max_length=NOTE_LIMIT)
 
 
 class Note(serializers.Serializer[Any]):
     """What to say."""
 
-    text = serializers.CharField(max_length=NOTE_LIMIT)
+    text = Text(max_length=NOTE_LIMIT)
 
 
 class Edit(serializers.Serializer[Any]):

@@ -14,6 +14,7 @@ from rest_framework.response import Response
 from cartrita.accounts.authentication import caller
 from cartrita.errors import BadInput
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
 from governance.api.shared import validated
@@ -74,9 +75,9 @@ class BudgetTree(serializers.Serializer[Any]):
 class NewBudget(serializers.Serializer[Any]):
     """What to limit. A scope has one budget for each period; sent again, its terms are written anew."""
 
-    name = serializers.CharField(max_length=150)
+    name = Text(max_length=150)
     scope_kind = serializers.ChoiceField(choices=get_args(ScopeKind))
-    scope = serializers.CharField(
+    scope = Text(
         required=False,
         allow_blank=True,
         default="",
@@ -85,14 +86,14 @@ class NewBudget(serializers.Serializer[Any]):
     )
     parent_id = serializers.UUIDField(required=False, allow_null=True)
     period = serializers.ChoiceField(choices=get_args(Period), default="month")
-    time_zone = serializers.CharField(default="UTC", max_length=64)
+    time_zone = Text(default="UTC", max_length=64)
     limit_tokens = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=LARGEST_LIMIT
     )
     limit_micros = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=LARGEST_LIMIT
     )
-    currency = serializers.CharField(default="USD", max_length=3)
+    currency = Text(default="USD", max_length=3)
     warn_percent = serializers.IntegerField(default=80, min_value=1, max_value=100)
 
 
@@ -101,7 +102,7 @@ class Raise(serializers.Serializer[Any]):
 
     limit_tokens = serializers.IntegerField(required=False, min_value=0, max_value=LARGEST_LIMIT)
     limit_micros = serializers.IntegerField(required=False, min_value=0, max_value=LARGEST_LIMIT)
-    reason = serializers.CharField(max_length=500)
+    reason = Text(max_length=500)
 
 
 class Budgets(ApiView):

@@ -18,6 +18,7 @@ from cartrita.accounts.console import CONSOLE_ROLES
 from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version, require_version
+from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
 from governance import cel
@@ -146,14 +147,14 @@ class VersionPage(serializers.Serializer[Any]):
 class PolicyText(serializers.Serializer[Any]):
     """A policy file."""
 
-    text = serializers.CharField(trim_whitespace=False, help_text="YAML.")
+    text = Text(trim_whitespace=False, help_text="YAML.")
 
 
 class PolicyImport(PolicyText):
     """A policy file that replaces the draft."""
 
     activate = serializers.BooleanField(default=False, help_text="Also put it in force.")
-    note = serializers.CharField(default="", allow_blank=True, max_length=LONGEST_NOTE)
+    note = Text(default="", allow_blank=True, max_length=LONGEST_NOTE)
     expected_version = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
 
@@ -161,9 +162,7 @@ class PolicyTrial(serializers.Serializer[Any]):
     """A past decision, and what to try on it."""
 
     decision_id = serializers.UUIDField()
-    text = serializers.CharField(
-        required=False, trim_whitespace=False, help_text="YAML; the draft where it is left out."
-    )
+    text = Text(required=False, trim_whitespace=False, help_text="YAML; the draft where it is left out.")
 
 
 class RuleResultEntry(serializers.Serializer[Any]):
@@ -200,7 +199,7 @@ class PolicyProposal(serializers.Serializer[Any]):
     policy_hash = serializers.RegexField(
         _HASH, required=False, help_text="An earlier set; the draft where it is left out."
     )
-    note = serializers.CharField(default="", allow_blank=True, max_length=LONGEST_NOTE)
+    note = Text(default="", allow_blank=True, max_length=LONGEST_NOTE)
     expected_version = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
 
@@ -208,7 +207,7 @@ class PolicyActivation(serializers.Serializer[Any]):
     """The set that the caller looked at: the draft, the proposed one, or an earlier one."""
 
     policy_hash = serializers.RegexField(_HASH)
-    note = serializers.CharField(default="", allow_blank=True, max_length=LONGEST_NOTE)
+    note = Text(default="", allow_blank=True, max_length=LONGEST_NOTE)
     expected_version = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
 
@@ -454,9 +453,9 @@ class Exports(PolicyView):
     def get(self, request: Request) -> Response:
         """Return a set as YAML that reads back to the same hash."""
         workspace_id = caller(request).workspace_id
-        policy_hash = (
-            request.query_params.get("policy_hash") or queries.active_policy(workspace_id).content_hash
-        )
+        policy_hash = request.query_params.get("policy_hash")
+        if policy_hash is None:
+            policy_hash = queries.active_policy(workspace_id).content_hash
         text = queries.export_text(workspace_id, policy_hash)
         return Response({"policy_hash": policy_hash, "text": text})
 
@@ -575,7 +574,7 @@ def _expected_version(request: Request) -> int | None:
 def _since(request: Request) -> Any:
     text = request.query_params.get("since")
     now = timezone.now()
-    if not text:
+    if text is None:
         return now - timedelta(days=30)
     try:
         since = parse_datetime(text)
