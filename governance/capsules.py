@@ -11,7 +11,6 @@ from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, get_blob, sealing
 from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.exports import (
-    NotSigned,
     decoded,
     make_capsule,
     signed_positions_of,
@@ -19,6 +18,7 @@ from cartrita.eventstore.exports import (
     trusted,
     verifying,
 )
+from cartrita.eventstore.heads import HeadMissing
 from governance import decision
 from governance.decide import Verdict
 from governance.decision import DecisionMade, NotRedecidable, request_of, verdict_of
@@ -60,13 +60,13 @@ def decision_capsule(decision_id: UUID, *, with_blobs: bool = True) -> bytes:
     """Return the capsule of a decision: its events, its policy's text, and the blobs that its input names.
 
     Sealed fields stay ciphertext, and so do blobs. Where the input is erased the blobs cannot be told, and
-    are left out. Raises UnknownDecision, UnknownPolicy, NotSigned, and what `make_capsule` raises.
+    are left out. Raises UnknownDecision, UnknownPolicy, HeadMissing, and what `make_capsule` raises.
     """
     recorded = decision_made(decision_id)
     made = _made(recorded)
     positions = signed_positions_of(decision_id)
     if not positions:
-        raise NotSigned(
+        raise HeadMissing(
             f"The decision {decision_id} is beyond the newest signed head: try again in a moment.",
             field="decision_id",
         )

@@ -18,17 +18,18 @@ import orjson
 import psycopg
 
 from cartrita import verify
-from cartrita.errors import BadInput, CartritaError, Conflict, NotFound, TooLarge
+from cartrita.errors import BadInput, CartritaError, Conflict, TooLarge
 from cartrita.eventstore import codec, sealing
 from cartrita.eventstore.aio import connection_parameters
 from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.canonical import canonical_json, rfc3339
 from cartrita.eventstore.codec import Row
-from cartrita.eventstore.heads import Signing, latest_head
+from cartrita.eventstore.heads import HeadMissing, Signing, latest_head
 from cartrita.eventstore.listing import Entry, entries
 from cartrita.eventstore.log import LogNotContiguous
 from cartrita.eventstore.nodes import StoredTree
 from cartrita.eventstore.proofs import complete_subtrees
+from cartrita.eventstore.proving import EventMissing
 from cartrita.eventstore.rows import COLUMNS, leaf_of
 from cartrita.eventstore.signing import SigningKeyUnusable
 from cartrita.eventstore.store import execute
@@ -50,22 +51,6 @@ _NEWEST_HEAD: LiteralString = "select note from tree_head order by size desc lim
 _BLOB: LiteralString = "select content from blob where sha256 = %b::bytea"
 _KEYS: LiteralString = "select verifier_key from signing_key order by adopted_at, verifier_key"
 _OF_STREAM: LiteralString = "select position from log where stream_id = %b::uuid order by position"
-# Event ids have no index: this is asked once for a capsule, never while serving.
-_OF_EVENT: LiteralString = (
-    "select position from event left join log using (stream_id, version) where event_id = %s limit 1"
-)
-
-
-class NotSigned(BadInput):
-    """No signed tree head reaches as far as that."""
-
-    code: ClassVar[str] = "not_signed"
-
-
-class UnknownEvent(NotFound):
-    """No event has that id or position."""
-
-    code: ClassVar[str] = "unknown_event"
 
 
 class FileExists(BadInput):
@@ -128,33 +113,11 @@ def make_capsule(positions: Sequence[int], *, decision: Mapping[str, Any] | None
     """Return a capsule of the events of these positions, proven to the newest signed head.
 
     `decision` has the members of that name in docs/verify.md but `not_visible`, which is found here. Raises
-    NotSigned, UnknownEvent, EventAltered, TooLarge.
+    HeadMissing, EventMissing, EventAltered, TooLarge.
     """
     _sign_up_to(max(positions))
     with _snapshot() as connection:
         return _capsule(connection, positions, decision)
-
-
-def position_of(given: str) -> int:
-    """Return the position of an event, given by that or by its id.
-
-    Raises BadInput, UnknownEvent, NotSigned.
-    """
-    if given.isascii() and given.isdigit() and len(given) < 19:
-        return int(given)
-    try:
-        event_id = UUID(given)
-    except ValueError:
-        raise BadInput(
-            f"{given!r} is neither the id of an event nor a position: give a UUID or a number", field="event"
-        ) from None
-    with _snapshot() as connection:
-        row = connection.execute(_OF_EVENT, [event_id]).fetchone()
-    if row is None:
-        raise UnknownEvent(f"There is no event {event_id}.", field="event")
-    if row[0] is None:
-        raise NotSigned(f"The event {event_id} has no position yet: try again in a moment.", field="event")
-    return int(row[0])
 
 
 def signed_positions_of(stream_id: UUID) -> list[int]:
@@ -181,7 +144,7 @@ def _capsule(
     head = _newest_head(connection)
     beyond = [position for position in positions if position > head.size]
     if beyond:
-        raise NotSigned(
+        raise HeadMissing(
             f"Position {beyond[0]} is beyond the newest signed head, of {head.size} events: try again when "
             "the signer has signed a newer one.",
             field="position",
@@ -189,7 +152,7 @@ def _capsule(
     rows = connection.execute(_EVENTS, [list(positions)]).fetchall()
     missing = set(positions) - {row[0] for row in rows}
     if missing:
-        raise UnknownEvent(
+        raise EventMissing(
             f"There is no event at position {min(missing)}: positions go from 1 to {head.size}.",
             field="position",
         )
@@ -231,7 +194,7 @@ def export_range(first: int, last: int | None, path: Path) -> Exported:
     """Write the events of positions `first` to `last` (None: the newest signed head's) with their proof.
 
     Streams in constant memory, of one snapshot. The file gets its name when it was verified and is on disk.
-    Raises BadInput, NotSigned, FileExists, EventAltered, NotVerified, OSError.
+    Raises BadInput, HeadMissing, FileExists, EventAltered, NotVerified, OSError.
     """
     if first < 1:
         raise BadInput(f"FIRST is {first}: positions begin at 1", field="first")
@@ -245,7 +208,7 @@ def export_range(first: int, last: int | None, path: Path) -> Exported:
         if last < first:
             raise BadInput(f"LAST is {last}, before FIRST, {first}: name them in order", field="last")
         if last > head.size:
-            raise NotSigned(
+            raise HeadMissing(
                 f"LAST is {last}, the newest signed head is of {head.size} events: name one up to that, or "
                 "try again when the signer has signed a newer one",
                 field="last",
@@ -458,7 +421,7 @@ def _sign_up_to(position: int) -> None:
 def _newest_head(connection: psycopg.Connection[Any]) -> verify.Head:
     row = connection.execute(_NEWEST_HEAD).fetchone()
     if row is None:
-        raise NotSigned(
+        raise HeadMissing(
             "No tree head is signed yet: start the server, whose signer does, and try again.",
             field="position",
         )

@@ -183,10 +183,10 @@ class TestCapsuleCommand:
         assert "No tree head is signed yet" in refused("capsule", decision_id)
         assert "has no position yet" in refused("capsule", load(decision_id)[0].event_id)
         sign_all()
-        assert "There is no event" in refused("capsule", new_id())
-        assert "give a UUID or a number" in refused("capsule", "x")
+        assert "No event has the id" in refused("capsule", new_id())
+        assert "neither an id (a UUID) nor a position" in refused("capsule", "x")
         assert "beyond the newest signed head" in refused("capsule", "999")
-        assert "positions go from 1" in refused("capsule", "0")
+        assert "must be a whole number" in refused("capsule", "0")
         assert "either the ID" in refused("capsule")
         assert "either the ID" in refused("capsule", decision_id, "--redecide", tmp_path / "x")
         out = tmp_path / "there"

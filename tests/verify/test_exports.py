@@ -198,6 +198,24 @@ def _newest_note() -> str:
     return head.note
 
 
+class TestProofCommand:
+    def test_prints_what_verifies_elsewhere(self, keys: list[str], tmp_path: Path) -> None:
+        older, newer, inclusion, consistency = (tmp_path / name for name in ("older", "newer", "in", "on"))
+        newer.write_text(command("proof", "head"))
+        older.write_text(command("proof", "head", "--size", 5))
+        inclusion.write_text(command("proof", "inclusion", 3))
+        consistency.write_text(command("proof", "consistency", 5))
+        given = ["--key", keys[0], "--head", str(newer), "--head", str(older)]
+        assert verify.main([str(newer), "--key", keys[0]]) == verify.VERIFIED
+        assert verify.main([str(inclusion), *given]) == verify.VERIFIED
+        assert verify.main([str(consistency), *given]) == verify.VERIFIED
+        capsule = tmp_path / "capsule"
+        command("capsule", 3, "--out", capsule)
+        assert verify.main([str(capsule), *given, "--consistency", str(consistency)]) == verify.VERIFIED
+        older.write_text(older.read_text().replace("\n5\n", "\n6\n"))
+        assert verify.main([str(inclusion), *given]) == verify.NOT_VERIFIED
+
+
 class TestWitnessFile:
     def test_is_a_chain_that_verifies_elsewhere(
         self, sign_all: SignAll, settings: Settings, tmp_path: Path

@@ -9,7 +9,8 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.errors import BadInput
 from cartrita.eventstore.command_line import told_plainly
-from cartrita.eventstore.exports import make_capsule, position_of
+from cartrita.eventstore.exports import make_capsule
+from cartrita.eventstore.proving import position_of, whole_number
 from cartrita.verify import MOST_FILE_BYTES
 from governance.capsules import DecidedAgain, decision_capsule, is_decision, redecide_capsule
 from governance.decision import NotRedecidable
@@ -53,10 +54,14 @@ class Command(BaseCommand):
 
     def _make(self, given: str, out: Path | None, *, with_blobs: bool) -> None:
         stream_id = _uuid(given)
-        if stream_id is not None and is_decision(stream_id):
+        if stream_id is None and not given.isdecimal():
+            raise BadInput(f"{given!r} is neither an id (a UUID) nor a position (a number)", field="ID")
+        if stream_id is None:
+            content = make_capsule([whole_number("ID", given)])
+        elif is_decision(stream_id):
             content = decision_capsule(stream_id, with_blobs=with_blobs)
         else:
-            content = make_capsule([position_of(given)])
+            content = make_capsule([position_of(stream_id)])
         if out is None:
             self.stdout.write(content.decode(), ending="")
             return
