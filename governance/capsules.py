@@ -13,8 +13,8 @@ from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.exports import (
     decoded,
     make_capsule,
+    sealed_blob,
     signed_positions_of,
-    stored_blob,
     trusted,
     verifying,
 )
@@ -136,7 +136,7 @@ def _blobs(recorded: RecordedEvent) -> list[dict[str, str]]:
     found: dict[str, bytes] = {}
 
     def read(sha256: str) -> bytes:
-        found[sha256] = stored_blob(sha256)
+        found[sha256] = sealed_blob(sha256)
         return get_blob(sha256, key_id=recorded.key_id)
 
     if not recorded.erased:

@@ -48,7 +48,7 @@ _EVENTS: LiteralString = f"""
     where log.position = any(%s) order by log.position
 """  # noqa: S608 - as above
 _NEWEST_HEAD: LiteralString = "select note from tree_head order by size desc limit 1"
-_BLOB: LiteralString = "select content from blob where sha256 = %b::bytea"
+_BLOB: LiteralString = "select content from blob where sha256 = %b::bytea and key_id is not null"
 _KEYS: LiteralString = "select verifier_key from signing_key order by adopted_at, verifier_key"
 _OF_STREAM: LiteralString = "select position from log where stream_id = %b::uuid order by position"
 
@@ -130,11 +130,11 @@ def signed_positions_of(stream_id: UUID) -> list[int]:
     return [position for position in positions if position <= head.size]
 
 
-def stored_blob(sha256_hex: str) -> bytes:
-    """Return a blob's bytes as they are stored: a sealed one's as ciphertext. Raises UnknownBlob."""
+def sealed_blob(sha256_hex: str) -> bytes:
+    """Return the ciphertext of a sealed blob. Raises UnknownBlob."""
     row = execute(_BLOB, [bytes.fromhex(sha256_hex)]).fetchone()
     if row is None:
-        raise UnknownBlob(f"No blob has the hash {sha256_hex}")
+        raise UnknownBlob(f"No sealed blob has the hash {sha256_hex}")
     return bytes(row[0])
 
 
@@ -257,15 +257,6 @@ def export_next(folder: Path, last: int | None) -> Exported | None:
     if last < first:
         return None
     return export_range(first, last, folder / f"{first:012}-{last:012}.range")
-
-
-def verify_range(path: Path, keys: Sequence[str] = ()) -> verify.Report:
-    """Check an exported range under the given verifier keys, this installation's without.
-
-    Raises NotVerified, BadInput (keys), OSError.
-    """
-    with path.open("rb") as file:
-        return _verified_range(file, trusted(keys))
 
 
 def read_range(path: Path, keys: Sequence[str] = (), *, unseal: bool = False) -> Iterator[Entry]:
