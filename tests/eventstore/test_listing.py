@@ -89,7 +89,7 @@ class TestListEvents:
         assert datetime.fromisoformat(entry["recorded_at"]) == recorded.recorded_at
         (line,) = lines()
         assert line.split() == [
-            "1", *str(recorded.recorded_at)[:23].split(), "store_tests.NoteWritten", str(stream), "v1",
+            "1", *str(recorded.recorded_at)[:19].split(), "store_tests.NoteWritten", str(stream), "v1",
             "user:me", "text=<sealed>", "words=2",
         ]  # fmt: skip
         assert shown("--unseal")[0]["data"]["text"] == "my secret"
@@ -219,7 +219,7 @@ class TestFollow:
             assert next_position(process) == 1
             with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
                 superuser.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity "
+                    "select pg_terminate_backend(pid, 60000) from pg_stat_activity "
                     "where datname = current_database() and pid <> pg_backend_pid() "
                     "and application_name <> ''"
                 )

@@ -41,7 +41,7 @@ from tests.databases import Database
 from tests.eventstore.happenings import Happened, Whispered, happening
 
 
-async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
+async def eventually(holds: Callable[[], bool], seconds: float = 90) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - the database says when
             await asyncio.sleep(0.01)
@@ -49,7 +49,7 @@ async def eventually(holds: Callable[[], bool], seconds: float = 20) -> None:
 
 async def take(events: AsyncIterator[list[RecordedEvent]], count: int) -> list[RecordedEvent]:
     taken: list[RecordedEvent] = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         while len(taken) < count:
             taken += await anext(events)
     return taken
@@ -188,7 +188,7 @@ class TestFollow:
         await take(events, 1)
         with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
             superuser.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "select pg_terminate_backend(pid, 60000) from pg_stat_activity "
                 "where application_name like 'cartrita%' and datname = current_database()"
             )
         await recorder().record(happening(new_id()))
@@ -358,7 +358,7 @@ class TestInDatabaseThread:
 
         lost = await in_database_thread(pid)
         with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
-            superuser.execute("select pg_terminate_backend(%s)", [lost])
+            superuser.execute("select pg_terminate_backend(%s, 60000)", [lost])
         assert await in_database_thread(pid) != lost
 
     async def test_leaves_no_connection_behind(self, database: Database) -> None:

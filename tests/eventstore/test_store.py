@@ -189,7 +189,7 @@ class TestAppend:
         append(starring(new_id(), 1))
         with psycopg.connect(database.superuser_url, autocommit=True) as other:
             other.execute(
-                "select pg_terminate_backend(pid) from pg_stat_activity "
+                "select pg_terminate_backend(pid, 60000) from pg_stat_activity "
                 "where datname = %s and pid <> pg_backend_pid()",
                 [database.name],
             )

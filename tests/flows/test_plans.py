@@ -269,7 +269,7 @@ class TestPlanThatIsStopped:
                 await in_database_thread(
                     sessions.cancel_turn, session_id=session_id, message_id=message_id, actor=person.actor
                 )
-                await asyncio.wait_for(ended.wait(), 10)
+                await asyncio.wait_for(ended.wait(), 60)
                 reply = await reply_to(session_id, message_id)
                 events = await events_of(session_id)
         assert reply.outcome == "stopped"

@@ -218,14 +218,14 @@ class TestBusySession:
             await go_on.wait()
             return Sent(text="sent")
 
-        with a_tool("linger", linger, timeout_seconds=60), a_tool("dawdle", linger, timeout_seconds=60):
+        with a_tool("linger", linger, timeout_seconds=300), a_tool("dawdle", linger, timeout_seconds=300):
             async with running():
                 busy = await person.opens_session()
                 plans(model, *(call(key, key, tool=("linger", "dawdle")[key in "cd"]) for key in "abcd"))
                 message_id = await person.says(busy, ASKED, agent=None)
                 await until(busy, lambda each: isinstance(each.event, TaskStarted))
                 session_id = await person.opens_session()
-                reply = await asyncio.wait_for(person.asks(session_id, "Hello?"), 20)
+                reply = await asyncio.wait_for(person.asks(session_id, "Hello?"), 90)
                 go_on.set()
                 await reply_to(busy, message_id)
         assert reply.outcome == "answered"

@@ -48,7 +48,7 @@ class TestFollowing:
         entering.cancel()
         with suppress(asyncio.CancelledError):
             await entering
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             cancelled = False
             while not cancelled:
                 events = await aload(asked.session_id)

@@ -52,7 +52,7 @@ async def permit_for(prepared: PreparedCall) -> Permit:
     return permit
 
 
-def wait_until(holds: Callable[[], bool], seconds: float = 10) -> None:
+def wait_until(holds: Callable[[], bool], seconds: float = 60) -> None:
     """Block until something holds; from asyncio, in a thread."""
     end = time.monotonic() + seconds
     while not holds():

@@ -202,6 +202,6 @@ async def _terminate_connections(database: Database) -> None:
     """Do what a crash does: end every connection to the test's database."""
     async with await psycopg.AsyncConnection.connect(database.superuser_url, autocommit=True) as connection:
         await connection.execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity "
             "WHERE datname = current_database() AND pid <> pg_backend_pid()"
         )

@@ -77,7 +77,7 @@ def answers(script: Path, text: str, *, seconds_per_token: float = 0) -> Path:
 
 def end(process: "subprocess.Popen[str]", number: int = signal.SIGTERM) -> int:
     process.send_signal(number)
-    return process.wait(timeout=60)
+    return process.wait(timeout=180)
 
 
 def _wait_for(file: Path) -> None:

@@ -29,7 +29,7 @@ from tests.retrieval.conftest import Library
 SALES = b"id,region,amount,day\n1,N,0.10,2024-01-31\n2,S,0.20,2024-02-01\n3,N,,2024-02-02\n"
 
 
-async def described(*, room: int = tables.ROOM, seconds: float = 8, **files: bytes) -> list[dict[str, Any]]:
+async def described(*, room: int = tables.ROOM, seconds: float = 80, **files: bytes) -> list[dict[str, Any]]:
     """Describe files, CSV or Parquet, as `describe_tables` does."""
     header = {
         "describe": [
@@ -40,7 +40,7 @@ async def described(*, room: int = tables.ROOM, seconds: float = 8, **files: byt
         "seconds": seconds,
     }
     async with tables._QueryProcess() as process:
-        answered = await process.ask(header, b"".join(files.values()), seconds=20)
+        answered = await process.ask(header, b"".join(files.values()), seconds=100)
     found: list[dict[str, Any]] = answered["tables"]
     return found
 

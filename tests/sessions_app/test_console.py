@@ -40,7 +40,7 @@ async def order_events(count: int) -> None:
     """Run the sequencer until the log holds `count` events."""
     running = asyncio.create_task(Sequencer().run())
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(90):
             async for _ in follow(after=0):
                 if await ahead() >= count:
                     break

@@ -137,5 +137,5 @@ class TestTicket:
 
 
 async def ending(raw: Raw) -> int:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(90):
         return int((await raw.receive("bye"))["code"])

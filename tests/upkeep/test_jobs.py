@@ -74,7 +74,7 @@ class TestRunJob:
         def lose() -> int:
             with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
                 superuser.execute(
-                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    "select pg_terminate_backend(pid, 60000) from pg_stat_activity"
                     " where datname = current_database() and pid <> pg_backend_pid()"
                 )
             with connection.cursor() as cursor:
