@@ -11,7 +11,7 @@ Output differs from run to run in a few things, and only these are let pass:
 - Ids, hashes, links that sign in and tokens: any other one, but the same wherever the document's comes again,
   and later commands get the real one in place of the document's.
 - Times, dates and durations: any others of the same form.
-- Numbers before the words in `COUNTED`, and positions, which depend on what the services wrote meanwhile.
+- Numbers before the words in `COUNTED` or two spaces and a date, and positions, which depend on what the services wrote meanwhile.
 - Where the server listens: another port.
 - What only reads is read again for a while until it comes out as shown, because services work meanwhile.
 """
@@ -52,6 +52,7 @@ _PATTERNS = {
 }
 # What the document shows -> what may stand there; tried in this order at each place.
 _LOOSE = [
+    (r" *\d+(?=  \d{4}-\d\d-\d\d )", r" *\d+"),
     (r"\d{8}T\d{6}Z", r"\d{8}T\d{6}Z"),
     (r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)", r"\d{4}-\d\d-\d\dT[\d:.]+(?:Z|\+00:00)"),
     (r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?", r"\d{4}-\d\d-\d\d(?: \d\d:\d\d(?::\d\d)?)?"),
@@ -195,7 +196,8 @@ def _only_reads(command: str) -> bool:
     """Tell whether a command may be run again: it changes nothing."""
     if command.startswith("curl "):
         return not re.search(r" (--json|-d|--data|-F|-X|--request)\b", command)
-    return bool(re.search(r"manage\.py (trace|plan|runs|verify_log|agents)\b|manage\.py \w+ list\b", command))
+    looks = r"trace|plan|runs|verify_log|agents|list_events|state_at|read_model_at"
+    return bool(re.search(rf"manage\.py ({looks})\b|manage\.py \w+ list\b", command))
 
 
 def environment(home: Path, **more: str) -> dict[str, str]:
