@@ -6,6 +6,7 @@ settings.EVENT_AGGREGATES lists; those are imported when somebody asks for an ag
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, is_dataclass
+from datetime import datetime
 from functools import cached_property
 from hashlib import sha256
 from importlib import import_module
@@ -18,6 +19,7 @@ from pydantic import BaseModel
 
 from cartrita.errors import CartritaError
 from cartrita.eventstore import registry
+from cartrita.eventstore.canonical import rfc3339
 from cartrita.eventstore.types import Event, RecordedEvent
 
 State = TypeVar("State")
@@ -118,4 +120,6 @@ def _plain(value: Any) -> Any:
         return sorted((_plain(item) for item in value), key=str)
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return rfc3339(value)
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

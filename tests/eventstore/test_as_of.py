@@ -82,7 +82,14 @@ class TestAggregate:
     def test_shows_any_state_as_json(self) -> None:
         state = {UUID(int=1): (frozenset({"b", "a"}), NoteStarred(stars=1), b"\x01", NOON, None, 0.5)}
         assert json.loads(as_json(state)) == {
-            str(UUID(int=1)): [["a", "b"], {"stars": 1, "at": None}, "01", str(NOON), None, 0.5]
+            str(UUID(int=1)): [
+                ["a", "b"],
+                {"stars": 1, "at": None},
+                "01",
+                "2026-01-01T12:00:00.000000Z",
+                None,
+                0.5,
+            ]
         }
 
 

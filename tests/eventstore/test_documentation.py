@@ -52,7 +52,7 @@ class TestGoldenFiles:
     """Each version that any event may be stored in, as it was when that version was today's."""
 
     def test_exist_for_every_version_that_may_be_stored(self) -> None:
-        classes = [*documentation.product_events(), Moved]
+        classes: list[type[Event]] = [*documentation.product_events(), Moved]
         current = {f"{cls.type_name}.{cls.schema_version}.json": cls for cls in classes}
         if os.environ.get("UPDATE_GOLDEN"):
             for name, cls in current.items():

@@ -10,7 +10,16 @@ from django.db import connection, transaction
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cartrita.eventstore import RecordedEvent, append, erase_key, erase_subject, load, new_id, snapshots
+from cartrita.eventstore import (
+    RecordedEvent,
+    append,
+    codec,
+    erase_key,
+    erase_subject,
+    load,
+    new_id,
+    snapshots,
+)
 from cartrita.eventstore.aggregates import Aggregate, Kept
 from cartrita.eventstore.models import AggregateSnapshot
 from cartrita.eventstore.sealing import create_data_key
@@ -70,7 +79,7 @@ def kept_version(stream: UUID) -> int | None:
     return AggregateSnapshot.objects.filter(stream_id=stream).values_list("version", flat=True).first()
 
 
-def change_row(stream: UUID, change: str, *values: object) -> None:
+def change_row(stream: UUID, change: str, *values: bytes) -> None:
     with connection.cursor() as cursor:
         cursor.execute(f"update aggregate_snapshot set {change} where stream_id = %s", [*values, stream])
         assert cursor.rowcount == 1
@@ -101,13 +110,13 @@ class TestLoadState:
         load_state(NOTE, stream)
         append(starring(stream, 5, after=4))
         decoded: list[int] = []
-        real = snapshots.codec.decode
+        real = codec.decode
 
-        def decode(row: Any, ciphers: Any) -> RecordedEvent:
+        def decode(row: codec.Row, ciphers: codec.Ciphers) -> RecordedEvent:
             decoded.append(row[2])
             return real(row, ciphers)
 
-        monkeypatch.setattr(snapshots.codec, "decode", decode)
+        monkeypatch.setattr(codec, "decode", decode)
         assert load_state(NOTE, stream).state == {"texts": list("abcd"), "stars": 5}
         assert decoded == [4, 5]
 
@@ -146,9 +155,7 @@ class TestLoadState:
             ("key_id = gen_random_uuid()", ()),
         ],
     )
-    def test_passes_over_what_does_not_fit(
-        self, change: str, values: tuple[object, ...], never: None
-    ) -> None:
+    def test_passes_over_what_does_not_fit(self, change: str, values: tuple[bytes, ...], never: None) -> None:
         stream = a_note(None, "a", "b", "c", "d")
         keep(NOTE, load_state(NOTE, stream))
         change_row(stream, change, *values)

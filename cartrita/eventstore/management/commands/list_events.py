@@ -102,10 +102,15 @@ def _position(when: int | datetime, beyond: int) -> int:
 
 
 def _line(entry: Entry) -> str:
-    values = " ".join(f"{name}={_short(value)}" for name, value in entry.data.items())
-    moment = entry.recorded_at.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+    shown = {name: value for name, value in entry.data.items() if value not in _NOTHING}
+    values = " ".join(f"{name}={_short(value)}" for name, value in shown.items())
+    moment = entry.recorded_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
     where = f"{entry.stream_id} v{entry.version}"
     return f"{entry.position:>8}  {moment}  {entry.type}  {where}  {entry.actor}  {values}".rstrip()
+
+
+# Not worth a place on a line.
+_NOTHING: tuple[Any, ...] = (None, "", [], {})
 
 
 def _short(value: Any) -> str:

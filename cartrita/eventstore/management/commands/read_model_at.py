@@ -1,12 +1,15 @@
 """manage.py read_model_at: a read model's rows as they were."""
 
 import argparse
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 import orjson
 from django.core.management.base import BaseCommand, CommandParser
 
 from cartrita.eventstore.as_of import position_at
+from cartrita.eventstore.canonical import rfc3339
 from cartrita.eventstore.command_line import a_position, a_time, told_plainly
 from cartrita.eventstore.rebuild import rows_as_of
 
@@ -57,6 +60,14 @@ def _json(value: Any) -> str:
 
 
 def _line(row: dict[str, Any]) -> str:
-    return " ".join(
-        f"{name}={value if isinstance(value, str) else _json(value)}" for name, value in row.items()
-    )
+    return " ".join(f"{name}={_text(value)}" for name, value in row.items() if value not in _NOTHING)
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, datetime):
+        return rfc3339(value)
+    return str(value) if isinstance(value, str | UUID) else _json(value)
+
+
+# Not worth a place on a line.
+_NOTHING: tuple[Any, ...] = (None, "", [], {})

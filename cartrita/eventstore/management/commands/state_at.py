@@ -58,7 +58,7 @@ def _whole(then: StateThen) -> bytes:
 
 def _lines(then: StateThen) -> str:
     last = then.last
-    at = last.recorded_at.isoformat(sep=" ", timespec="milliseconds").removesuffix("+00:00")
+    at = last.recorded_at.isoformat(sep=" ", timespec="seconds").removesuffix("+00:00")
     ordered = "not ordered yet" if last.position is None else f"position {last.position}"
     kind = then.aggregate or "no aggregate, its events:"
     head = f"{kind} {last.stream_id} after version {last.version} ({ordered}, {at})"
