@@ -51,6 +51,7 @@ chaos: install-test system ## only the tests that kill processes (CHAOS_KILLS=60
 
 bench: install ## measure, beside the peers: all, or NAME=eventstore
 	@$(INSTALL) bench
+	@npm ci --prefix benchmarks/peers/emmett --ignore-scripts --no-audit --no-fund || echo "Without Emmett" >&2
 	@for script in benchmarks/$(or $(NAME),*).py; do $(BIN)/python $$script || exit 1; done
 
 lock: install-test ## resolve the versions anew within the bounds of pyproject.toml (UPGRADE=--upgrade for newer ones)

@@ -1,24 +1,31 @@
-"""What the event store reaches, beside a raw INSERT and eventsourcing's ApplicationRecorder, in one run.
+"""What the event store reaches, beside a raw INSERT, eventsourcing and Emmett, in one run.
 
 Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
 what the peer is. Every figure is the median of its runs; ours and the peers take turns. A PostgreSQL of its
 own runs with fsync on, and the sequencer runs in a process of its own while we append, because order is part
-of what we promise. The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it,
-it is null.
+of what we promise. What is loaded before is frozen for the garbage collector, as the server does.
+
+Peers: eventsourcing's ApplicationRecorder in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON), and
+Emmett by Node (`npm ci --prefix benchmarks/peers/emmett`); a peer that is not installed is null.
 
     python benchmarks/eventstore.py [--quick] [--only PART]
+
+`--only million` fills a log of 1,000,000 events, and is not part of a run without `--only`.
 """
 
 import argparse
 import asyncio
+import gc
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +39,9 @@ os.environ["DJANGO_SETTINGS_MODULE"] = "cartrita.settings"
 
 NOTE = "x" * 180
 EVENTSOURCING = "eventsourcing ApplicationRecorder"
+EMMETT = "Emmett, PostgreSQL"
+EMMETT_FOLDER = CHECKOUT / "benchmarks/peers/emmett"
+WRITERS = (1, 8, 32)
 RAW_INSERT = """
     insert into raw_event (stream_id, version, event_id, type, schema_version, recorded_at, workspace_id,
                            session_id, causation_id, actor, trace_id, key_id, data)
@@ -51,14 +61,15 @@ RAW_TABLE = """
         data bytea not null, primary key (stream_id, version));
     grant select, insert on raw_event to public;
     create table bench_total (stream_id uuid primary key, total bigint not null, events int not null);
-    grant all on bench_total to public;
+    create table bench_count (stream_id uuid primary key, events int not null);
+    grant all on bench_total, bench_count to public;
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="one short run of each")
-    parser.add_argument("--only", help="append, group_commit, many, read, visibility, command or verify")
+    parser.add_argument("--only", choices=PARTS, help="one part")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
@@ -66,22 +77,27 @@ def main() -> None:
         return
     runs, seconds = (1, 1.0) if options.quick else (3, 3.0)
     with database() as (server, sockets):
-        import django
-
-        django.setup()
+        load_django()
         bench = Bench(server, sockets, runs, seconds)
-        parts = {
-            "append": bench.append,
-            "group_commit": bench.group_commit,
-            "many": bench.many,
-            "visibility": bench.visibility,
-            "command": bench.command,
-            "read": bench.read,
-            "verify": bench.verify,
-        }
-        for name, part in parts.items():
-            if options.only in {None, name}:
-                part()
+        for name in PARTS if options.only is None else [options.only]:
+            if name == "million" and options.only is None:
+                continue
+            began = time.monotonic()
+            getattr(bench, name)()
+            print(f"{name}: {time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
+
+
+PARTS = (
+    "append", "group_commit", "many", "visibility", "command", "read", "rebuild", "verify", "million",
+)  # fmt: skip
+
+
+def load_django() -> None:
+    import django
+
+    django.setup()
+    gc.collect()
+    gc.freeze()
 
 
 @contextmanager
@@ -109,6 +125,7 @@ def database() -> Iterator[tuple[Any, str]]:
                 owner.execute(RAW_TABLE)
             with psycopg.connect(server.url(SUPERUSER), autocommit=True) as superuser:
                 superuser.execute("create database peer")
+                superuser.execute("create database emmett")
             yield server, str(server.sockets)
 
 
@@ -118,28 +135,40 @@ class Bench:
         self.peer_python = os.environ.get("CARTRITA_BENCH_PYTHON", str(CHECKOUT / ".venv-bench/bin/python"))
         from cartrita.eventstore import Context, Event, new_id
 
+        class Opened(Event):
+            type_name = "bench.Opened"
+
         class Happened(Event):
             type_name = "bench.Happened"
 
             number: int
             note: str
 
-        self.event_class, self.new_id = Happened, new_id
+        self.opened_class, self.event_class, self.new_id = Opened, Happened, new_id
         self.context = Context(workspace_id=new_id(), session_id=new_id(), actor="system")
 
     # -- figures ---------------------------------------------------------------------------------------------
 
     def append(self) -> None:
-        for threads in (1, 8, 32):
-            ours, raw, peer = [], [], []
-            for _ in range(self.runs):
-                raw.append(self.raw(threads, 1))
-                with self.sequencer():
-                    ours.append(self.appends(threads, 1))
-                peer.append(self.eventsourcing(threads, 1))
-            name = f"eventstore.append.{threads}_thread{'s' * (threads > 1)}"
-            report(f"{name}.vs_raw", ours, raw, "events/s", "raw INSERT")
-            report(f"{name}.vs_eventsourcing", ours, peer, "events/s", EVENTSOURCING)
+        for writers in WRITERS:
+            self.beside_peers(f"eventstore.append.{threads(writers)}", writers, 1, "raw INSERT")
+
+    def many(self) -> None:
+        for writers in WRITERS:
+            name = f"eventstore.append.100_per_commit.{threads(writers)}"
+            self.beside_peers(name, writers, 100, "raw INSERT of 100")
+
+    def beside_peers(self, name: str, writers: int, per_commit: int, raw_is: str) -> None:
+        ours, raw, eventsourcing, emmett = [], [], [], []
+        for _ in range(self.runs):
+            raw.append(self.raw(writers, per_commit))
+            with self.sequencer():
+                ours.append(self.appends(writers, per_commit))
+            eventsourcing.append(self.eventsourcing(writers, per_commit))
+            emmett.append(self.emmett(writers, per_commit))
+        report(f"{name}.vs_raw", ours, raw, "events/s", raw_is)
+        report(f"{name}.vs_eventsourcing", ours, eventsourcing, "events/s", EVENTSOURCING)
+        report(f"{name}.vs_emmett", ours, emmett, "events/s", EMMETT)
 
     def group_commit(self) -> None:
         for tasks in (32, 256):
@@ -149,17 +178,6 @@ class Bench:
                 with self.sequencer():
                     ours.append(asyncio.run(self.records(tasks)))
             report(f"eventstore.group_commit.{tasks}_tasks", ours, raw, "events/s", "raw INSERT, 32 threads")
-
-    def many(self) -> None:
-        ours, raw, peer = [], [], []
-        for _ in range(self.runs):
-            raw.append(self.raw(8, 100))
-            with self.sequencer():
-                ours.append(self.appends(8, 100))
-            peer.append(self.eventsourcing(8, 100))
-        name = "eventstore.append.100_per_commit.8_threads"
-        report(f"{name}.vs_raw", ours, raw, "events/s", "raw INSERT of 100")
-        report(f"{name}.vs_eventsourcing", ours, peer, "events/s", EVENTSOURCING)
 
     def visibility(self) -> None:
         """From before the write to a follower in the sequencer's process, as a server has them."""
@@ -186,19 +204,10 @@ class Bench:
         report("eventstore.command.8_workers", rates, None, "commands/s")
 
     def read(self) -> None:
-        from cartrita.eventstore import Sequencer, head, load, read_log, recorder
+        from cartrita.eventstore import head, load, read_log
 
         stream = self.new_id()
-
-        async def fill() -> None:
-            for version in range(0, 50_000, 1_000):
-                await recorder().record(self.one(stream, version, 1_000))
-            await Sequencer().order()
-            from cartrita.eventstore import close_async
-
-            await close_async()
-
-        asyncio.run(fill())
+        asyncio.run(self.fill([stream], 50_000))
         reads, folds = [], []
         for _ in range(self.runs):
             began, position, last = time.perf_counter(), 0, min(head(), 100_000)
@@ -213,17 +222,45 @@ class Bench:
         report("eventstore.read.ordered", reads, None, "events/s")
         report("eventstore.fold", folds, None, "events/s")
 
-    def verify(self) -> None:
-        from cartrita.eventstore.integrity import verify_log
+    def rebuild(self) -> None:
+        """An inline projection that writes a row by Django's ORM for each event, and a following one."""
+        for kind, streams, versions in (("inline", 100, 20), ("following", 500, 100)):
+            asyncio.run(self.fill([self.new_id() for _ in range(streams)], versions))
+            rates = []
+            for _ in range(self.runs):
+                events, seconds = self.rebuilt(kind)
+                rates.append(events / seconds)
+            report(f"eventstore.rebuild.{kind}", rates, None, "events/s")
 
-        seconds = []
+    def verify(self) -> None:
+        positions, seconds = 0, []
+        asyncio.run(self.fill([self.new_id() for _ in range(100)], 100))
         for _ in range(self.runs):
-            began = time.perf_counter()
-            found = verify_log()
-            if not found.verified:
-                raise SystemExit(f"the log does not verify: {found}")
-            seconds.append((time.perf_counter() - began) / max(1, found.positions) * 100_000)
+            positions, taken = verified()
+            seconds.append(taken / positions * 100_000)
         report("eventstore.verify_log.100k", seconds, None, "s")
+
+    def million(self) -> None:
+        """Fill a log and see whether it slows down; raw INSERTs beside tell how the machine does."""
+        events = 20_000 if self.seconds < 2 else 1_000_000
+        start = self.append_rates()
+        began = time.perf_counter()
+        with self.sequencer():
+            asyncio.run(self.fill([self.new_id() for _ in range(events // 100)], 100, opened=True))
+        filled = events / (time.perf_counter() - began)
+        end = self.append_rates()
+        name = "eventstore.million"
+        report(f"{name}.fill", [filled], None, "events/s")
+        for which, (ours, raw) in (("start", start), ("end", end)):
+            report(f"{name}.append_at_{which}.8_threads", ours, raw, "events/s", "raw INSERT")
+        for which, at_end, at_start in zip(("append", "raw"), end, start, strict=True):
+            report(f"{name}.{which}_kept", at_end, at_start, "events/s", "the same at the start")
+        positions, seconds = verified()
+        report(f"{name}.verify", [seconds], None, f"s for {positions:,} events")
+        rebuilt, seconds = self.rebuilt("both")
+        report(f"{name}.rebuild", [seconds], None, f"s for {rebuilt:,} events")
+        for table, size, rows in self.table_sizes():
+            report(f"{name}.size.{table}", [size / 2**20], None, f"MiB for {rows:,} rows")
 
     # -- what is measured ------------------------------------------------------------------------------------
 
@@ -237,14 +274,62 @@ class Bench:
             self.context,
         )
 
+    async def fill(self, streams: Sequence[UUID], versions: int, *, opened: bool = False) -> None:
+        """Record streams of so many events, 1,000 a commit at most, and give them positions."""
+        from cartrita.eventstore import Append, Sequencer, close_async, recorder
+
+        async def write(some: Sequence[UUID]) -> None:
+            for stream in some:
+                for version in range(0, versions, 1_000):
+                    one = self.one(stream, version, min(1_000, versions - version))
+                    if opened and not version:
+                        one = Append(stream, 0, [self.opened_class(), *one.events[1:]], self.context)
+                    await recorder().record(one)
+
+        await asyncio.gather(*(write(streams[start::20]) for start in range(min(20, len(streams)))))
+        await Sequencer().order()
+        await close_async()
+
+    def append_rates(self) -> tuple[list[float], list[float]]:
+        ours, raw = [], []
+        for _ in range(self.runs):
+            raw.append(self.raw(8, 1))
+            with self.sequencer():
+                ours.append(self.appends(8, 1))
+        return ours, raw
+
+    def rebuilt(self, kind: str) -> tuple[int, float]:
+        """Return how many events a rebuild applied, and its seconds. The owner of the tables does it."""
+        from cartrita.embedded.postgres import OWNER
+
+        environ = {**os.environ, "DATABASE_URL": self.server.url(OWNER)}
+        output, _ = self.start(f"rebuild:{kind}", environ).communicate()
+        events, seconds = output.split()
+        return int(events), float(seconds)
+
+    def table_sizes(self) -> list[tuple[str, int, int]]:
+        import psycopg
+
+        with psycopg.connect(self.server.url()) as session:
+            return [
+                (table, *session.execute(
+                    f"select pg_total_relation_size('{table}'), count(*) from {table}"
+                ).fetchone())  # type: ignore[misc]
+                for table in ("event", "log", "tick", "merkle_node")
+            ]  # fmt: skip
+
     def raw(self, threads: int, per_commit: int) -> float:
         """Insert rows that are ready, into the same columns with a primary key alone."""
         import psycopg
 
+        from cartrita.embedded.postgres import OWNER
         from cartrita.eventstore import codec
 
         (event,) = codec.encode(self.one(self.new_id(), 0, 1), recorded_at=now(), ciphers={})
         row = codec.row_of(event)[2:]
+
+        with psycopg.connect(self.server.url(OWNER), autocommit=True) as owner:
+            owner.execute("truncate raw_event")
 
         def worker() -> Callable[[], int]:
             connection = psycopg.connect(self.server.url(), autocommit=True)
@@ -302,6 +387,16 @@ class Bench:
         )
         return float(json.loads(done.stdout)["events_per_second"])
 
+    def emmett(self, writers: int, per_commit: int) -> float | None:
+        node = shutil.which("node")
+        if node is None or not (EMMETT_FOLDER / "node_modules").exists():
+            return None
+        arguments = [self.sockets, "postgres", "emmett", str(writers), str(self.seconds), str(per_commit)]
+        done = subprocess.run(
+            [node, str(EMMETT_FOLDER / "append.mjs"), *arguments], check=True, capture_output=True, text=True
+        )
+        return float(json.loads(done.stdout)["events_per_second"])
+
     async def visible(self, rate: float, other_process: bool) -> list[float]:
         from cartrita.eventstore import Sequencer, ahead, close_async, follow, recorder
 
@@ -345,9 +440,9 @@ class Bench:
 
     # -- processes -------------------------------------------------------------------------------------------
 
-    def start(self, what: str) -> "subprocess.Popen[str]":
+    def start(self, what: str, environ: dict[str, str] | None = None) -> "subprocess.Popen[str]":
         return subprocess.Popen(
-            [sys.executable, __file__, "--child", what], stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, "--child", what], stdout=subprocess.PIPE, text=True, env=environ
         )
 
     @contextmanager
@@ -371,9 +466,7 @@ class Bench:
 
 
 def child(what: str) -> None:
-    import django
-
-    django.setup()
+    load_django()
     kind, _, number = what.partition(":")
     if kind == "sequencer":
         asyncio.run(run_sequencer())
@@ -389,6 +482,8 @@ def child(what: str) -> None:
             written[str(stream)] = time.time()
             append(bench.one(stream, 0, 1))
         print(json.dumps(written))
+    elif kind == "rebuild":
+        print(*rebuild(number))
     else:
         print(commands(float(number)))
 
@@ -404,13 +499,9 @@ async def run_sequencer() -> None:
     await task
 
 
-def commands(seconds: float) -> float:
-    """Deposit to an account of 1 to 20 events: fold it, decide, append, project its total inline."""
-    from django.db import models, transaction
-
-    from cartrita.eventstore import Append, append, inline, load
-
-    bench = Bench(None, "", 1, 1)
+def totals() -> Any:
+    """Return the read model of what a stream's events come to."""
+    from django.db import models
 
     class Total(models.Model):
         stream_id = models.UUIDField(primary_key=True)
@@ -422,14 +513,17 @@ def commands(seconds: float) -> float:
             managed = False
             db_table = "bench_total"
 
-    @inline(bench.event_class, tables=[Total])
-    def project_total(recorded: Any) -> None:
-        if recorded.version == 1:
-            Total.objects.create(stream_id=recorded.stream_id, total=recorded.event.number, events=1)
-        else:
-            Total.objects.filter(pk=recorded.stream_id).update(
-                total=models.F("total") + recorded.event.number, events=recorded.version
-            )
+    return Total
+
+
+def commands(seconds: float) -> float:
+    """Deposit to an account of 1 to 20 events: fold it, decide, append, project its total inline."""
+    from django.db import transaction
+
+    from cartrita.eventstore import Append, append, load
+
+    bench = Bench(None, "", 1, 1)
+    project_totals(totals(), bench.event_class)
 
     def worker() -> Callable[[], int]:
         stream, count = bench.new_id(), 0
@@ -448,6 +542,75 @@ def commands(seconds: float) -> float:
         return command
 
     return throughput(4, seconds, worker)
+
+
+def project_totals(total: Any, event_class: Any) -> None:
+    from django.db.models import F
+
+    from cartrita.eventstore import inline
+
+    @inline(event_class, tables=[total])
+    def project_total(recorded: Any) -> None:
+        number = getattr(recorded.event, "number", 0)
+        if recorded.version == 1:
+            total.objects.create(stream_id=recorded.stream_id, total=number, events=1)
+        else:
+            total.objects.filter(pk=recorded.stream_id).update(
+                total=F("total") + number, events=recorded.version
+            )
+
+
+def rebuild(kind: str) -> tuple[int, float]:
+    """Return the events applied and the seconds: "inline" each event, "following" each, or "both".
+
+    For both the inline projection is of the first event of each stream.
+    """
+    from django.db import connection, models
+
+    from cartrita.eventstore import following
+    from cartrita.eventstore.rebuild import projection_names
+    from cartrita.eventstore.rebuild import rebuild as rebuild_projections
+
+    bench = Bench(None, "", 1, 1)
+
+    class Count(models.Model):
+        stream_id = models.UUIDField(primary_key=True)
+        events = models.IntegerField()
+
+        class Meta:
+            app_label = "eventstore"
+            managed = False
+            db_table = "bench_count"
+
+    if kind != "following":
+        project_totals(totals(), bench.opened_class if kind == "both" else bench.event_class)
+    if kind != "inline":
+
+        @following("bench.counts", bench.event_class, tables=[Count])
+        def project_count(batch: Sequence[Any]) -> None:
+            counted = Counter(recorded.stream_id for recorded in batch)
+            with connection.cursor() as cursor:
+                cursor.execute(
+                    "insert into bench_count (stream_id, events) select * from unnest(%s::uuid[], %s::int[]) "
+                    "on conflict (stream_id) do update set events = bench_count.events + excluded.events",
+                    [list(counted), list(counted.values())],
+                )
+
+    names = [name for name in projection_names() if name.startswith(("bench.", f"{__name__}."))]
+    began = time.perf_counter()
+    report = rebuild_projections(names)
+    return report.events, time.perf_counter() - began
+
+
+def verified() -> tuple[int, float]:
+    """Return how many positions the log has, and the seconds that verifying them took."""
+    from cartrita.eventstore.integrity import verify_log
+
+    began = time.perf_counter()
+    found = verify_log()
+    if not found.verified:
+        raise SystemExit(f"the log does not verify: {found}")
+    return found.positions, time.perf_counter() - began
 
 
 def throughput(threads: int, seconds: float, worker: Callable[[], Callable[[], int]]) -> float:
@@ -504,6 +667,10 @@ def report(
 ) -> None:
     known = [peer for peer in peers or [] if peer is not None]
     harness.report(name, ours, known or None, unit, peer_is or "")
+
+
+def threads(count: int) -> str:
+    return f"{count}_thread{'s' * (count > 1)}"
 
 
 def now() -> Any:
