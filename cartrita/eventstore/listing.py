@@ -32,6 +32,8 @@ from cartrita.eventstore.wake import LOG_CHANNEL
 logger = logging.getLogger(__name__)
 
 PAGE = 500
+# What is shown in the place of what somebody altered.
+ALTERED_SHOWN = "<altered>"
 # How long nothing is heard before the log is looked at anyway.
 POLL_SECONDS = 1.0
 
@@ -187,8 +189,7 @@ def _entry(row: Row, *, key_stands: bool, ciphers: codec.Ciphers) -> Entry:
             sealed.append(name)
             data[name] = SEALED_SHOWN if key_stands else ERASED_SHOWN
             if (cipher := ciphers.get(key_id)) is not None:
-                plain = cipher.unseal(value)
-                data[name] = orjson.loads(plain) if value.endswith(SEALED_JSON) else plain
+                data[name] = _opened(value, cipher)
     return Entry(
         position=position,
         event_id=event_id,
@@ -208,13 +209,21 @@ def _entry(row: Row, *, key_stands: bool, ciphers: codec.Ciphers) -> Entry:
     )
 
 
+def _opened(token: str, cipher: sealing.DataKeyCipher) -> Any:
+    try:
+        plain = cipher.unseal(token)
+    except sealing.SealBroken:
+        return ALTERED_SHOWN
+    return orjson.loads(plain) if token.endswith(SEALED_JSON) else plain
+
+
 def _data(stored: bytes) -> dict[str, Any]:
     """Return the fields of a stored event; what is none, because the row was altered, under one name."""
     try:
         fields = orjson.loads(stored)
     except orjson.JSONDecodeError:
-        return {"<altered>": stored.decode(errors="replace")}
-    return fields if isinstance(fields, dict) else {"<altered>": fields}
+        return {ALTERED_SHOWN: stored.decode(errors="replace")}
+    return fields if isinstance(fields, dict) else {ALTERED_SHOWN: fields}
 
 
 _EVENTS: LiteralString = (

@@ -295,6 +295,15 @@ class TestUnreadable:
         (entry,) = shown("--type", "log_tests.FromTomorrow")
         assert entry["data"] == {"a": 1}
 
+    def test_is_listed_as_altered(self, database: Database) -> None:
+        stream = new_id()
+        append(writing(stream, a_key(), "text"))
+        store_raw(database, "store_tests.NoteWritten", data='{"text":"sealed:1:AAAA"}', stream=stream)
+        store_raw(database, "store_tests.NoteWritten", data="no JSON", stream=stream)
+        order()
+        found = [entry["data"] for entry in shown("--stream", str(stream), "--unseal")]
+        assert found == [{"text": "text", "words": 1}, {"text": "<altered>"}, {"<altered>": "no JSON"}]
+
     def test_stops_only_the_projections_of_its_type(self, database: Database) -> None:
         with note_projections(database):
             append(writing(new_id(), a_key(), "text"))
