@@ -116,7 +116,7 @@ def _of_what_runs(connection: "psycopg.Connection", last: int) -> Iterator[Findi
         ):
             yield guarded(name, functools.partial(check, connection))
         yield guarded("log", lambda: _log(connection, last))
-        yield from _each(erasures=running.check_erasures, jobs=running.check_jobs)
+        yield from _each(erasures=running.check_erasures, blobs=running.check_blobs, jobs=running.check_jobs)
     yield guarded("redis", running.check_redis)
     if settings.OPENAI_API_KEY:
         key, base_url = settings.OPENAI_API_KEY, settings.OPENAI_BASE_URL

@@ -17,6 +17,7 @@ from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from pydantic import Field
 
+from cartrita.embedded.checks import running
 from cartrita.eventstore import (
     Append,
     Context,
@@ -289,12 +290,14 @@ class TestNamedBlob:
 
     def test_that_is_lost_fails_its_reader_alone(self, database: Database, name: str) -> None:
         other = put_blob(b"other", key_id=None)
+        assert running.check_blobs().status == "ok"
         lose(database, name)
         with pytest.raises(
             BlobLost, match=rf"{name}, which event 1 names \(collection_tests.Pictured, version 1"
         ):
             get_blob(name)
         assert get_blob(other) == b"other"
+        assert running.check_blobs().status == "fail"
         (missing,) = missing_blobs()
         assert (missing.sha256, missing.problem, missing.position) == (name, "lost", 1)
 

@@ -23,6 +23,7 @@ from cartrita.eventstore import heads, sealing, signing
 from cartrita.eventstore.erasure import erased_list, listed_erasures, recorded_erasures
 from cartrita.eventstore.integrity import verify_on
 from cartrita.eventstore.projections import all_following
+from cartrita.eventstore.references import missing_blobs
 from cartrita.eventstore.schema import SchemaTooNew, check_not_newer
 from cartrita.eventstore.sequencer import LEADER_LOCK
 
@@ -141,6 +142,18 @@ def check_heads(connection: Connection) -> Finding:
         return warn("tree heads", f"this machine signs none: {error.message}", remedy)
     witness = settings.WITNESS_FILE or "no witness (CARTRITA_WITNESS_FILE)"
     return ok("tree heads", f"{standing['signed']} positions are signed; {witness}")
+
+
+def check_blobs() -> Finding:
+    """Look whether the bodies that events name are there, as far as their names were found already."""
+    lost = list(missing_blobs())
+    if lost:
+        first = lost[0]
+        return fail(
+            "blobs", f"{len(lost)} are lost; event {first.position} ({first.type_name}) needs one",
+            "Restore them from a backup; `manage.py collect_blobs --check` names each, and what was altered.",
+        )  # fmt: skip
+    return ok("blobs", "none that an event names is lost")
 
 
 def check_sequencer(connection: Connection, now: datetime | None = None) -> Finding:
