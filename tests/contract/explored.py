@@ -20,6 +20,7 @@ from cartrita.eventstore import canonical_json
 from cartrita.http.conditional import TAG_PATTERN
 
 SEED = 20_260_301
+PATIENCE_SECONDS = 120
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
 # What may become of input that fits the schema: 412 for an old version, 422 for a key of another request.
@@ -69,6 +70,8 @@ def explore(
             "seed": SEED,
             "continue-on-failure": True,
             "workers": 1,
+            # What is looked for are wrong answers, not how busy the machine is.
+            "request-timeout": PATIENCE_SECONDS,
             "headers": {"Authorization": f"Bearer {secret}"} if secret else {},
             "generation": {"max-examples": examples, "database": "none", "no-shrink": True},
             "phases": {name: {"enabled": name in phases} for name in PHASES},
@@ -88,7 +91,10 @@ def explore(
     explored = Explored()
     with served() as address:
         schema = schemathesis.openapi.from_url(
-            f"{address}/api/schema", config=config, headers={"Accept": "application/json"}
+            f"{address}/api/schema",
+            config=config,
+            headers={"Accept": "application/json"},
+            timeout=PATIENCE_SECONDS,
         )
         name_things(schema.raw_schema, things)
         # It goes on for ever; tests/streaming follows it.
