@@ -10,7 +10,7 @@ import psycopg
 import pytest
 from pytest_django import Settings
 
-from cartrita.eventstore import Sequencer, append, close_async, new_id
+from cartrita.eventstore import Sequencer, append, close_async, new_id, recorder
 from cartrita.eventstore.heads import (
     SIGNER_LOCK,
     HeadMissing,
@@ -20,6 +20,7 @@ from cartrita.eventstore.heads import (
     Signing,
     head_over,
     latest_head,
+    run_signer,
     standing,
 )
 from cartrita.eventstore.integrity import verify_log
@@ -35,8 +36,11 @@ from cartrita.eventstore.signing import (
     known_keys,
     local_signers,
 )
+from cartrita.eventstore.witness import read_witness
 from tests.databases import Database
 from tests.eventstore.happenings import happening
+from tests.eventstore.test_nodes import forget_nodes, stored_nodes, write_log
+from tests.eventstore.test_sequencer import eventually
 
 SEEDS = [base64.b64encode(bytes([number]) * 32).decode() for number in range(4)]
 
@@ -74,8 +78,8 @@ class TestSigning:
         head = sign()
         note = Checkpoint.parse(open_note(head.note, known_keys()).text)
         with psycopg.connect(database.url) as reader:
-            size, root = reader.execute("select size, root from tick order by number desc limit 1").fetchone()
-        assert (note.size, note.root) == (head.size, head.root) == (size, root)
+            tick = reader.execute("select size, root from tick order by number desc limit 1").fetchone()
+        assert (note.size, note.root) == (head.size, head.root) == tick
         assert latest_head() == head
 
     def test_names_installation_and_epoch_in_the_origin(self, database: Database, key_file: Path) -> None:
@@ -272,3 +276,42 @@ class TestStanding:
         key_file.unlink()
         with pytest.raises(HeadsLate, match="There is no key to sign tree heads"):
             standing()
+
+
+class TestService:
+    async def test_signs_and_exports_what_is_ordered(
+        self,
+        key_file: Path,
+        loop_resources: None,
+        settings: Settings,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        monkeypatch.setattr("cartrita.eventstore.heads.SIGN_SECONDS", 0.02)
+        file = key_file.parent / "witness"
+        settings.WITNESS_FILE = str(file)
+        service = asyncio.create_task(run_signer())
+        await recorder().record(happening(new_id(), count=2))
+        await Sequencer().order()
+        await eventually(lambda: file.exists() and [one.checkpoint.size for one in read_witness(file)] == [2])
+        # Without its key it says so once, and signs again when the key is back.
+        await asyncio.to_thread(key_file.write_text, SEEDS[3])
+        await recorder().record(happening(new_id()))
+        assert await Sequencer().order() == 1
+        await eventually(lambda: "none that signed here before" in caplog.text)
+        await asyncio.sleep(0.1)
+        assert caplog.text.count("none that signed here before") == 1
+        await asyncio.to_thread(key_file.write_text, SEEDS[0])
+        await eventually(lambda: [one.checkpoint.size for one in read_witness(file)] == [2, 3])
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)
+
+    async def test_fills_the_nodes_of_an_older_log(
+        self, database: Database, key_file: Path, loop_resources: None
+    ) -> None:
+        await asyncio.to_thread(write_log, database, 600)
+        await asyncio.to_thread(forget_nodes, database, "true")
+        service = asyncio.create_task(run_signer())
+        await eventually(lambda: len(stored_nodes(database)) == 2)
+        service.cancel()
+        await asyncio.gather(service, return_exceptions=True)

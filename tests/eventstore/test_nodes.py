@@ -1,7 +1,9 @@
 """The stored tree: written by the sequencer, filled for an older log, and proofs read from it."""
 
 import asyncio
+from collections.abc import Sequence
 from hashlib import sha256
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -107,9 +109,9 @@ class TestStoredTree:
         write_log(database, 1_003)
         asked: list[str] = []
 
-        def execute(statement: str, parameters: object) -> psycopg.Cursor:
+        def execute(statement: LiteralString, parameters: Sequence[Any]) -> psycopg.Cursor[Any]:
             asked.append(statement)
-            return reader.execute(statement, parameters)  # type: ignore[arg-type]
+            return reader.execute(statement, parameters)
 
         with psycopg.connect(database.url) as reader:
             reader.execute("select 1")

@@ -104,7 +104,7 @@ def proof_by_definition(first: int, leaves: list[bytes], *, known: bool = True) 
     return [*proof_by_definition(first - split, leaves[split:], known=False), tree_hash(leaves[:split])]
 
 
-class Peer(pymerkle.InmemoryTree):
+class Peer(pymerkle.InmemoryTree):  # type: ignore[misc] # it has no types
     """An independent implementation, given the same leaves."""
 
     @classmethod

@@ -236,8 +236,8 @@ class TestVerifyLog:
         export_heads(file)
         rogue = Signer.of(key_name(installation_id()), b"rogue" * 6 + b"..")
         intruder.execute("insert into signing_key (verifier_key) values (%s)", [str(rogue.verifier_key)])
-        note = intruder.execute("select note from tree_head").fetchone()[0]
-        forged = sign_note(note.partition("\n\n")[0] + "\n", [rogue])
+        (witnessed,) = read_witness(file)
+        forged = sign_note(witnessed.checkpoint.text(), [rogue])
         intruder.execute("update tree_head set note = %s", [forged])
         intruder.commit()
         report = verify(file)
