@@ -163,8 +163,8 @@ _TO_BEGIN: Final = trace_context.create_key("cartrita-trace-to-begin")
 def set_up(process: str) -> None:
     """Give spans valid ids; export them, and instrument Django and psycopg, if an OTLP endpoint is set.
 
-    Call it once per process, before Django's middleware is loaded. `process` is "web", "beat", "worker" or
-    "command". The usual variables of OpenTelemetry say where spans go and which are kept
+    Call it once per process, before Django's middleware is loaded. `process` is "web", "beat", "worker",
+    "orchestrator" or "command". The usual variables of OpenTelemetry say where spans go and which are kept
     (OTEL_EXPORTER_OTLP_*, OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, OTEL_BSP_*).
     """
     global _set_up  # noqa: PLW0603 - providers are process-wide too

@@ -97,5 +97,5 @@ def _execute(argv: list[str]) -> None:
 
     from cartrita import telemetry
 
-    telemetry.set_up("command")
+    telemetry.set_up("orchestrator" if argv[1:2] == ["run_orchestrator"] else "command")
     execute_from_command_line(argv)

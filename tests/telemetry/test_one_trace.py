@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from urllib.request import Request, urlopen
@@ -14,7 +17,7 @@ from cartrita.accounts.commands import create_workspace, ensure_user, issue_tick
 from cartrita.eventstore import RecordedEvent, aread_log, close_async, in_database_thread
 from cartrita.streaming.client import Stream
 from sessions_app.session import MessagePosted, ReplyPosted
-from tests.databases import Database
+from tests.databases import CHECKOUT, Database
 from tests.flows.conftest import Person, reply_to
 from tests.servers import Server, listening_server
 from tests.telemetry.receiver import Received, Receiver, receiving
@@ -198,6 +201,56 @@ class TestOneTrace:
             assert said[-1]["parts"][0]["content"] == call.attributes["input.value"]
         tool = only(receiver.spans, "execute_tool calculate")
         assert json.loads(tool.attributes["gen_ai.tool.call.arguments"])["expression"] == "6 * 7"
+
+
+class TestTwoProcesses:
+    @pytest.mark.timeout(400)
+    async def test_are_one_trace(
+        self,
+        server: Server,
+        person: Person,
+        receiver: Receiver,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
+        assert server.script is not None
+        monkeypatch.setenv("CARTRITA_SERVICES", "sequencer,signer,projector,ingest")
+        monkeypatch.setenv("CARTRITA_SCRIPTED_MODEL", str(server.script.path))
+        with orchestrating(tmp_path / "orchestrator.log"):
+            trace_id, session_id = await traced(server, person, ASKED)
+        of_message = [one for one in receiver.spans if one.trace == trace_id]
+        by_process = {one.resource["cartrita.process"] for one in of_message}
+        assert by_process == {"web", "orchestrator"}
+        (root,) = [one for one in of_message if not one.parent]
+        assert (root.name, root.resource["cartrita.process"]) == ("socket post_message", "web")
+        turn = only(receiver.children(root), "cartrita.turn")
+        assert turn.resource["cartrita.process"] == "orchestrator"
+        assert turn.attributes["session.id"] == str(session_id)
+        assert len(list(receiver.tree(root))) == len(of_message), "each span has its parent"
+
+
+@contextmanager
+def orchestrating(log: Path) -> Iterator[None]:
+    """Run the orchestrator in a process of its own, and end it in order, so that its last spans are sent."""
+    with (
+        log.open("w") as written,
+        subprocess.Popen(
+            [sys.executable, "manage.py", "run_orchestrator", "--services", "orchestrator"],
+            cwd=CHECKOUT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=written,
+            text=True,
+        ) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "Running: orchestrator.\n", log.read_text()
+            yield
+            process.terminate()
+            assert process.wait(timeout=60) == 0, log.read_text()
+        finally:
+            process.kill()
 
 
 class TestReceiverThatIsSilent:
