@@ -144,7 +144,9 @@ def _declared(row: Row, ciphers: Ciphers) -> set[bytes]:
 
 def _names_in_event(data: bytes, cipher: DataKeyCipher | None) -> list[bytes]:
     names = _names(data)
-    for token in _TOKEN.findall(data) if cipher is not None else ():
+    if cipher is None:
+        return names
+    for token in _TOKEN.findall(data):
         # What does not open is no token, or was altered: nobody can read a name in it.
         with suppress(SealBroken):
             names += _names(cipher.unseal(token.decode()).encode())

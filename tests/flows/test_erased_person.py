@@ -21,6 +21,7 @@ from django.utils import timezone
 
 from cartrita.accounts import commands as accounts
 from cartrita.accounts.models import User
+from cartrita.accounts.sign_in import WrongCredentials
 from cartrita.embedded.backup import back_up, program
 from cartrita.eventstore import Sequencer, head, in_database_thread, run_following
 from cartrita.eventstore.collection import collect_blobs
@@ -205,7 +206,7 @@ class TestErasedPerson:
         )
         assert posted.status_code in {201, 202}, posted.content
 
-        with pytest.raises(accounts.WrongCredentials):
+        with pytest.raises(WrongCredentials):
             accounts.check_credentials(email=ADDRESS, password="wrong", address="127.0.0.1", now=now)
         accounts.issue_sign_in_link(user_id=person.user_id, now=now, lifetime=timedelta(minutes=5))
         user = User.objects.get(id=person.user_id)
