@@ -2,6 +2,7 @@ from typing import Any
 
 import pytest
 from django.test import Client
+from pytest_django import Settings
 
 from tests.accounts.people import Person, someone
 from tests.databases import Database
@@ -26,3 +27,9 @@ def browser_of(person: Person, **options: Any) -> Client:
     client = Client(**options)
     client.force_login(person.user)
     return client
+
+
+@pytest.fixture
+def static_files_as_served(settings: Settings) -> None:
+    """Look all static files up beforehand, as a server does; tests/settings.py leaves that out."""
+    settings.WHITENOISE_AUTOREFRESH = False

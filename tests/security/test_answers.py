@@ -27,6 +27,7 @@ ADDRESSES = [
 
 
 class TestEveryAnswer:
+    @pytest.mark.usefixtures("static_files_as_served")
     @pytest.mark.parametrize("address", ADDRESSES)
     def test_lets_no_browser_guess_frame_or_tell(self, address: str, ann: Person) -> None:
         for client in (Client(), browser_of(ann)):

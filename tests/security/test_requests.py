@@ -81,6 +81,7 @@ class TestNames:
             "/static//etc/passwd",
         ],
     )
+    @pytest.mark.usefixtures("static_files_as_served")
     def test_of_static_files_lead_nowhere_else(self, path: str, database: Database) -> None:
         answer = Client().get(path)
         assert answer.status_code == 404
