@@ -128,6 +128,7 @@ class Place:
     ) -> Restored:
         self.patch.setenv("DATABASE_URL", self.target.url)
         self.patch.setenv("DATABASE_OWNER_URL", self.target.owner_url)
+        self.patch.setattr(django_settings, "DATABASE_BACKUP_URL", self.target.url_of(postgres.BACKUP))
         connections.close_all()
         forget_keys()
         return restore.restore(
