@@ -7,7 +7,7 @@ removes what nothing names, passes locked ones by.
 from collections.abc import Iterable
 from typing import ClassVar, LiteralString
 
-from cartrita.errors import Conflict
+from cartrita.errors import BadInput, Conflict
 from cartrita.eventstore.types import RecordedEvent
 
 
@@ -26,8 +26,15 @@ class BlobGone(Conflict):
 
 
 def named_by(rows: Iterable[RecordedEvent]) -> list[bytes]:
-    """Return the digests of the blobs that these events say they name, each once, in order."""
-    return sorted({bytes.fromhex(name) for row in rows for name in row.event.named_blobs() if name})
+    """Return the digests of the blobs that these events say they name, each once, in order.
+
+    Raises BadInput for a name that is no hexadecimal SHA-256.
+    """
+    names = {name for row in rows for name in row.event.named_blobs() if name}
+    try:
+        return sorted(bytes.fromhex(name) for name in names)
+    except ValueError:
+        raise BadInput("A blob is named by the SHA-256 in hexadecimal digits", field="events") from None
 
 
 # Shared by all who name a blob, and not with who would remove it.
