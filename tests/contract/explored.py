@@ -29,6 +29,8 @@ _ACCEPTED = ("2xx", "3xx", "401", "403", "404", "409", "412", "422", "429", "503
 _BEYOND_SCHEMAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "PUT /api/v2/policies/rules/{name}": ("conditions are CEL", ("400",)),
     "POST /api/v2/policies/import": ("the text is a policy file", ("400",)),
+    "GET /api/v2/events": ("names of event types", ("400",)),
+    "GET /api/v2/sessions/{session_id}/events": ("names of event types", ("400",)),
     "GET /api/v2/policies/hits": ("a time of the last 366 days", ("400",)),
     "POST /api/v2/policies/try": ("the text is a policy file", ("400",)),
     "POST /api/v2/budgets": ("ids of people and budgets, time zones, limits of a parent", ("400",)),

@@ -39,6 +39,8 @@ def require_nothing_found(role: str, *, examples: int, phases: tuple[str, ...]) 
         pytest.fail("\n\n".join(f"{what}\n{how}" for what, how in explored.found.items()), pytrace=False)
 
 
+# Large bodies are meant.
+@pytest.mark.filterwarnings("ignore:Generating overly large repr")
 class TestContract:
     @pytest.mark.timeout(300)
     @pytest.mark.parametrize("role", ["nobody", "member", "admin"])
