@@ -22,5 +22,5 @@ class TestOffers:
         assert {"writer", "premium", "gpt-4o"} <= {each.name for each in offers()}
 
     def test_say_why_somebody_cannot_work(self, database: Database) -> None:
-        with pytest.raises(ModelNotConfigured, match="writer cannot work here: the model .* cannot write"):
+        with pytest.raises(ModelNotConfigured, match=r"writer cannot work here: the model .* cannot write"):
             chatting("writer")
