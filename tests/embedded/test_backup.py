@@ -394,7 +394,8 @@ class TestErasedSubjects:
 
         restored = place.restores(erased=(copied,) if by == "list" else ())
 
-        assert restored.erased_again == 2
+        # The list also names the session that went with ann; in the newer keys hers went with her own.
+        assert restored.erased_again == (3 if by == "list" else 2)
         assert [texts(session_id) for session_id in (of_ann, of_bob, other)] == [[""], [""], ["secret"]]
         assert ChatSession.objects.get(id=of_bob).status == "erased"
         assert User.objects.get(id=ann.user_id).email.endswith("@erased.invalid")
