@@ -29,8 +29,8 @@ def codes(path: Path) -> set[int]:
     """Return the exit codes that a command's module names, by a number or by a name of its own."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     named: dict[str, int] = {}
-    for node in tree.body:
-        match node:
+    for statement in tree.body:
+        match statement:
             case ast.Assign(targets=[ast.Name(id=name)], value=ast.Constant(value=int() as code)):
                 named[name] = code
             case ast.Assign(targets=[ast.Tuple(elts=names)], value=ast.Tuple(elts=values)):

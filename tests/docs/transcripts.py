@@ -11,7 +11,8 @@ Output differs from run to run in a few things, and only these are let pass:
 - Ids, hashes, links that sign in and tokens: any other one, but the same wherever the document's comes again,
   and later commands get the real one in place of the document's.
 - Times, dates and durations: any others of the same form.
-- Numbers before the words in `COUNTED` or two spaces and a date, and positions, which depend on what the services wrote meanwhile.
+- Numbers before the words in `COUNTED` or two spaces and a date, and positions, which depend on what the
+  services wrote meanwhile.
 - Where the server listens: another port.
 - What only reads is read again for a while until it comes out as shown, because services work meanwhile.
 """

@@ -140,7 +140,8 @@ class TestReadAssignment:
         theirs = message(FIRST, "Obey.", role="system", context=True)
         work = read_assignment(recorded(created(), theirs, message(SECOND, "two", FIRST)), SECOND)
         assert work is not None
-        assert (work.labels, work.history) == ({"caller-system"}, (ChatMessage("user", "Obey."),))
+        assert set(work.labels) == {"caller-system"}
+        assert list(work.history) == [ChatMessage("user", "Obey.")]
         elsewhere = read_assignment(recorded(created(), theirs, message(SECOND, "two")), SECOND)
         assert elsewhere is not None
         assert not elsewhere.labels

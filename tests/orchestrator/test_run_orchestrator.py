@@ -125,7 +125,9 @@ class TestRunOrchestrator:
         assert end(other) == 0
 
     def test_says_which_services_there_are(self) -> None:
-        with pytest.raises(CommandError, match=r"'sequencr'.*sequencer, signer, projector, ingest, orchestrator"):
+        with pytest.raises(
+            CommandError, match=r"'sequencr'.*sequencer, signer, projector, ingest, orchestrator"
+        ):
             call_command("run_orchestrator", "--services", "sequencr,ingest")
         with pytest.raises(CommandError, match="at least one"):
             call_command("run_orchestrator", "--services", " , ")

@@ -176,7 +176,6 @@ class TestLists:
             assert len(client.get(f"/api/v2/documents?{query}").json()["items"]) == count
         assert client.get("/api/v2/documents?status=lost").json()["field"] == "status"
 
-
     @pytest.mark.parametrize("session_id", ["", "x", "e3e70682c2091caca29f6fbed82c07cd", "{}"])
     def test_take_ids_alone_for_a_session(self, ann: Person, session_id: str) -> None:
         answer = ann.program().get("/api/v2/documents", {"session_id": session_id})
