@@ -1,5 +1,6 @@
-"""Bring following projections up to the log: batch and checkpoint in one transaction each."""
+"""Bring following projections up to the log: a batch and its checkpoints in one transaction."""
 
+from collections.abc import Sequence
 from typing import LiteralString
 
 from django.db import transaction
@@ -22,7 +23,7 @@ def run_following(*, up_to: int | None = None) -> int:
     failure: Exception | None = None
     for projection in all_following():
         try:
-            while advance(projection, up_to=target):
+            while advance([projection], up_to=target):
                 pass
         except Exception as error:  # noqa: BLE001 # the others run first, then it is raised
             failure = failure or error
@@ -31,18 +32,35 @@ def run_following(*, up_to: int | None = None) -> int:
     return target
 
 
-def advance(projection: Following, *, up_to: int) -> bool:
-    """Run one batch of a projection and move its checkpoint; tell whether more is left before `up_to`."""
+def advance(projections: Sequence[Following], *, up_to: int) -> bool:
+    """Run a batch of these projections and move their checkpoints; tell whether more is left before `up_to`.
+
+    They share a transaction, so that several cost little more than one: either all of them advance, or what
+    one of them raises is raised and none does.
+    """
     with transaction.atomic():
-        position = lock_checkpoint(projection.name)
-        if position >= up_to:
+        held = _lock_checkpoints(projections)
+        due = [each for each in projections if held[each.name] < up_to]
+        if not due:
             return False
-        batch = read_following(projection, after=position, up_to=up_to)
-        if batch:
-            projection.function(batch)
+        start = min(held[each.name] for each in due)
+        names = registry.stored_names({cls for each in due for cls in each.event_classes})
+        batch = read_rows(_READ, [start, up_to, names, BATCH])
         complete = len(batch) < BATCH
         reached = up_to if complete else (batch[-1].position or up_to)
-        move_checkpoint(projection.name, reached)
+        for projection in due:
+            own = [
+                recorded
+                for recorded in batch
+                if (recorded.position or 0) > held[projection.name]
+                and isinstance(recorded.event, projection.event_classes)
+            ]
+            if own:
+                projection.function(own)
+        behind = [each.name for each in due if held[each.name] < reached]
+        execute(
+            "update projection_checkpoint set position = %b where name = any(%b::text[])", [reached, behind]
+        )
     return not complete
 
 
@@ -66,6 +84,17 @@ def lock_checkpoint(name: str) -> int:
         execute(new, [name])
         row = execute(held, [name]).fetchone()
     return int(row[0]) if row else 0
+
+
+def _lock_checkpoints(projections: Sequence[Following]) -> dict[str, int]:
+    """Return the checkpoints of these projections and hold them to the end of the transaction."""
+    rows = execute(
+        "select name, position from projection_checkpoint where name = any(%b::text[]) "
+        "order by name for update",
+        [[each.name for each in projections]],
+    )
+    held: dict[str, int] = dict(rows.fetchall())
+    return held | {each.name: lock_checkpoint(each.name) for each in projections if each.name not in held}
 
 
 def move_checkpoint(name: str, position: int) -> None:

@@ -43,10 +43,13 @@ async def run_projector() -> None:
                 events, position = await listener().after(position, None)
         now = time.monotonic()
         every_one = events is None or (checkpoints_due is not None and checkpoints_due <= now)
-        for projection in all_following():
+        sound = [each for each in all_following() if each.name not in resting]
+        alone = [each for each in all_following() if each.name in resting and resting[each.name].until <= now]
+        concerned = [each for each in sound if every_one or _concerns(each, events or [])]
+        if not await _advance_together(concerned, position):
+            alone += concerned
+        for projection in alone:
             rest = resting.get(projection.name)
-            if rest.until > now if rest else not (every_one or _concerns(projection, events or [])):
-                continue
             if await _advance(projection, position):
                 resting.pop(projection.name, None)
             else:
@@ -66,10 +69,23 @@ class _Rest:
         self.until = time.monotonic() + self.seconds
 
 
+async def _advance_together(projections: Sequence[Following], head: int) -> bool:
+    """Bring projections to a position in common transactions; tell whether they got there."""
+    if not projections:
+        return True
+    try:
+        while await in_database_thread(advance, projections, up_to=head):
+            pass
+    except Exception as error:  # noqa: BLE001 # each is tried alone then, and tells what is wrong
+        logger.info("The projections are advanced one by one: %s", error)
+        return False
+    return True
+
+
 async def _advance(projection: Following, head: int) -> bool:
     """Bring one projection to a position; tell whether it got there."""
     try:
-        while await in_database_thread(advance, projection, up_to=head):
+        while await in_database_thread(advance, [projection], up_to=head):
             pass
     except DatabaseError as error:
         logger.warning("The projection %s did not reach position %d: %s", projection.name, head, error)

@@ -14,6 +14,7 @@ from cartrita.errors import BadInput
 from cartrita.eventstore import (
     Append,
     Context,
+    Event,
     RecordedEvent,
     Sequencer,
     append,
@@ -23,8 +24,9 @@ from cartrita.eventstore import (
     rebuild,
     run_following,
 )
+from cartrita.eventstore.catch_up import advance
 from cartrita.eventstore.models import Checkpoint
-from cartrita.eventstore.projections import ProjectionsWrong
+from cartrita.eventstore.projections import Following, ProjectionsWrong
 from cartrita.eventstore.rebuild import RebuildRunning, TableInUse, differences
 from tests.databases import Database
 from tests.eventstore.notes import (
@@ -110,6 +112,35 @@ class TestRunFollowing:
         assert not Tally.objects.exists()
         assert seen == [1]
         assert dict(Checkpoint.objects.values_list("name", "position")) == {"store_tests.other": 1}
+
+
+@pytest.mark.usefixtures("notes")
+class TestAdvance:
+    def test_gives_each_of_several_its_own_events_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("cartrita.eventstore.catch_up.BATCH", 3)
+        del projections._following["store_tests.tally"]
+        seen: dict[str, list[int | None]] = {"notes": [], "stars": [], "late": []}
+
+        def following(name: str, *classes: type[Event]) -> Following:
+            @projections.following(f"store_tests.{name}", *classes, tables=[])
+            def project(batch: Sequence[RecordedEvent]) -> None:
+                seen[name] += [recorded.position for recorded in batch]
+
+            return projections._following[f"store_tests.{name}"]
+
+        notes, stars = following("notes", NoteWritten), following("stars", NoteStarred)
+        for number in range(4):
+            stream = new_id()
+            append(writing(stream, a_key(), "note"), starring(stream, number, after=1))
+        order()
+        while advance([notes], up_to=5):
+            pass
+        late = following("late", NoteWritten, NoteStarred)
+        while advance([notes, stars, late], up_to=8):
+            pass
+        assert seen == {"notes": [1, 3, 5, 7], "stars": [2, 4, 6, 8], "late": list(range(1, 9))}
+        assert set(Checkpoint.objects.values_list("position", flat=True)) == {8}
+        assert not advance([notes, stars, late], up_to=8)
 
 
 class TestRegistration:
