@@ -5,7 +5,7 @@ it, repeat.
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractAsyncContextManager, suppress
 from typing import Any, Literal
 from uuid import UUID
 
@@ -34,7 +34,7 @@ from cartrita.orchestrator.speech import delivery_of, speech_arguments
 from cartrita.orchestrator.steps import Halted, RunSteps, Stopped, Wanted
 from cartrita.orchestrator.toolwork import ToolWork
 from cartrita.orchestrator.waiting import Awaits, Pauses, Refused
-from cartrita.streaming.deltas import open_message
+from cartrita.streaming.deltas import DeltaWriter, open_message
 from cartrita.tools import runner
 from cartrita.tools.events import ToolFailed
 from cartrita.tools.registry import all_tools
@@ -542,7 +542,7 @@ class Attempt(RunSteps):
         speech_attempt = self._next_speech
         if await self._decide(step, self._speech("live")) is None or self._run.delivery == "held":
             return
-        async with open_message(self._work.session_id, self._ledger.reply_id, speech_attempt) as writer:
+        async with self._opened(speech_attempt) as writer:
             for piece in answer.pieces:
                 if self._stop.is_set():
                     shown = "".join(answer.pieces).encode()[: writer.bytes_written]
@@ -550,6 +550,10 @@ class Attempt(RunSteps):
                 await writer.write(piece)
             await writer.complete()
         await self._finish(self._answered(_held(answer, self._maker)))
+
+    def _opened(self, speech_attempt: int) -> AbstractAsyncContextManager[DeltaWriter]:
+        work = self._work
+        return open_message(work.session_id, self._ledger.reply_id, speech_attempt, key_id=work.key_id)
 
     @property
     def _maker(self) -> str:
@@ -589,7 +593,7 @@ class Attempt(RunSteps):
             await self._ask_in_silence(prepared, permits, step)
             return
         said: list[str] = []
-        async with open_message(self._work.session_id, self._ledger.reply_id, speech_attempt) as writer:
+        async with self._opened(speech_attempt) as writer:
 
             async def show(text: str) -> None:
                 said.append(text)

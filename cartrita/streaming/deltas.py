@@ -2,6 +2,7 @@
 
 Text on its way is no event: it goes into an UNLOGGED table, coalesced, and is handed to the hub of the same
 loop; other processes are woken by a NOTIFY that carries no text and read the buffer after their own offset.
+It is sealed under its session's key: a deleted row stays in the table's file for a while.
 Offsets count UTF-8 bytes. The finished text becomes an event, which heals whatever a client has, and the
 buffer is purged.
 """
@@ -10,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import secrets
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import dataclass
@@ -23,7 +24,8 @@ import psycopg
 from django.db import connection
 
 from cartrita.errors import BadInput, Conflict
-from cartrita.eventstore.aio import async_pool, close_with_loop
+from cartrita.eventstore.aio import async_pool, close_with_loop, in_database_thread
+from cartrita.eventstore.sealing import DataKeyCipher, Erased, cached_ciphers, ciphers
 
 logger = logging.getLogger(__name__)
 
@@ -155,16 +157,29 @@ class DeltaWriter:
     empty, gets the whole text again.
     """
 
-    def __init__(self, session_id: UUID, message_id: UUID, attempt: int) -> None:
+    def __init__(
+        self,
+        session_id: UUID,
+        message_id: UUID,
+        attempt: int,
+        *,
+        key: tuple[UUID, DataKeyCipher] | None = None,
+    ) -> None:
         self.session_id = session_id
         self.message_id = message_id
         self.attempt = attempt
+        self._key = key
         self._text = bytearray()
         self._stored = 0
         self._flushed_at = float("-inf")
         self._flushing = asyncio.Lock()
         self._timer: asyncio.Task[None] | None = None
         self._failure: AttemptSuperseded | None = None
+
+    @property
+    def key_id(self) -> UUID | None:
+        """The key under which the stored text is sealed."""
+        return None if self._key is None else self._key[0]
 
     @property
     def bytes_written(self) -> int:
@@ -261,7 +276,7 @@ class DeltaWriter:
                     "attempt": self.attempt,
                     "start": start,
                     "end": end,
-                    "text": text,
+                    "text": text if self._key is None else self._key[1].seal(text),
                 },
             )
             if appended.rowcount == 1:
@@ -278,7 +293,7 @@ class DeltaWriter:
         row = await cursor.fetchone()
         if row is None:
             # The database crashed and emptied the buffer: start it again, with everything from byte 0.
-            await _open(pooled, self.session_id, self.message_id, self.attempt)
+            await _open(pooled, self)
             self._stored = 0
             return
         attempt, length = row
@@ -309,33 +324,41 @@ class DeltaWriter:
 
 
 @asynccontextmanager
-async def open_message(session_id: UUID, message_id: UUID, attempt: int) -> AsyncIterator[DeltaWriter]:
+async def open_message(
+    session_id: UUID, message_id: UUID, attempt: int, *, key_id: UUID | None = None
+) -> AsyncIterator[DeltaWriter]:
     """Open a message's text for writing; readers see it restart when an earlier attempt had begun it.
 
-    Leaving the context stores what is gathered, also when an error or a cancellation leaves it. Raises
-    AttemptSuperseded when this or a later attempt (from 1) was opened before.
+    Under `key_id` the stored text is sealed. Leaving the context stores what is gathered, also when an error
+    or a cancellation leaves it. Raises AttemptSuperseded when this or a later attempt (from 1) was opened
+    before, and Erased.
     """
+    writer = DeltaWriter(session_id, message_id, attempt, key=await _key(key_id))
     async with async_pool().connection() as pooled:
-        await _open(pooled, session_id, message_id, attempt)
-    async with DeltaWriter(session_id, message_id, attempt) as writer:
+        await _open(pooled, writer)
+    async with writer:
         yield writer
 
 
-async def _open(
-    pooled: psycopg.AsyncConnection[tuple[Any, ...]], session_id: UUID, message_id: UUID, attempt: int
-) -> None:
+async def _open(pooled: psycopg.AsyncConnection[tuple[Any, ...]], writer: DeltaWriter) -> None:
     cursor = await pooled.execute(
         "WITH earlier AS"
         " (DELETE FROM streaming_delta WHERE message_id = %(message)s AND attempt < %(attempt)s)"
-        " INSERT INTO streaming_message (message_id, session_id, attempt, length, touched_at)"
-        " VALUES (%(message)s, %(session)s, %(attempt)s, 0, clock_timestamp())"
+        " INSERT INTO streaming_message (message_id, session_id, attempt, length, touched_at, key_id)"
+        " VALUES (%(message)s, %(session)s, %(attempt)s, 0, clock_timestamp(), %(key)s)"
         " ON CONFLICT (message_id) DO UPDATE SET attempt = excluded.attempt, length = 0, completed_at = NULL,"
-        " sha256 = NULL, touched_at = excluded.touched_at WHERE streaming_message.attempt < excluded.attempt",
-        {"message": message_id, "session": session_id, "attempt": attempt},
+        " sha256 = NULL, touched_at = excluded.touched_at, key_id = excluded.key_id"
+        " WHERE streaming_message.attempt < excluded.attempt",
+        {
+            "message": writer.message_id,
+            "session": writer.session_id,
+            "attempt": writer.attempt,
+            "key": writer.key_id,
+        },
     )
     if cursor.rowcount != 1:
         raise AttemptSuperseded(
-            f"Attempt {attempt} of message {message_id}, or a later one, was opened before."
+            f"Attempt {writer.attempt} of message {writer.message_id}, or a later one, was opened before."
         )
 
 
@@ -343,11 +366,11 @@ async def read_deltas(session_id: UUID, known: Mapping[UUID, tuple[int, int]]) -
     """Return the pieces of a session's unpurged messages that follow what is known, by message and offset.
 
     `known` maps a message to its attempt and the bytes held; a message of another attempt is read from byte
-    0.
+    0. What was erased is left out.
     """
     async with async_pool().connection() as pooled:
         cursor = await pooled.execute(
-            "SELECT d.message_id, d.attempt, d.start_byte, d.end_byte, d.text"
+            "SELECT m.key_id, d.message_id, d.attempt, d.start_byte, d.end_byte, d.text"
             " FROM streaming_message m JOIN streaming_delta d USING (message_id, attempt)"
             " LEFT JOIN unnest(%s::uuid[], %s::integer[], %s::bigint[]) AS known(message_id, attempt, length)"
             " ON known.message_id = m.message_id AND known.attempt = m.attempt"
@@ -360,7 +383,31 @@ async def read_deltas(session_id: UUID, known: Mapping[UUID, tuple[int, int]]) -
                 session_id,
             ],
         )
-        return [Delta(session_id, *row) for row in await cursor.fetchall()]
+        rows = await cursor.fetchall()
+    opened = await _ciphers({key_id for key_id, *_ in rows if key_id is not None})
+    found: list[Delta] = []
+    for key_id, message_id, attempt, start, end, stored in rows:
+        cipher = None if key_id is None else opened.get(key_id)
+        if key_id is not None and cipher is None:
+            continue
+        text = stored if cipher is None else cipher.unseal(stored)
+        found.append(Delta(session_id, message_id, attempt, start, end, text))
+    return found
+
+
+async def _key(key_id: UUID | None) -> tuple[UUID, DataKeyCipher] | None:
+    if key_id is None:
+        return None
+    cipher = (await _ciphers([key_id])).get(key_id)
+    if cipher is None:
+        raise Erased("The session was erased: nothing more is written to it")
+    return key_id, cipher
+
+
+async def _ciphers(key_ids: Collection[UUID]) -> dict[UUID, DataKeyCipher | None]:
+    """Return the ciphers of keys, None for those that were erased."""
+    found, missing = cached_ciphers(key_ids)
+    return found | await in_database_thread(ciphers, missing) if missing else found
 
 
 async def purge_session(session_id: UUID) -> int:

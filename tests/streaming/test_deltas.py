@@ -8,7 +8,8 @@ import psycopg
 import pytest
 
 from cartrita.errors import BadInput
-from cartrita.eventstore import in_database_thread, new_id
+from cartrita.eventstore import create_data_key, erase_key, in_database_thread, new_id
+from cartrita.eventstore.sealing import Erased
 from cartrita.streaming import deltas
 from cartrita.streaming.deltas import AttemptSuperseded, Delta, DeltaWriter, open_message, read_deltas
 from tests.databases import Database
@@ -43,6 +44,25 @@ class TestWriter:
         ]
         assert done.bytes == 13
         assert done.sha256 == hashlib.sha256("Grüße, 🌍".encode()).hexdigest()
+
+    async def test_seals_what_it_stores(self, database: Database, session_id: UUID, message_id: UUID) -> None:
+        def a_key() -> UUID:
+            return create_data_key(subject_id=new_id(), scope="session")
+
+        key_id = await in_database_thread(a_key)
+        async with open_message(session_id, message_id, 1, key_id=key_id) as writer:
+            await writer.write("Grüße")
+            await writer.flush()
+            with psycopg.connect(database.url) as connection:
+                row = connection.execute("SELECT text FROM streaming_delta").fetchone()
+            assert row is not None
+            assert row[0].startswith("sealed:1:")
+            assert await read_deltas(session_id, {}) == [Delta(session_id, message_id, 1, 0, 7, "Grüße")]
+            await in_database_thread(erase_key, key_id)
+            assert await read_deltas(session_id, {}) == []
+        with pytest.raises(Erased):
+            async with open_message(session_id, message_id, 2, key_id=key_id):
+                pass
 
     async def test_gathers_what_comes_quickly(self, session_id: UUID, message_id: UUID) -> None:
         async with open_message(session_id, message_id, 1) as writer:
