@@ -1,3 +1,5 @@
+from typing import Any
+
 from django.apps import AppConfig
 
 
@@ -9,6 +11,12 @@ class RetrievalApp(AppConfig):
     def ready(self) -> None:
         """Let documents go with their person."""
         from cartrita.accounts.commands import register_erasure
-        from retrieval.commands import erase_documents_of
 
-        register_erasure(erase_documents_of)
+        register_erasure(_erase_documents_of)
+
+
+def _erase_documents_of(**person: Any) -> None:
+    # What it imports is heavy, and most processes erase nobody.
+    from retrieval.commands import erase_documents_of
+
+    erase_documents_of(**person)

@@ -16,7 +16,7 @@ pytestmark = [pytest.mark.chaos, pytest.mark.timeout(300)]
 
 def send(redis: Redis, task: str) -> None:
     """Send a job as somebody does by hand."""
-    with Celery(broker=redis.url.replace("unix://", "redis+socket://")) as sender:
+    with Celery(broker=redis.url.replace("unix://", "redis+socket://"), set_as_current=False) as sender:
         sender.send_task(task, queue="maintenance")
 
 

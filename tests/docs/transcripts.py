@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-COUNTED: Final = ("positions", "ticks", "decisions", "bytes")
+COUNTED: Final = ("positions", "ticks", "signed tree heads", "decisions", "bytes")
 PATIENCE_SECONDS: Final = 60.0
 COMMAND_SECONDS: Final = 240.0
 DOCUMENTED_URL: Final = "http://127.0.0.1:8000"

@@ -52,7 +52,7 @@ class TestEveryView:
                 path = path.replace(f"<{name}>", str(uuid4()))
             for name in ("budget_id", "decision_id", "token_id", "retrieval_id"):
                 path = path.replace(f"<{name}>", str(uuid4()))
-            path = path.replace("<name>", "x").replace("<version>", "1")
+            path = path.replace("<name>", "x").replace("<version>", "1").replace("<position>", "1")
             assert "<" not in path, path
             for method in ("get", "post", "put", "patch", "delete"):
                 if hasattr(view, method):
