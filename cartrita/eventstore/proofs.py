@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Self
 
-from cartrita.errors import BadInput
+from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore.merkle import HASH_BYTES, node_hash
 
 INCLUSION_FORMAT = "cartrita.inclusion.v1"
@@ -25,7 +25,7 @@ _HASH = re.compile(r"[0-9a-f]{64}")
 _LONGEST_PATH = 64
 
 
-class ProofOutOfRange(BadInput):
+class ProofOutOfRange(NotFound):
     """A proof is asked for of what the tree of that size does not hold."""
 
     code = "proof_out_of_range"

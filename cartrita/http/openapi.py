@@ -43,7 +43,7 @@ _IDEMPOTENCY_KEY = {
     "in": "header",
     "name": HEADER,
     "required": False,
-    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT},
+    "schema": {"type": "string", "minLength": 1, "maxLength": KEY_LIMIT, "pattern": "^[ -~]+$"},
     "description": "A repeated request with the same key gets the first answer, for 24 hours.",
 }
 

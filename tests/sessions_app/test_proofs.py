@@ -22,12 +22,12 @@ WRONG = [
     ("inclusion/0", 404, "event_missing", "position"),
     ("inclusion/99999999999999999999999", 404, "event_missing", "position"),
     ("inclusion/{position}?size=x", 400, "bad_input", "size"),
-    ("inclusion/{position}?size=99999999", 400, "proof_out_of_range", "size"),
-    ("inclusion/{position}?size=1", 400, "proof_out_of_range", "position"),
+    ("inclusion/{position}?size=99999999", 404, "proof_out_of_range", "size"),
+    ("inclusion/{position}?size=1", 404, "proof_out_of_range", "position"),
     ("consistency", 400, "bad_input", "first"),
     ("consistency?first=0", 400, "bad_input", "first"),
-    ("consistency?first=2&second=1", 400, "proof_out_of_range", "second"),
-    ("consistency?first=1&second=9007199254740991", 400, "proof_out_of_range", "second"),
+    ("consistency?first=2&second=1", 404, "proof_out_of_range", "second"),
+    ("consistency?first=1&second=9007199254740991", 404, "proof_out_of_range", "second"),
 ]
 
 
