@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from cartrita.eventstore.blobs import put_blob as put_blob
     from cartrita.eventstore.blobs import put_chain as put_chain
     from cartrita.eventstore.canonical import canonical_json as canonical_json
+    from cartrita.eventstore.catch_up import followed as followed
     from cartrita.eventstore.catch_up import run_following as run_following
     from cartrita.eventstore.codec import EventTooLarge as EventTooLarge
     from cartrita.eventstore.erasure import erase_key as erase_key
@@ -89,6 +90,7 @@ _HOME_OF = {
     "read_log": "log",
     "read_session_of": "log",
     "recorder": "recording",
+    "followed": "catch_up",
     "run_following": "catch_up",
     "run_projector": "projector",
     "seal": "sealing",

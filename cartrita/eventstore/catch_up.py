@@ -69,6 +69,13 @@ def read_following(projection: Following, *, after: int, up_to: int) -> list[Rec
     return read_rows(_READ, [after, up_to, registry.stored_names(projection.event_classes), BATCH])
 
 
+def followed(*names: str) -> int:
+    """Return the position up to which all of these following projections have come."""
+    found = execute("select position from projection_checkpoint where name = any(%b::text[])", [list(names)])
+    positions = [int(position) for (position,) in found.fetchall()]
+    return min(positions) if len(positions) == len(names) else 0
+
+
 def log_head() -> int:
     """Return the last position of the log, 0 when it is empty."""
     row = execute("select position from log order by position desc limit 1").fetchone()

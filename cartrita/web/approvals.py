@@ -12,14 +12,14 @@ from django.utils.translation import gettext as _
 from cartrita.accounts.console import names_of
 from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller
-from cartrita.eventstore import RecordedEvent, load
+from cartrita.eventstore import RecordedEvent, followed, load, read_log
 from governance import approval as approvals
 from governance.approval import ApprovalNoted, ApprovalVoted
 from governance.queries import approvals as queries
 from governance.queries.approvals import ArgumentShown, shown
 from tasks_app.models import PlanRow, RunRow
-from tasks_app.plan import PlanHeldBack
-from tasks_app.run import ActDecided
+from tasks_app.plan import PlanCompleted, PlanHeldBack, PlanRefused
+from tasks_app.run import ActDecided, RunFinished
 
 # The newest of a session; older ones stand in the console.
 CARDS_SHOWN = 200
@@ -133,10 +133,18 @@ def waits_for(cards: Iterable[Card], session_id: UUID, *, now: datetime) -> str:
             return "review" if each.for_review else "approval"
     runs = RunRow.objects.filter(session_id=session_id, status="waiting")
     plans = PlanRow.objects.filter(session_id=session_id, status="waiting")
-    for stream_id in (*runs.values_list("id", flat=True), *plans.values_list("id", flat=True)):
-        decided = [
-            each.event for each in load(stream_id) if isinstance(each.event, ActDecided | PlanHeldBack)
-        ]
+    # These rows follow the log: what they do not show yet is read there.
+    fresh = [
+        each.stream_id
+        for each in read_log(after=followed("plans", "runs"), session_id=session_id)
+        if isinstance(each.event, ActDecided | PlanHeldBack)
+    ]
+    known = (*runs.values_list("id", flat=True), *plans.values_list("id", flat=True))
+    for stream_id in dict.fromkeys((*known, *fresh)):
+        events = [each.event for each in load(stream_id)]
+        if any(isinstance(each, RunFinished | PlanRefused | PlanCompleted) for each in events):
+            continue
+        decided = [each for each in events if isinstance(each, ActDecided | PlanHeldBack)]
         until = decided[-1].retry_after if decided else None
         if until is not None and now < until:
             return until.isoformat()

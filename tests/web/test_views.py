@@ -1,19 +1,23 @@
 """The pages as the server gives them: who sees what, and what is refused."""
 
+import asyncio
 import re
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
 from django.test import Client
 from django.test.client import RequestFactory
+from django.utils import timezone
 from django.views.defaults import server_error
 
-from cartrita.eventstore import Append, Context, append, load
+from cartrita.eventstore import Append, Context, Sequencer, append, load
 from retrieval.commands import receive_document
 from retrieval.document import DocumentFailed
 from retrieval.models import Document
 from sessions_app.commands import create_session, erase_session, post_message, post_reply
+from tasks_app.run import ActDecided
 from tests.accounts.people import Person, someone
 from tests.databases import Database
 
@@ -118,6 +122,29 @@ class TestPages:
         assert "Hello" in page
         assert "another person" in page
         assert "<textarea" not in page
+
+    def test_know_what_a_turn_waits_for_before_the_read_models_do(self, ann: Person, client: Client) -> None:
+        session_id, run_id, until = session_of(ann, "Hello"), uuid4(), timezone.now() + timedelta(hours=1)
+        context = Context(workspace_id=ann.workspace_id, session_id=session_id)
+        throttled = ActDecided(
+            step=1,
+            attempt=1,
+            act="tool_call",
+            subject="current_time",
+            decision_id=uuid4(),
+            outcome="throttle",
+            rule="one-an-hour",
+            permitted=False,
+            retry_after=until,
+        )
+        append(Append(run_id, 0, [throttled], context))
+        asyncio.run(Sequencer().order())
+        page = client.get(f"/chat/{session_id}/").content.decode()
+        assert f'data-waits-for="{until.isoformat()}"' in page
+        allowed = throttled.model_copy(update={"attempt": 2, "permitted": True, "retry_after": None})
+        append(Append(run_id, 1, [allowed], context))
+        asyncio.run(Sequencer().order())
+        assert 'data-waits-for=""' in client.get(f"/chat/{session_id}/").content.decode()
 
     def test_say_that_an_erased_session_is_gone(self, ann: Person, client: Client) -> None:
         session_id = session_of(ann, "Hello")
