@@ -153,29 +153,21 @@ def entries(rows: Sequence[Row], *, unseal: bool) -> list[Entry]:
 
 
 def _select(wanted: Wanted, after: int, until: int, limit: int, *, newest: bool) -> list[Row]:
+    conditions: list[tuple[LiteralString, Any]] = [
+        (" and event.type = any(%b::text[])", list(wanted.types) or None),
+        (" and log.stream_id = %b", wanted.stream_id),
+        (" and log.session_id = %b", wanted.session_id),
+        (" and log.workspace_id = %b", wanted.workspace_id),
+        (" and event.causation_id = %b", wanted.causation_id),
+        (" and event.actor = %b", wanted.actor),
+        (" and event.trace_id = %b", wanted.trace_id),
+    ]
     where: LiteralString = ""
     parameters: list[Any] = [after, until]
-    if wanted.types:
-        where += " and event.type = any(%b::text[])"
-        parameters.append(list(wanted.types))
-    if wanted.stream_id is not None:
-        where += " and log.stream_id = %b"
-        parameters.append(wanted.stream_id)
-    if wanted.session_id is not None:
-        where += " and log.session_id = %b"
-        parameters.append(wanted.session_id)
-    if wanted.workspace_id is not None:
-        where += " and log.workspace_id = %b"
-        parameters.append(wanted.workspace_id)
-    if wanted.causation_id is not None:
-        where += " and event.causation_id = %b"
-        parameters.append(wanted.causation_id)
-    if wanted.actor is not None:
-        where += " and event.actor = %b"
-        parameters.append(wanted.actor)
-    if wanted.trace_id is not None:
-        where += " and event.trace_id = %b"
-        parameters.append(wanted.trace_id)
+    for condition, value in conditions:
+        if value is not None:
+            where += condition
+            parameters.append(value)
     order: LiteralString = " order by log.position desc limit %b" if newest else _FORWARD
     return execute(_EVENTS + where + order, [*parameters, limit]).fetchall()
 
