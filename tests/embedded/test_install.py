@@ -53,14 +53,25 @@ class TestLocks:
 
 
 class TestNodeLocks:
-    @pytest.mark.parametrize("folder", sorted(CHECKOUT.glob("tests/*/node/package-lock.json")))
+    @pytest.mark.parametrize(
+        "folder",
+        [
+            *sorted(CHECKOUT.glob("tests/*/node/package-lock.json")),
+            *sorted(CHECKOUT.glob("benchmarks/peers/*/package-lock.json")),
+        ],
+    )
     def test_pin_every_package_by_hash_and_name_no_address(self, folder: Path) -> None:
         lock = json.loads(folder.read_text())
         packages = {name: each for name, each in lock["packages"].items() if name}
         assert packages
         assert all(each["integrity"].startswith("sha512-") for each in packages.values())
         assert "://" not in folder.read_text()
-        assert str(folder.parent.relative_to(CHECKOUT)) in install.NODE_LOCKS["test"]
+
+    def test_of_tests_are_installed_with_them(self) -> None:
+        there = {
+            str(each.parent.relative_to(CHECKOUT)) for each in CHECKOUT.glob("tests/*/node/package-lock.json")
+        }
+        assert there == set(install.NODE_LOCKS["test"])
 
 
 class TestInstallPackages:
