@@ -17,7 +17,7 @@ from django.core.validators import validate_email
 from django.db import transaction
 
 from cartrita.accounts import api_token, sign_in, workspace
-from cartrita.accounts.models import FailedSignIn, Membership, SignInLink, SocketTicket, User, Workspace
+from cartrita.accounts.models import FailedSignIn, Membership, SignInLink, SocketTicket, User
 from cartrita.accounts.queries import (
     Caller,
     account_of_token,
@@ -27,6 +27,7 @@ from cartrita.accounts.queries import (
 )
 from cartrita.accounts.secrets import TOKEN_PREFIX, new_secret, secret_hash
 from cartrita.accounts.sign_in import LinkEnded, TicketEnded, TooManyAttempts, WrongCredentials
+from cartrita.accounts.team_commands import leave_teams, lock_workspace, require_admin
 from cartrita.errors import BadInput
 from cartrita.eventstore import (
     Append,
@@ -107,6 +108,33 @@ def create_workspace(*, name: str, owner_id: UUID, actor: str, workspace_id: UUI
             ),
         )
     return workspace_id
+
+
+def change_workspace_settings(
+    *,
+    caller: Caller,
+    time_zone: str | None = None,
+    currency: str | None = None,
+    expected_version: int | None = None,
+) -> None:
+    """Set what new budgets of the caller's workspace take; None leaves one as it is.
+
+    Raises RoleMissing, BadInput, and StreamMoved when the workspace is not at `expected_version`.
+    """
+    require_admin(caller)
+    workspace_id = caller.workspace_id
+    with transaction.atomic():
+        lock_workspace(workspace_id)
+        history = load(workspace_id)
+        _require_version(workspace_id, len(history), expected_version)
+        events = workspace.change_settings(
+            workspace.settings_of(recorded.event for recorded in history),
+            time_zone=time_zone,
+            currency=currency,
+        )
+        if events:
+            context = Context(workspace_id=workspace_id, actor=caller.actor)
+            append(Append(workspace_id, len(history), events, context))
 
 
 def set_roles(
@@ -201,7 +229,9 @@ def erase_person(*, user_id: UUID, actor: str) -> int:
             user.save()
         for erase_also in _erased_too:
             erase_also(user_id=user_id, actor=actor)
-        for membership in Membership.objects.filter(user_id=user_id):
+        # In one order, so that two erasures never wait for one another.
+        for membership in Membership.objects.filter(user_id=user_id).order_by("workspace_id"):
+            lock_workspace(membership.workspace_id)
             # Whoever wants to be forgotten is, though a workspace be left without an administrator.
             _remove(membership.workspace_id, user_id, actor=actor, others_administer=True)
         SignInLink.objects.filter(user_id=user_id).delete()
@@ -386,6 +416,7 @@ def _remove(workspace_id: UUID, user_id: UUID, *, actor: str, others_administer:
     membership = workspace.fold(recorded.event for recorded in history)
     events = workspace.remove(membership, user_id=user_id, others_administer=others_administer)
     append(Append(stream_id, len(history), events, Context(workspace_id=workspace_id, actor=actor)))
+    leave_teams(workspace_id=workspace_id, user_id=user_id, actor=actor)
 
 
 def _require_version(stream_id: UUID, version: int, expected: int | None) -> None:
@@ -396,7 +427,7 @@ def _require_version(stream_id: UUID, version: int, expected: int | None) -> Non
 def _others_administer(workspace_id: UUID, user_id: UUID) -> bool:
     """Tell whether somebody else administers the workspace, and keep that so in this transaction."""
     # Else two administrators who remove one another at once would both succeed.
-    Workspace.objects.select_for_update().filter(id=workspace_id).first()
+    lock_workspace(workspace_id)
     return bool(people_with_roles(workspace_id, ["admin"]) - {user_id})
 
 

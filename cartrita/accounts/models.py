@@ -74,6 +74,10 @@ class Workspace(models.Model):
     id = models.UUIDField(primary_key=True)
     name = models.CharField(_("name"), max_length=150)
     created_at = models.DateTimeField(_("created"))
+    # What new budgets take.
+    time_zone = models.CharField(_("time zone"), max_length=64, default="UTC", db_default="UTC")
+    currency = models.CharField(_("currency"), max_length=3, default="USD", db_default="USD")
+    version = models.PositiveIntegerField(_("version"), default=1, db_default=1)
 
     class Meta:
         """Rows are a function of the workspace's stream."""
@@ -106,6 +110,55 @@ class Membership(models.Model):
             models.UniqueConstraint("user_id", "workspace_id", name="accounts_membership_once")
         ]
         indexes: ClassVar = [models.Index("workspace_id", name="accounts_member_workspace")]
+
+
+class Team(models.Model):
+    """Read model: the teams of workspaces; `id` is the team's stream."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField(_("workspace"))
+    name = models.CharField(_("name"), max_length=100)
+    closed = models.BooleanField(_("closed"), default=False)
+    created_at = models.DateTimeField(_("created"))
+    version = models.PositiveIntegerField(_("version"))
+
+    class Meta:
+        """Rows are a function of the team's stream."""
+
+        db_table = "accounts_team"
+        verbose_name = _("team")
+        verbose_name_plural = _("teams")
+        constraints: ClassVar = [
+            models.UniqueConstraint(
+                fields=["workspace_id", "name"],
+                condition=models.Q(closed=False),
+                name="accounts_team_of_a_name",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class TeamMember(models.Model):
+    """Read model: who is in which open team. `id` is derived from team and person."""
+
+    id = models.UUIDField(primary_key=True)
+    team_id = models.UUIDField(_("team"))
+    workspace_id = models.UUIDField(_("workspace"))
+    user_id = models.UUIDField(_("user"))
+    since = models.DateTimeField(_("since"))
+
+    class Meta:
+        """Rows are a function of the team's stream. Every decision on a person's act looks their teams up."""
+
+        db_table = "accounts_team_member"
+        verbose_name = _("team member")
+        verbose_name_plural = _("team members")
+        constraints: ClassVar = [
+            models.UniqueConstraint(fields=["team_id", "user_id"], name="accounts_team_member_once")
+        ]
+        indexes: ClassVar = [models.Index("user_id", "workspace_id", name="accounts_teams_of_person")]
 
 
 class ApiToken(models.Model):

@@ -4,17 +4,33 @@ from typing import cast
 from uuid import UUID
 
 from cartrita.accounts.api_token import ApiTokenIssued, ApiTokenRevoked
-from cartrita.accounts.models import ApiToken, Membership, Workspace
-from cartrita.accounts.workspace import MemberAdded, MemberRemoved, MemberRolesChanged, WorkspaceCreated
-from cartrita.eventstore import RecordedEvent, inline
+from cartrita.accounts.models import ApiToken, Membership, Team, TeamMember, Workspace
+from cartrita.accounts.team import TeamClosed, TeamCreated, TeamMembersChanged, TeamRenamed
+from cartrita.accounts.workspace import (
+    MemberAdded,
+    MemberRemoved,
+    MemberRolesChanged,
+    WorkspaceCreated,
+    WorkspaceSettingsChanged,
+)
+from cartrita.eventstore import RecordedEvent, derived_id, inline
 
 
-@inline(WorkspaceCreated, tables=[Workspace])
+@inline(WorkspaceCreated, WorkspaceSettingsChanged, tables=[Workspace])
 def project_workspaces(recorded: RecordedEvent) -> None:
-    """Show the workspaces."""
+    """Show the workspaces and their settings."""
     match recorded.event:
         case WorkspaceCreated() as event:
-            Workspace.objects.create(id=recorded.stream_id, name=event.name, created_at=recorded.recorded_at)
+            Workspace.objects.create(
+                id=recorded.stream_id,
+                name=event.name,
+                created_at=recorded.recorded_at,
+                version=recorded.version,
+            )
+        case WorkspaceSettingsChanged() as event:
+            Workspace.objects.filter(id=recorded.stream_id).update(
+                time_zone=event.time_zone, currency=event.currency, version=recorded.version
+            )
         case _:
             pass
 
@@ -38,6 +54,42 @@ def project_memberships(recorded: RecordedEvent) -> None:
             )
         case MemberRemoved():
             Membership.objects.filter(id=recorded.stream_id).delete()
+        case _:
+            pass
+
+
+@inline(TeamCreated, TeamRenamed, TeamMembersChanged, TeamClosed, tables=[Team, TeamMember])
+def project_teams(recorded: RecordedEvent) -> None:
+    """Show the teams, and who is in those that are open."""
+    row = Team.objects.filter(id=recorded.stream_id)
+    members = TeamMember.objects.filter(team_id=recorded.stream_id)
+    match recorded.event:
+        case TeamCreated() as event:
+            Team.objects.create(
+                id=recorded.stream_id,
+                workspace_id=recorded.workspace_id,
+                name=event.name,
+                created_at=recorded.recorded_at,
+                version=recorded.version,
+            )
+        case TeamRenamed() as event:
+            row.update(name=event.name, version=recorded.version)
+        case TeamMembersChanged() as event:
+            members.filter(user_id__in=event.left).delete()
+            TeamMember.objects.bulk_create(
+                TeamMember(
+                    id=derived_id(recorded.stream_id, f"member:{user_id}"),
+                    team_id=recorded.stream_id,
+                    workspace_id=recorded.workspace_id,
+                    user_id=user_id,
+                    since=recorded.recorded_at,
+                )
+                for user_id in event.joined
+            )
+            row.update(version=recorded.version)
+        case TeamClosed():
+            members.delete()
+            row.update(closed=True, version=recorded.version)
         case _:
             pass
 

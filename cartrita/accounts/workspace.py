@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 from uuid import UUID
 
+from cartrita.accounts.region import require_currency, zone
 from cartrita.errors import BadInput, Conflict, NotFound
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
@@ -20,6 +21,18 @@ class WorkspaceCreated(Event):
     type_name: ClassVar[str] = "accounts.WorkspaceCreated"
 
     name: str
+
+
+class WorkspaceSettingsChanged(Event):
+    """The workspace keeps its books so: new budgets take this time zone and currency.
+
+    Those that stand keep theirs.
+    """
+
+    type_name: ClassVar[str] = "accounts.WorkspaceSettingsChanged"
+
+    time_zone: str
+    currency: str
 
 
 class MemberAdded(Event):
@@ -48,6 +61,12 @@ class MemberRemoved(Event):
     user_id: UUID
 
 
+class WorkspaceNotFound(NotFound):
+    """No workspace with that id exists for this caller."""
+
+    code = "workspace_not_found"
+
+
 class MemberNotFound(NotFound):
     """The person is no member of this workspace."""
 
@@ -64,6 +83,14 @@ class LastAdmin(Conflict):
     """Nobody would administer the workspace any more."""
 
     code = "last_admin"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What new budgets of a workspace take: the time zone where periods begin, the currency of money."""
+
+    time_zone: str = "UTC"
+    currency: str = "USD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +130,28 @@ def create(*, name: str) -> list[Event]:
     if not name or len(name) > NAME_LIMIT:
         raise BadInput(f"A workspace needs a name of 1 to {NAME_LIMIT} characters.", field="name")
     return [WorkspaceCreated(name=name)]
+
+
+def settings_of(events: Iterable[Event]) -> Settings:
+    """Return the settings that the events of a workspace's stream make."""
+    settings = Settings()
+    for event in events:
+        if isinstance(event, WorkspaceSettingsChanged):
+            settings = Settings(time_zone=event.time_zone, currency=event.currency)
+    return settings
+
+
+def change_settings(settings: Settings, *, time_zone: str | None, currency: str | None) -> list[Event]:
+    """Set time zone, currency or both; None leaves one as it is, and nothing changes where it is so already.
+
+    Raises BadInput for what is no time zone or currency.
+    """
+    wanted = Settings(time_zone=time_zone or settings.time_zone, currency=currency or settings.currency)
+    zone(wanted.time_zone)
+    require_currency(wanted.currency)
+    if wanted == settings:
+        return []
+    return [WorkspaceSettingsChanged(time_zone=wanted.time_zone, currency=wanted.currency)]
 
 
 def set_roles(
