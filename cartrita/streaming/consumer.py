@@ -22,7 +22,6 @@ from cartrita.streaming.origin import check_origin
 from cartrita.streaming.protocol import (
     CHANNELS_PER_SOCKET,
     HEARTBEAT_SECONDS,
-    REAUTHORISE_SECONDS,
     SUBPROTOCOL,
     TICKET_PREFIX,
     VERSION,
@@ -42,6 +41,7 @@ from cartrita.streaming.protocol import (
     encode,
     event,
     heartbeat,
+    next_check,
     parse,
     refusal,
     subbed,
@@ -92,7 +92,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
 
     Frames go out by one pump that runs while there is something to send and the window is open; requests
     are carried out one after the other by a worker that runs while there are any. An idle connection has no
-    task of its own, waits on nothing but the socket, and is looked at once a second by the hub.
+    task of its own, waits on nothing but the socket, and is looked at by the hub when its time has come.
     """
 
     # None is configured under that name: Channels then leaves it out, and its cost for each connection.
@@ -118,7 +118,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         self._given_up = False
         self._serving: asyncio.Task[None] | None = None
         self._beat_at = 0.0
-        self._checked_at = 0.0
+        self._check_at = 0.0
 
     async def __call__(
         self,
@@ -164,11 +164,12 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         if self._pump is None and not self._gone:
             self._pump = self._hub.run(self._run_pump())
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> float:
         if self._ending is not None:
             if now - self._ended_at >= CLOSE_SECONDS:
                 self.give_up()
-        elif self._flow.window.stalled(at=now):
+            return self._ended_at + CLOSE_SECONDS
+        if self._flow.window.stalled(at=now):
             self.end(Close.STALLED, "Frames were not acknowledged for 30 s.")
         elif self._flow.silent(at=now):
             self.end(Close.STALLED, "Nothing was heard for 45 s.")
@@ -177,11 +178,14 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
                 self._beat_at = now
                 heads = {name: subscription.sent for name, subscription in self._subscriptions.items()}
                 self._say(heartbeat(heads=heads, at=datetime.now(UTC)))
-            if now - self._checked_at >= REAUTHORISE_SECONDS:
+            if now >= self._check_at:
                 self.recheck()
+        # Whatever a frame changes meanwhile falls due later than the next heartbeat.
+        flow = self._flow
+        return min(self._beat_at + HEARTBEAT_SECONDS, self._check_at, flow.window.stalls_at, flow.silent_at)
 
     def recheck(self) -> None:
-        self._checked_at = time.monotonic()
+        self._check_at = next_check(time.monotonic())
         if self._rechecking is None:
             self._rechecking = self._hub.run(self._recheck())
 
@@ -190,6 +194,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
             return
         self._ending = (close, reason)
         self._ended_at = time.monotonic()
+        self._hub.look_at(self, self._ended_at + CLOSE_SECONDS)
         self._requests.clear()
         self._control.append(encode(bye(close, reason, retry_after=retry_after)))
         self.wake()
@@ -259,7 +264,7 @@ class StreamConsumer(AsyncWebsocketConsumer):  # type: ignore[misc] # Channels h
         else:
             now = time.monotonic()
             self._flow = Flow.begin(at=now)
-            self._beat_at = self._checked_at = now
+            self._beat_at, self._check_at = now, next_check(now)
             await self.accept(protocol)
             self._say(
                 welcome(

@@ -3,6 +3,7 @@
 Pure: time is an argument.
 """
 
+import math
 from dataclasses import dataclass, field, replace
 from typing import Self
 
@@ -60,6 +61,11 @@ class Window:
     def stalled(self, *, at: float) -> bool:
         """Return whether the window was full for 30 s without any acknowledgement."""
         return self.full_since is not None and at - self.full_since >= STALL_SECONDS
+
+    @property
+    def stalls_at(self) -> float:
+        """Return when it will be stalled if nothing is acknowledged; never, while it is open."""
+        return math.inf if self.full_since is None else self.full_since + STALL_SECONDS
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,3 +156,8 @@ class Flow:
     def silent(self, *, at: float) -> bool:
         """Return whether nothing arrived for 45 s."""
         return at - self.heard_at >= SILENCE_SECONDS
+
+    @property
+    def silent_at(self) -> float:
+        """Return when the connection will be silent if nothing arrives."""
+        return self.heard_at + SILENCE_SECONDS

@@ -10,6 +10,7 @@ import contextlib
 import contextvars
 import inspect
 import logging
+import math
 import os
 import random
 import signal
@@ -53,9 +54,10 @@ TAIL_BYTES: Final = 1024 * 1024
 COMPLETED_REMEMBERED: Final = 256
 # What a returning client holds of texts may be known before the channel has read those texts.
 TEXTS_REMEMBERED: Final = 64
-TICK_SECONDS: Final = 1.0
+TICK_SECONDS: Final = 0.25
 PURGE_SECONDS: Final = 30.0
 LISTEN_POLL_SECONDS: Final = 5.0
+_NO_TURN: Final = -1
 FAILED_HANDSHAKES_PER_MINUTE: Final = 30
 ADDRESSES_REMEMBERED: Final = 10_000
 
@@ -70,8 +72,11 @@ class Member(Protocol):
     def wake(self) -> None:
         """Send what is new, as far as the window allows; never waits."""
 
-    def tick(self, now: float) -> None:
-        """Do what time asks for: heartbeats, the checks of silence and authority; never waits."""
+    def tick(self, now: float) -> float:
+        """Do what time asks for: heartbeats, the checks of silence and authority; never waits.
+
+        Returns when time asks for something next.
+        """
 
     def recheck(self) -> None:
         """Check at once whether the user may still be here; never waits."""
@@ -302,7 +307,9 @@ class Hub:
         self.position = 0
         # Of the log that this process reads: a restore happens while no server runs.
         self.epoch = ""
-        self.members: set[Member] = set()
+        # Each with the turn at which it is looked at; `_turns` says who has one.
+        self.members: dict[Member, int] = {}
+        self._turns: dict[int, list[Member]] = {}
         self._by_user: dict[Any, int] = {}
         self._channels: dict[str, Channel] = {}
         self._by_session: dict[UUID, set[Channel]] = {}
@@ -388,13 +395,21 @@ class Hub:
         if count >= SOCKETS_PER_USER:
             return False
         self._by_user[member.user_id] = count + 1
-        self.members.add(member)
+        self.members[member] = _NO_TURN
+        self.look_at(member, time.monotonic())
         return True
+
+    def look_at(self, member: Member, at: float) -> None:
+        """Let a member do what time asks for at that time, and no sooner, whatever was said before."""
+        turn = math.ceil(at / TICK_SECONDS)
+        if self.members.get(member, turn) != turn:
+            self.members[member] = turn
+            self._turns.setdefault(turn, []).append(member)
 
     def leave(self, member: Member) -> None:
         """Forget a connection; its subscriptions are left before."""
         if member in self.members:
-            self.members.discard(member)
+            del self.members[member]
             if not self.members:
                 self._emptied.set()
             left = self._by_user[member.user_id] - 1
@@ -501,10 +516,14 @@ class Hub:
                     self.run(self._purge(completed))
             self.position = recorded.position or self.position
             for user_id in users_to_recheck(recorded):
-                for member in [member for member in self.members if member.user_id == user_id]:
-                    member.recheck()
+                self._recheck(user_id)
         for channel in touched:
             channel.wake()
+
+    def _recheck(self, user_id: UUID) -> None:
+        if user_id in self._by_user:
+            for member in [member for member in self.members if member.user_id == user_id]:
+                member.recheck()
 
     def _concerned(self, recorded: RecordedEvent) -> list[Channel]:
         of_session = self._by_session.get(recorded.session_id, ()) if recorded.session_id else ()
@@ -591,14 +610,29 @@ class Hub:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             now = time.monotonic()
-            for member in list(self.members):
-                member.tick(now)
+            self._look(now)
             if now - purged_at >= PURGE_SECONDS:
                 purged_at = now
                 try:
                     await deltas.purge_old()
                 except psycopg.OperationalError as error:
                     logger.warning("Old texts are purged later: %s", error)
+
+    def _look(self, now: float) -> None:
+        """Look at those whose turn has come: what waits for its time costs nothing until then."""
+        for turn in sorted(turn for turn in self._turns if turn * TICK_SECONDS <= now):
+            for member in self._turns.pop(turn):
+                if self.members.get(member) != turn:
+                    # It has left, or has another turn by now.
+                    continue
+                again = now + TICK_SECONDS
+                try:
+                    again = member.tick(now)
+                except Exception:
+                    logger.exception("A connection could not do what it was time for")
+                finally:
+                    if member in self.members:
+                        self.look_at(member, max(again, now + TICK_SECONDS))
 
 
 def _character_start(text: bytearray, start: int) -> int:

@@ -33,6 +33,8 @@ REPLAY_EVENTS: Final = 500
 CHANNELS_PER_SOCKET: Final = 64
 SOCKETS_PER_USER: Final = 10
 REAUTHORISE_SECONDS: Final = 60.0
+# Checks that fall due within so long are made together, all of them in time.
+REAUTHORISE_TOGETHER_SECONDS: Final = 2.0
 # Text is sent in pieces of at most this size, so that no delta fills the window alone.
 DELTA_BYTES: Final = 16 * 1024
 
@@ -327,6 +329,11 @@ def bye(close: Close, reason: str, *, retry_after: float | None = None) -> dict[
     if retry_after is not None:
         frame["retry_ms"] = int(retry_after * 1000)
     return frame
+
+
+def next_check(now: float) -> float:
+    """Return when authority that is checked now is checked again: within 60 s, at a time of many others."""
+    return (now + REAUTHORISE_SECONDS) // REAUTHORISE_TOGETHER_SECONDS * REAUTHORISE_TOGETHER_SECONDS
 
 
 def piece(text: bytes, *, limit: int = DELTA_BYTES) -> bytes:

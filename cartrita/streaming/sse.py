@@ -8,6 +8,7 @@ everything at once.
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Final
@@ -19,12 +20,12 @@ from django.db import connections
 from cartrita.streaming.hub import EventDue, Hub, Subscription, TextDue, hub
 from cartrita.streaming.protocol import (
     HEARTBEAT_SECONDS,
-    REAUTHORISE_SECONDS,
     STALL_SECONDS,
     VERSION,
     Close,
     bye,
     encode,
+    next_check,
 )
 from cartrita.streaming.registry import Person, Scope, authentication, channel_kind
 
@@ -66,7 +67,8 @@ class _Stream:
         self._serving: asyncio.Task[Any] | None = None
         self._sent_bytes = 0
         self._sending_since: float | None = None
-        self._beat_at = self._checked_at = time.monotonic()
+        self._beat_at = time.monotonic()
+        self._check_at = next_check(self._beat_at)
 
     # Member of the hub ---------------------------------------------------------------------------------
 
@@ -77,21 +79,23 @@ class _Stream:
     def wake(self) -> None:
         self._woken.set()
 
-    def tick(self, now: float) -> None:
-        if self._sending_since is not None and now - self._sending_since >= STALL_SECONDS:
+    def tick(self, now: float) -> float:
+        stalls_at = math.inf if self._sending_since is None else self._sending_since + STALL_SECONDS
+        if now >= stalls_at:
             # Nobody reads: the server cuts the connection, and whoever comes back goes on after their cursor.
             if self._serving is not None:
                 self._serving.cancel()
-            return
+            return now + STALL_SECONDS
         if now - self._beat_at >= HEARTBEAT_SECONDS:
             self._beat_at = now
             self._comments = [b": hb\n\n"]
             self.wake()
-        if now - self._checked_at >= REAUTHORISE_SECONDS:
+        if now >= self._check_at:
             self.recheck()
+        return min(self._beat_at + HEARTBEAT_SECONDS, self._check_at, stalls_at)
 
     def recheck(self) -> None:
-        self._checked_at = time.monotonic()
+        self._check_at = next_check(time.monotonic())
         if self._rechecking is None and self._hub is not None:
             self._rechecking = self._hub.run(self._recheck())
 
