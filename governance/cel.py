@@ -14,7 +14,7 @@ from cel_expr_python.ext import ext_math, ext_optional, ext_strings
 
 # Part of every policy's hash: a change of names, types or engine semantics counts as another policy. Sets of
 # an earlier version are compiled against the names of that version, so that they decide as they did.
-ENVIRONMENT_VERSION = 2
+ENVIRONMENT_VERSION = 3
 
 # The engine compiles at most 100,000 code points at once.
 _LONGEST_COMBINATION = 50_000
@@ -57,7 +57,7 @@ _FIRST_VARIABLES: Mapping[str, tuple[Any, str]] = {
     "environment": (cel.Type.Map(_TEXT, _TEXT), "facts of the installation, such as deployment"),
     "at": (cel.Type.TIMESTAMP, "the time of the decision"),
 }
-VARIABLES: Mapping[str, tuple[Any, str]] = {
+_SECOND_VARIABLES: Mapping[str, tuple[Any, str]] = {
     **_FIRST_VARIABLES,
     "actor_labels": (_TEXTS, "labels of what the actor has read in the last 24 hours, in any session"),
     "budget.left_percent": (
@@ -66,12 +66,24 @@ VARIABLES: Mapping[str, tuple[Any, str]] = {
     ),
     "budget.warned": (cel.Type.BOOL, "whether this act takes a budget to its warning or beyond"),
 }
-_VARIABLES_OF: Mapping[int, Mapping[str, tuple[Any, str]]] = {1: _FIRST_VARIABLES, 2: VARIABLES}
+VARIABLES: Mapping[str, tuple[Any, str]] = {
+    **_SECOND_VARIABLES,
+    "findings": (_TEXTS, "what detectors found in the text of this very act, such as email or secret"),
+    "teams": (_TEXTS, "names of the teams of the person in whose session it happens"),
+    "break_glass": (cel.Type.BOOL, "whether break-glass is in force for this act"),
+}
+_VARIABLES_OF: Mapping[int, Mapping[str, tuple[Any, str]]] = {
+    1: _FIRST_VARIABLES,
+    2: _SECOND_VARIABLES,
+    3: VARIABLES,
+}
 ENVIRONMENT_VERSIONS = frozenset(_VARIABLES_OF)
 
 _EXTENSIONS = (ext_strings.ExtStrings, ext_optional.ExtOptional, ext_math.ExtMath)
 _ARGUMENTS = re.compile(r"\bargs\b")
+_FINDINGS = re.compile(r"\bfindings\b")
 _WORD = re.compile(r"\w+")
+_BINDING = re.compile(r"\.\s*(optMap|optFlatMap)\s*\(")
 _COPYING = re.compile(r"\.\s*(map|filter)\s*\(")
 _TEXT_OR_COMMENT = re.compile(
     r'''"""(?:\\.|[^\\])*?"""|\'{3}(?:\\.|[^\\])*?\'{3}|"(?:\\.|[^"\\\n])*"|'(?:\\.|[^'\\\n])*'|//[^\n]*''',
@@ -212,6 +224,17 @@ class Environment:
         for place, message in _growing(text, bare):
             line, column = _line_and_column(bare, place)
             raise CompileError(message, field=field, line=line, column=column)
+        # The engine may bind the name to the last element of an earlier loop, also one of another rule's.
+        binding = _BINDING.search(bare)
+        if self.version > 2 and binding is not None:
+            line, column = _line_and_column(bare, binding.start(1))
+            raise CompileError(
+                f"{binding[1]} may read another value than this one; write has(args.name) && args.name == …, "
+                "or orValue",
+                field=field,
+                line=line,
+                column=column,
+            )
         # The engine copies the list at each step: 9,000 values in the arguments would take seconds.
         copying = _COPYING.search(bare)
         if self.version > 1 and copying is not None and reads_arguments(bare):
@@ -233,6 +256,11 @@ def environment(version: int = ENVIRONMENT_VERSION) -> Environment:
 def reads_arguments(condition: str) -> bool:
     """Return whether a condition may read `args`; also True where only a text in it says so."""
     return _ARGUMENTS.search(condition) is not None
+
+
+def reads_findings(condition: str) -> bool:
+    """Return whether a condition may read `findings`; also True where only a text in it says so."""
+    return _FINDINGS.search(condition) is not None
 
 
 def _growing(condition: str, bare: str) -> Iterator[tuple[int, str]]:

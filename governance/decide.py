@@ -37,18 +37,23 @@ __all__ = [
     "Counters",
     "DecisionRequest",
     "Delivery",
+    "Evaluation",
+    "GlassFact",
     "GrantFact",
     "RequestFacts",
     "SafetyLevel",
     "Verdict",
     "decide",
     "delivery",
+    "evaluate",
     "tightest",
     "variables",
 ]
 
 SafetyLevel = Literal["", "safe", "caution", "restricted"]
 Delivery = Literal["live", "held"]
+# What each rule of a group gave, in order of priority, and the places of those that matched or erred.
+Evaluation = tuple[tuple[RuleResult, ...], list[int]]
 _KINDS, _SAFETY_LEVELS = frozenset(get_args(SubjectKind)), frozenset(get_args(SafetyLevel))
 
 SEVERITY: Mapping[Outcome, int] = {"deny": 4, "escalate": 3, "throttle": 2, "audit": 1, "allow": 0}
@@ -188,6 +193,20 @@ class GrantFact:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class GlassFact:
+    """Break-glass that was opened for the act: its stream, until when it is in force, and who opened it."""
+
+    id: UUID
+    until: datetime
+    by: str
+
+    def __post_init__(self) -> None:
+        if self.until.tzinfo is None:
+            raise BadInput("until has no time zone; send an aware datetime.", field="glass.until")
+        object.__setattr__(self, "until", self.until.astimezone(UTC))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RequestFacts:
     """What a caller knows of the surroundings of the acts that it asks for.
 
@@ -216,6 +235,8 @@ class DecisionRequest:
     level of their bucket at `at`, in thousandths of an act (a missing one is full); `grants` are leaves that
     cover the act; `actor_labels` what the actor has read in the last 24 hours, in any session. `taints` names
     (by tool, model or kind) acts under way that would not be allowed with the labels that this one may add.
+    `findings` are the kinds of what detectors found in the text of the act, `teams` those of the person in
+    whose session it happens, and `glass` the break-glass that was opened for it.
     Requests without these facts are written, and hashed, as they were before there were any.
 
     Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety
@@ -245,6 +266,9 @@ class DecisionRequest:
     grants: tuple[GrantFact, ...] = ()
     actor_labels: frozenset[str] = frozenset()
     taints: frozenset[str] = frozenset()
+    findings: frozenset[str] = frozenset()
+    teams: frozenset[str] = frozenset()
+    glass: GlassFact | None = None
 
     def __post_init__(self) -> None:
         if self.subject_kind not in _KINDS:
@@ -261,10 +285,13 @@ class DecisionRequest:
             raise BadInput("at has no time zone; send an aware datetime.", field="at")
         names = [self.actor, self.agent, self.model, self.tool, self.definition_hash, *self.task_path]
         names += (*self.roles, *self.labels, *self.actor_labels, *self.taints, *self.throttles)
+        names += (*self.findings, *self.teams)
         for budget in self.budgets:
             names += (budget.name, budget.scope_kind, budget.scope)
         for grant in self.grants:
             names += (grant.rule, grant.rule_hash)
+        if self.glass is not None:
+            names.append(self.glass.by)
         if not all(type(name) is str and name.isascii() and "\0" not in name for name in names):
             canonical(names, "request")
         for name in names:
@@ -359,6 +386,12 @@ class DecisionRequest:
             written["actor_labels"] = sorted(self.actor_labels)
         if self.taints:
             written["taints"] = sorted(self.taints)
+        if self.findings:
+            written["findings"] = sorted(self.findings)
+        if self.teams:
+            written["teams"] = sorted(self.teams)
+        if self.glass is not None:
+            written["glass"] = _fact(self.glass)
         return written
 
     @classmethod
@@ -383,6 +416,9 @@ class DecisionRequest:
                 ),
                 "actor_labels": frozenset(value.get("actor_labels", ())),
                 "taints": frozenset(value.get("taints", ())),
+                "findings": frozenset(value.get("findings", ())),
+                "teams": frozenset(value.get("teams", ())),
+                "glass": _glass_fact(value["glass"]) if value.get("glass") else None,
             }
         )
 
@@ -392,6 +428,11 @@ class DecisionRequest:
         object.__setattr__(made, "arguments", self.arguments)
         made.__dict__["arguments_json"] = self.arguments_json
         return made
+
+    @property
+    def broken_glass(self) -> GlassFact | None:
+        """The break-glass that is in force at the time of the request: until its end, and not at it."""
+        return self.glass if self.glass is not None and self.at < self.glass.until else None
 
     @cached_property
     def arguments_json(self) -> bytes:
@@ -417,8 +458,10 @@ class Verdict:
     marks the decision for a person's review (a matching audit rule, or a rule that erred). `budget` is the
     one that decided, `warnings` those at or beyond their warning once the act is booked. `retry_after_ms`
     comes with throttle. When the act goes ahead, `grants` are the approvals that let it, `consumed` the
-    throttle rules whose bucket it takes an act (1000) out of, and `left_out` the labels, in order, that the
-    documents of a search must not carry.
+    throttle rules whose bucket it takes an act (1000) out of, `left_out` the labels, in order, that the
+    documents of a search must not carry, and `redact` the kinds of findings, in order, that are taken out of
+    the act's text (`*`: all). `unbroken` are outcome and rule that it would have had without break-glass,
+    None where they are the same.
     `cost_limit_before` is what the tightest money budget leaves, in micro-units of `currency`, None without
     one; `cost_limit_after` what it leaves once the act costs its estimate. `resource_usage_*` count tokens
     and micros used, likewise.
@@ -445,6 +488,8 @@ class Verdict:
     grants: tuple[UUID, ...] = ()
     consumed: tuple[str, ...] = ()
     left_out: tuple[str, ...] = ()
+    redact: tuple[str, ...] = ()
+    unbroken: tuple[Outcome, str] | None = None
 
     @property
     def allowed(self) -> bool:
@@ -452,35 +497,49 @@ class Verdict:
         return self.outcome in {"allow", "audit"}
 
 
-def decide(request: DecisionRequest, policy: PolicySet) -> Verdict:
+def decide(request: DecisionRequest, policy: PolicySet, evaluation: Evaluation | None = None) -> Verdict:
     """Return the policy's verdict on a request.
+
+    `evaluation` is what the conditions of the policy's group for this request gave, where they were evaluated
+    before (`evaluate`).
 
     The most severe outcome of the matching rules decides (deny > escalate > throttle > audit > allow), among
     equals the lowest priority number, then the order of the file. A rule that errs counts as deny and is
-    named. A throttle rule whose bucket holds an act, and an escalation that a grant covers, count as allow.
+    named. A throttle rule whose bucket holds an act, and an escalation that a grant covers, count as allow,
+    and a breakable rule that would hold the act up counts as audit while break-glass is in force for it.
     Without a matching rule the answer is deny, and so it is where a budget does not hold the act, or where
     the act may read what another one, which is under way, was allowed without.
     """
     group = policy.group(request)
-    evaluated, held = _evaluate(group, request, policy.environment)
+    evaluated, held = evaluation or evaluate(group, request, policy.environment)
     found = _weigh(request, policy, [(group.rules[place], evaluated[place].result) for place in held])
-    return _verdict(request, policy, found, evaluated)
+    verdict = _verdict(request, policy, found, evaluated)
+    if request.broken_glass is None or not (found.broke or "break_glass" in group.reads):
+        return verdict
+    whole = decide(request.with_facts(glass=None), policy)
+    if (whole.outcome, whole.rule) == (verdict.outcome, verdict.rule):
+        return verdict
+    return replace(verdict, unbroken=(whole.outcome, whole.rule))
 
 
 def delivery(request: DecisionRequest, policy: PolicySet) -> Delivery:
     """Return whether text may stream while it is written, from a `message_out` request without the text.
 
     Held where the text, which stands in the arguments, may matter to the outcome: a rule about this request
-    that denies, escalates or throttles reads them, or nothing but rules that read them lets it pass.
+    that denies, escalates, throttles or redacts reads them or what was found in them, or nothing but rules
+    that read them lets it pass. Break-glass changes nothing of that: it may end before the text does.
     """
     group = policy.group(request)
-    reading = {rule.name for rule in group.rules if _reads_arguments(rule)}
+    reading = {rule.name for rule in group.rules if _reads_text(rule, policy.environment)}
     if not reading:
         return "live"
-    if any(rule.name in reading and SEVERITY[rule.outcome] > SEVERITY["audit"] for rule in group.rules):
+    if any(
+        rule.name in reading and (SEVERITY[rule.outcome] > SEVERITY["audit"] or _redacts(rule, policy))
+        for rule in group.rules
+    ):
         return "held"
     blind = policy.part(group, (rule for rule in group.rules if rule.name not in reading))
-    _, held = _evaluate(blind, request, policy.environment)
+    _, held = evaluate(blind, request, policy.environment)
     return "live" if held else "held"
 
 
@@ -550,6 +609,9 @@ _READERS: Mapping[str, Callable[[DecisionRequest], Any]] = {
     "actor_labels": lambda request: sorted(request.actor_labels),
     "budget.left_percent": _left_percent,
     "budget.warned": lambda request: any(one.warns(request.cost) for one in request.budgets),
+    "findings": lambda request: sorted(request.findings),
+    "teams": lambda request: sorted(request.teams),
+    "break_glass": lambda request: request.broken_glass is not None,
 }
 
 
@@ -561,44 +623,52 @@ class _Found:
     outcome: Outcome = "deny"
     erred: bool = False
     covered: bool = False
+    broken: bool = False
     review: bool = False
+    broke: bool = False
     retry_after_ms: int | None = None
     grants: list[UUID] = field(default_factory=list)
     consumed: list[str] = field(default_factory=list)
     left_out: set[str] = field(default_factory=set)
+    redact: set[str] = field(default_factory=set)
 
 
 def _weigh(request: DecisionRequest, policy: PolicySet, held: Iterable[tuple[Rule, str]]) -> _Found:
     found = _Found()
     severity = -1
+    glass = request.broken_glass is not None
     for rule, result in held:
         outcome, covered = rule.outcome, False
         if result == "error":
             outcome, found.review = "deny", True
-        elif "leave_out" in rule.parameters and policy.environment > 1:
-            # Sets of the first environment could say anything in their parameters.
-            found.left_out |= {*rule.parameters["leave_out"]}
+        elif outcome in {"allow", "audit"}:
             found.review = found.review or outcome == "audit"
-        elif outcome == "audit":
-            found.review = True
+            # Sets of the first environment could say anything in their parameters.
+            if rule.parameters and policy.environment > 1:
+                found.left_out |= {*rule.parameters.get("leave_out", ())}
+                found.redact |= {*rule.parameters.get("redact", ())}
         elif outcome == "throttle":
             throttle = policy.throttle(rule.name)
             level = request.throttles.get(rule.name, throttle.full)
             if level >= ACT:
                 outcome, covered = "allow", True
                 found.consumed.append(rule.name)
-            else:
+            elif not (glass and rule.breakable):
                 found.retry_after_ms = max(found.retry_after_ms or 0, throttle.wait_ms(level))
         elif outcome == "escalate":
             grant = _grant_for(rule, request, policy)
             if grant is not None:
                 outcome, covered = "allow", True
                 found.grants.append(grant.approval_id)
+        broken = glass and rule.breakable and result != "error" and not covered
+        if broken:
+            outcome, found.review, found.broke = "audit", True, True
         weight = SEVERITY[outcome]
         # The rules are in order of priority, so the first of a severity is the one to name.
         if weight > severity:
             severity = weight
-            found.rule, found.outcome, found.erred, found.covered = rule, outcome, result == "error", covered
+            found.rule, found.outcome, found.erred = rule, outcome, result == "error"
+            found.covered, found.broken = covered, broken
     return found
 
 
@@ -625,13 +695,20 @@ def _exceeded(request: DecisionRequest) -> tuple[BudgetFact, str] | None:
     return min((pair for pair in short if pair[1]), key=lambda pair: (pair[0].left, pair[0].id), default=None)
 
 
-def _reads_arguments(rule: Rule) -> bool:
-    return any(cel.reads_arguments(text) for text in (rule.condition, rule.unless) if text is not None)
+def _reads_text(rule: Rule, environment: int) -> bool:
+    """Return whether a rule may read the text of an answer, or what was found in it."""
+    return any(
+        cel.reads_arguments(text) or (environment > 2 and cel.reads_findings(text))
+        for text in (rule.condition, rule.unless)
+        if text is not None
+    )
 
 
-def _evaluate(
-    group: Group, request: DecisionRequest, environment: int
-) -> tuple[tuple[RuleResult, ...], list[int]]:
+def _redacts(rule: Rule, policy: PolicySet) -> bool:
+    return policy.environment > 1 and "redact" in rule.parameters
+
+
+def evaluate(group: Group, request: DecisionRequest, environment: int) -> Evaluation:
     """Return what each rule of the group gave, and the places of those that matched or erred, in order."""
     if not group.conditional:
         return group.all_matched, list(range(len(group.rules)))
@@ -697,6 +774,9 @@ def _verdict(
         name = rule.name
         passed = "A person approved this act." if rule.outcome == "escalate" else "This act is within it."
         reason = to_people = f"{rule.sentence} {passed}"
+    elif found.broken:
+        name = rule.name
+        reason = to_people = f"{rule.sentence} Break-glass lets this act pass."
     else:
         name, reason = rule.name, rule.sentence
         to_agent = rule.message_for_agent or _REFUSALS.get(outcome, "").format(reason)
@@ -732,6 +812,7 @@ def _verdict(
         grants=tuple(found.grants) if goes_ahead else (),
         consumed=tuple(found.consumed) if goes_ahead else (),
         left_out=tuple(sorted(found.left_out)) if goes_ahead else (),
+        redact=tuple(sorted(found.redact)) if goes_ahead else (),
     )
 
 
@@ -746,6 +827,8 @@ _MOST = {
     "labels": 1000,
     "actor_labels": 1000,
     "taints": 1000,
+    "findings": 1000,
+    "teams": 200,
     "task_path": 64,
     "environment": 50,
     "budgets": 200,
@@ -758,7 +841,7 @@ def _money(micros: int) -> str:
     return f"{micros // 1_000_000:,}.{micros % 1_000_000:06}".rstrip("0").rstrip(".")
 
 
-def _fact(fact: BudgetFact | GrantFact) -> dict[str, Any]:
+def _fact(fact: BudgetFact | GrantFact | GlassFact) -> dict[str, Any]:
     written: dict[str, Any] = _members(fact)
     for name, value in written.items():
         if isinstance(value, UUID):
@@ -777,6 +860,10 @@ def _budget_fact(value: Mapping[str, Any]) -> BudgetFact:
             "period_end": datetime.fromisoformat(value["period_end"]) if value["period_end"] else None,
         }
     )
+
+
+def _glass_fact(value: Mapping[str, Any]) -> GlassFact:
+    return GlassFact(id=UUID(value["id"]), until=datetime.fromisoformat(value["until"]), by=value["by"])
 
 
 def _members(facts: Any) -> dict[str, Any]:
@@ -800,7 +887,7 @@ def _check_amounts(facts: Cost | Budget | BudgetFact | Counters) -> None:
 
 _MEMBERS: Mapping[type, tuple[str, ...]] = {
     kind: tuple(member.name for member in fields(kind))
-    for kind in (Cost, Budget, Counters, BudgetFact, GrantFact)
+    for kind in (Cost, Budget, Counters, BudgetFact, GrantFact, GlassFact)
 }
 _AMOUNTS: Mapping[str, tuple[str, ...]] = {
     kind.__name__: tuple(member.name for member in fields(kind) if member.type in {int, int | None})

@@ -16,6 +16,7 @@ from governance.decide import (
     Cost,
     Counters,
     DecisionRequest,
+    GlassFact,
     GrantFact,
     decide,
     tightest,
@@ -26,6 +27,7 @@ from governance.rule import ACT
 _NOWHERE = UUID(int=0)
 _NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 _MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
+_FOR_EVER = datetime(9999, 1, 1, tzinfo=UTC)
 # What conditions read and nobody states, because it follows from the rest.
 _DERIVED = frozenset({"budget.left_tokens", "budget.left_micros", "budget.left_percent", "budget.warned"})
 _NAMES = (frozenset(cel.VARIABLES) | {"budgets", "throttles", "grants"}) - _DERIVED
@@ -80,8 +82,8 @@ def request_from_names(given: Mapping[str, Any], policy: PolicySet | None = None
     Besides those names there are `budgets` (a list of {name, limit_tokens, used_tokens, limit_micros,
     used_micros, currency, warn_percent}, each where it is not the default), `throttles` (how many acts the
     bucket of a rule still holds, such as {slow-down: 0.5}) and `grants` (names of rules of `policy` that a
-    person has approved the act under). The time is noon of 2026-01-01 UTC, so that an example gives the same
-    on every day.
+    person has approved the act under). With `break_glass: true` somebody has opened it. The time is noon of
+    2026-01-01 UTC, so that an example gives the same on every day.
 
     Raises BadInput for unknown names, naming similar ones, and for values of other types.
     """
@@ -105,6 +107,8 @@ def request_from_names(given: Mapping[str, Any], policy: PolicySet | None = None
                 fields["throttles"] = {rule: _level(rule, acts) for rule, acts in value.items()}
             elif name == "grants":
                 fields["grants"] = tuple(_grant(rule, policy) for rule in value)
+            elif name == "break_glass":
+                fields["glass"] = _glass(value)
             else:
                 fields.update(_field(name, value))
         stated = Budget(**amounts["budget"]) if amounts["budget"] else tightest(fields.get("budgets", ()))
@@ -150,9 +154,17 @@ def _grant(rule: str, policy: PolicySet | None) -> GrantFact:
     )
 
 
+def _glass(opened: Any) -> GlassFact | None:
+    if type(opened) is not bool:
+        raise BadInput(f"break_glass is {opened!r}; write true or false.", field="break_glass")
+    if not opened:
+        return None
+    return GlassFact(id=derived_id(_NOWHERE, "example:break-glass"), until=_FOR_EVER, by="user:somebody")
+
+
 def _field(name: str, value: Any) -> dict[str, Any]:
     match name:
-        case "roles" | "labels" | "actor_labels":
+        case "roles" | "labels" | "actor_labels" | "findings" | "teams":
             return {name: frozenset(value)}
         case "task_path":
             return {name: tuple(value)}

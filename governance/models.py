@@ -50,6 +50,15 @@ class PolicyDecision(models.Model):
     requester_id = models.UUIDField(null=True)
     budget_id = models.UUIDField(null=True)
     warnings = ArrayField(models.UUIDField(), default=list)
+    redact = ArrayField(models.CharField(max_length=64), default=list)
+    # The break-glass in force, and what would have been decided without it, where that is something else.
+    glass_id = models.UUIDField(null=True)
+    unbroken_outcome = models.CharField(max_length=10, blank=True)
+    unbroken_rule = models.CharField(max_length=60, blank=True)
+    # What the set in shadow would have decided; no outcome where it could not be evaluated.
+    shadow_hash = models.CharField(max_length=64, blank=True)
+    shadow_outcome = models.CharField(max_length=10, blank=True)
+    shadow_rule = models.CharField(max_length=60, blank=True)
     decided_at = models.DateTimeField()
     trace_id = models.CharField(max_length=32, blank=True)
 
@@ -79,6 +88,16 @@ class PolicyDecision(models.Model):
                 fields=["requester_id", "created_at"],
                 name="decision_under_way",
                 condition=models.Q(act_outcome=""),
+            ),
+            models.Index(
+                fields=["workspace_id", "-created_at"],
+                name="decision_shadow",
+                condition=models.Q(shadow_hash__gt=""),
+            ),
+            models.Index(
+                fields=["workspace_id", "-created_at"],
+                name="decision_glass",
+                condition=models.Q(glass_id__isnull=False),
             ),
         )
 
@@ -246,7 +265,10 @@ class PolicyRule(models.Model):
 
 
 class PolicyVersion(models.Model):
-    """Read model: the sets that were in force in a workspace; `id` is the activating event's."""
+    """Read model: the sets that were in force in a workspace; `id` is the activating event's.
+
+    The row of the set in force names the set in shadow, too: a step reads both at once.
+    """
 
     id = models.UUIDField(primary_key=True)
     workspace_id = models.UUIDField()
@@ -256,10 +278,13 @@ class PolicyVersion(models.Model):
     rules = ArrayField(models.CharField(max_length=60))
     by = models.CharField(max_length=80)
     proposed_by = models.CharField(max_length=80, blank=True)
+    approved_by = models.CharField(max_length=80, blank=True)
     alone = models.BooleanField(default=False)
     note = models.TextField(blank=True)
     active = models.BooleanField(default=True)
     activated_at = models.DateTimeField()
+    retired_at = models.DateTimeField(null=True)
+    shadow_hash = models.CharField(max_length=64, blank=True)
 
     class Meta:
         db_table = "governance_policy_version"
@@ -283,3 +308,55 @@ class Rulebook(models.Model):
 
     class Meta:
         db_table = "governance_rulebook"
+
+
+class BreakGlass(models.Model):
+    """Read model: openings of break-glass. One is in force from `opened_at` until `until` or `ended_at`.
+
+    `scope` is a session's or person's id, empty for the whole workspace. `alone` says that nobody else in the
+    workspace could be told of it.
+    """
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    stream_version = models.IntegerField()
+    scope_kind = models.CharField(max_length=10)
+    scope = models.CharField(max_length=64, blank=True)
+    reason = models.TextField()
+    by = models.CharField(max_length=80)
+    alone = models.BooleanField(default=False)
+    opened_at = models.DateTimeField()
+    until = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    ended_by = models.CharField(max_length=80, blank=True)
+    ended_note = models.TextField(blank=True)
+
+    class Meta:
+        db_table = "governance_break_glass"
+        ordering = ("-opened_at", "-id")
+        verbose_name = "break-glass"
+        verbose_name_plural = "break-glass"
+        indexes = (
+            models.Index(fields=["workspace_id", "-opened_at"], name="glass_workspace"),
+            models.Index(
+                fields=["workspace_id", "until"],
+                name="glass_open",
+                condition=models.Q(ended_at__isnull=True),
+            ),
+        )
+
+
+class GlassReview(models.Model):
+    """Read model: decisions under break-glass that a person has looked at since; `id` is the decision's."""
+
+    id = models.UUIDField(primary_key=True)
+    glass_id = models.UUIDField(db_index=True)
+    workspace_id = models.UUIDField()
+    by = models.CharField(max_length=80)
+    own = models.BooleanField(default=False)
+    note = models.TextField(blank=True)
+    reviewed_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_glass_review"
+        ordering = ("-reviewed_at", "-id")

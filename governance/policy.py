@@ -72,6 +72,9 @@ MOST_NAMES = 36 * 1024
 _MOST_GROUPS = 4096
 _MOST_COMBINATIONS = 256
 _FIRST_OUTCOMES: frozenset[str] = frozenset({"allow", "deny", "audit"})
+# What of `parameters` and of a rule's keys environment 3 is the first to know.
+_REDACTED_KINDS: frozenset[str] = frozenset({"model_call", "message_out", "tool_call", "retrieval"})
+_BREAKABLE_OUTCOMES: frozenset[str] = frozenset({"deny", "escalate", "throttle"})
 
 
 class Subject(Protocol):
@@ -371,12 +374,20 @@ def _compile(value: Any, places: Mapping[Path, Place], source: str) -> PolicySet
 
 def _not_of_version(rule: Rule, version: int) -> list[tuple[Path, str]]:
     """Return where a rule says what the version of its environment does not know."""
-    if version == 1:
-        if rule.outcome in _FIRST_OUTCOMES:
-            return []
-        said = f"{rule.outcome} is not known in environment 1; use allow, audit or deny, or leave that out"
-        return [(("outcome",), said)]
     found: list[tuple[Path, str]] = []
+    if rule.breakable and version < 3:
+        said = f"not known in environment {version}; write `environment: 3`, or remove this"
+        found.append((("breakable",), said))
+    elif rule.breakable and rule.outcome not in _BREAKABLE_OUTCOMES:
+        said = f"only rules that hold an act up can be broken, and {rule.outcome} lets it pass; remove this"
+        found.append((("breakable",), said))
+    if version == 1:
+        if rule.outcome not in _FIRST_OUTCOMES:
+            said = (
+                f"{rule.outcome} is not known in environment 1; use allow, audit or deny, or leave that out"
+            )
+            found.append((("outcome",), said))
+        return found
     if rule.name == BUDGET_EXCEEDED:
         said = "this name is what a verdict says when a budget does not hold the act; choose another"
         found.append((("name",), said))
@@ -392,6 +403,13 @@ def _not_of_version(rule: Rule, version: int) -> list[tuple[Path, str]]:
     if "leave_out" in rule.parameters and rule.match.kinds != ("retrieval",):
         said = "only a search leaves documents out; write kinds: [retrieval], or remove this"
         found.append((("parameters", "leave_out"), said))
+    if "redact" in rule.parameters:
+        if version < 3:
+            said = f"not known in environment {version}; write `environment: 3`, or remove this"
+            found.append((("parameters", "redact"), said))
+        elif not _REDACTED_KINDS.issuperset(rule.match.kinds):
+            said = f"text is redacted of {', '.join(sorted(_REDACTED_KINDS))} alone; match no other kinds"
+            found.append((("parameters", "redact"), said))
     return found
 
 

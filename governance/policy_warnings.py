@@ -71,13 +71,12 @@ def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[Rule, str, str]]:
         (place, rule) for place, rule in enumerate(rules) if rule.condition is None and rule.unless is None
     ]
     for place, rule in enumerate(rules):
-        if "leave_out" in rule.parameters:
-            continue  # what a search leaves out counts whoever decides
-        if "leave_out" in rule.parameters:
-            continue  # it counts whichever rule decides
+        if "leave_out" in rule.parameters or "redact" in rule.parameters:
+            continue  # what is left out or redacted counts whichever rule decides
         most = _AT_MOST[rule.outcome]
         for other_place, other in always:
-            least = _AT_LEAST[other.outcome]
+            # Under break-glass a breakable rule counts as audit, if it was to count for more.
+            least = min(_AT_LEAST[other.outcome], _AT_LEAST["audit"] if other.breakable else 4)
             if (least > most or (least == most and other_place < place)) and _covers(other.match, rule.match):
                 said = (
                     f"the rule {other.name} ({other.outcome}, without a condition) is about everything that"

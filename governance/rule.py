@@ -33,6 +33,7 @@ _LONGEST_WAIT = timedelta(days=30)
 _RULE_NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _RATE = re.compile(r"([1-9][0-9]{0,5})/(second|minute|hour|day)", re.ASCII)
 _DURATION = re.compile(r"([1-9][0-9]{0,6})([smhd])", re.ASCII)
+_FINDING = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*|\*")
 _SECONDS = {"second": 1, "minute": 60, "hour": 3600, "day": 86_400, "s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
@@ -65,6 +66,12 @@ def _label(label: str) -> str:
     if not 0 < len(label) <= 64 or not label.replace("-", "").replace("_", "").isalnum():
         raise ValueError("a label is 1 to 64 letters, digits, hyphens or underscores")
     return label
+
+
+def _finding(kind: str) -> str:
+    if len(kind) > 64 or not _FINDING.fullmatch(kind):
+        raise ValueError("write kinds of findings, such as email or private-key, or * for all")
+    return kind
 
 
 def _known_role(role: str) -> str:
@@ -100,7 +107,10 @@ class Example(_Strict):
 
 
 class Rule(_Strict):
-    """One rule of a policy; `match` and `condition` without `unless` say when it holds."""
+    """One rule of a policy; `match` and `condition` without `unless` say when it holds.
+
+    A `breakable` rule that would hold an act up counts as audit while break-glass is in force for it.
+    """
 
     name: Annotated[str, AfterValidator(_readable_id)]
     sentence: str = Field(min_length=1, max_length=500)
@@ -112,6 +122,7 @@ class Rule(_Strict):
     parameters: dict[str, Any] = Field(default_factory=dict)
     message_for_agent: str = Field(default="", max_length=500)
     message_for_people: str = Field(default="", max_length=500)
+    breakable: bool = Field(default=False, strict=True)
     examples: tuple[Example, ...] = ()
 
 
@@ -135,12 +146,16 @@ class EscalateParameters(_Strict):
 
 
 class LetThroughParameters(_Strict):
-    """What the `parameters` of a rule that lets a search pass may say.
+    """What the `parameters` of a rule that lets an act pass may say.
 
-    Documents that carry one of the labels in `leave_out` take no part in it.
+    Documents that carry one of the labels in `leave_out` take no part in a search. Findings of the kinds in
+    `redact` (`*`: of all kinds) are taken out of the text of an act. Both count whichever rule decides.
     """
 
     leave_out: tuple[Annotated[str, AfterValidator(_label)], ...] = Field(
+        default=(), min_length=1, max_length=100
+    )
+    redact: tuple[Annotated[str, AfterValidator(_finding)], ...] = Field(
         default=(), min_length=1, max_length=100
     )
 

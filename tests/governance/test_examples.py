@@ -58,7 +58,8 @@ class TestRequestFromNames:
             if name in derived:
                 continue
             sort = kind.name()
-            value = values.get(name, 1 if sort == "INT" else [] if sort.startswith("LIST") else "")
+            empty = {"INT": 1, "BOOL": False}.get(sort, [] if sort.startswith("LIST") else "")
+            value = values.get(name, empty)
             if name in {"workspace", "session"}:
                 value = str(UUID(int=3))
             if name == "cost.currency":
