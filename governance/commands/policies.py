@@ -7,8 +7,9 @@ from uuid import UUID
 from django.conf import settings
 from django.db import connection, transaction
 
+from cartrita.accounts.console import names_of
 from cartrita.accounts.queries import Caller, people_with_roles
-from cartrita.errors import NotAllowed
+from cartrita.errors import CartritaError, NotAllowed
 from cartrita.eventstore import (
     Append,
     Context,
@@ -142,10 +143,10 @@ def propose(
     note: str = "",
     expected_version: int | None = None,
 ) -> list[RecordedEvent]:
-    """Ask a second person to put the draft in force, or the earlier set `policy_hash`.
+    """Ask a second person for leave to put the draft in force, or the earlier set `policy_hash`.
 
-    Return what was recorded. Raises MayNotChangePolicy, UnknownPolicy, AlreadyInForce, RulebookMoved, and
-    PolicyNotValid for a draft that does not compile or whose examples fail.
+    Return what was recorded. Raises MayNotChangePolicy, UnknownPolicy, AlreadyInForce, AlreadyApproved,
+    RulebookMoved, and PolicyNotValid for a draft that does not compile or whose examples fail.
     """
     rulebooks.require_author(caller.roles)
 
@@ -153,6 +154,112 @@ def propose(
         policy = _named(rulebook, policy_hash)
         put_blob(policy.text.encode(), key_id=None)
         return rulebooks.propose(rulebook, policy, by=_person(caller), roles=caller.roles, note=note)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def approve(
+    *,
+    workspace_id: UUID,
+    policy_hash: str,
+    caller: Caller,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Give leave, as the second person, to put exactly the proposed set in force; the draft may move on.
+
+    Return what was recorded. Raises MayNotChangePolicy, SecondPersonNeeded, AlreadyApproved, ProposalEnded,
+    AlreadyInForce, NotProposed, RulebookMoved.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        return rulebooks.approve(rulebook, policy_hash, by=_person(caller), roles=caller.roles, note=note)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def reject(
+    *,
+    workspace_id: UUID,
+    policy_hash: str,
+    caller: Caller,
+    reason: str,
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Refuse a set that is proposed or approved, and say why.
+
+    Return what was recorded. Raises MayNotChangePolicy, BadInput, ProposalEnded, AlreadyInForce, NotProposed,
+    RulebookMoved.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        return rulebooks.reject(rulebook, policy_hash, by=_person(caller), roles=caller.roles, reason=reason)
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def withdraw_proposal(
+    *, workspace_id: UUID, policy_hash: str, caller: Caller, expected_version: int | None = None
+) -> list[RecordedEvent]:
+    """Take back what the caller proposed, also where it is approved.
+
+    Return what was recorded. Raises MayNotChangePolicy, ProposalEnded, AlreadyInForce, NotProposed,
+    RulebookMoved.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        return rulebooks.withdraw_proposal(rulebook, policy_hash, by=_person(caller))
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def shadow(
+    *,
+    workspace_id: UUID,
+    caller: Caller,
+    policy_hash: str | None = None,
+    note: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Have a set evaluated beside every decision: an approved, proposed or earlier one (None: the draft).
+
+    It is recorded with each decision and never enforced. Return what was recorded. Raises MayNotChangePolicy,
+    SecondPersonNeeded, UnknownPolicy, AlreadyInForce, AlreadyInShadow, RulebookMoved, and PolicyNotValid for
+    a draft whose examples fail.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        policy = _named(rulebook, policy_hash)
+        put_blob(policy.text.encode(), key_id=None)
+        return rulebooks.shadow(
+            rulebook,
+            policy,
+            by=_person(caller),
+            roles=caller.roles,
+            four_eyes=four_eyes(workspace_id),
+            note=note,
+        )
+
+    return _change(workspace_id, caller, decide, expected_version)
+
+
+def end_shadow(
+    *,
+    workspace_id: UUID,
+    caller: Caller,
+    policy_hash: str | None = None,
+    reason: str = "",
+    expected_version: int | None = None,
+) -> list[RecordedEvent]:
+    """Evaluate no set beside decisions any more; `policy_hash` says which one the caller looked at.
+
+    Return what was recorded. Raises MayNotChangePolicy, NotInShadow, RulebookMoved.
+    """
+
+    def decide(rulebook: Rulebook) -> list[Event]:
+        return rulebooks.end_shadow(
+            rulebook, by=_person(caller), roles=caller.roles, policy_hash=policy_hash, reason=reason
+        )
 
     return _change(workspace_id, caller, decide, expected_version)
 
@@ -198,6 +305,11 @@ def activate_again(
     return _change(workspace_id, caller, decide, expected_version)
 
 
+def four_eyes(workspace_id: UUID) -> bool:
+    """Tell whether a second person must agree to a set: two or more hold a role for it."""
+    return len(people_with_roles(workspace_id, APPROVERS)) > 1
+
+
 def _activate(
     rulebook: Rulebook, policy: PolicySet, workspace_id: UUID, caller: Caller, note: str
 ) -> list[Event]:
@@ -207,16 +319,15 @@ def _activate(
         policy,
         by=_person(caller),
         roles=caller.roles,
-        four_eyes=len(people_with_roles(workspace_id, APPROVERS)) > 1,
+        four_eyes=four_eyes(workspace_id),
         note=note,
     )
 
 
 def _named(rulebook: Rulebook, policy_hash: str | None) -> PolicySet:
-    """Return the draft, or the proposed or an earlier set, that the hash names (None: the draft)."""
-    proposed = rulebook.proposal.policy_hash if rulebook.proposal else ""
+    """Return the draft, or a set of before, that the hash names (None: the draft)."""
     # What waits for a second person was tried when it was proposed, and the draft may have moved on since.
-    if policy_hash and policy_hash in {proposed, *rulebook.in_force}:
+    if policy_hash and policy_hash in rulebook.stored:
         return policy_set(policy_hash)
     draft = compile_draft(rulebook)
     if policy_hash not in {None, draft.content_hash}:
@@ -262,13 +373,25 @@ def _change(
         try:
             # A savepoint, so that a conflict leaves the caller's transaction usable.
             with transaction.atomic():
-                events = decide(rulebooks.fold(recorded.event for recorded in history))
+                events = _naming(decide, rulebooks.fold(recorded.event for recorded in history))
                 context = Context(workspace_id=workspace_id, actor=caller.actor)
                 return append(Append(stream_id, len(history), events, context)) if events else []
         except StreamMoved as moved:
             if attempt == TRIES:
                 raise RulebookMoved(moved) from None
     raise AssertionError("unreachable")
+
+
+def _naming(decide: Decide, rulebook: Rulebook) -> list[Event]:
+    """Decide; a refusal that tells who was quicker calls that person by name."""
+    try:
+        return decide(rulebook)
+    except CartritaError as error:
+        by = error.details.get("by")
+        if by:
+            error.message = error.message.replace(by, names_of([by])[by])
+            error.args = (error.message,)
+        raise
 
 
 def _person(caller: Caller) -> str:

@@ -6,7 +6,19 @@ from uuid import UUID
 from cartrita.eventstore import RecordedEvent, derived_id, inline
 from governance.models import PolicyRule, PolicyVersion, Rulebook
 from governance.policy import Rule
-from governance.rulebook import PolicyActivated, PolicyProposed, RulesArranged, RuleWithdrawn, RuleWritten
+from governance.rulebook import (
+    PolicyActivated,
+    PolicyProposed,
+    PolicyRetired,
+    PolicyShadowed,
+    ProposalApproved,
+    ProposalRejected,
+    ProposalWithdrawn,
+    RulesArranged,
+    RuleWithdrawn,
+    RuleWritten,
+    ShadowEnded,
+)
 
 
 @inline(RuleWritten, RuleWithdrawn, tables=[PolicyRule])
@@ -41,12 +53,15 @@ def project_policy_rules(recorded: RecordedEvent) -> None:
             pass
 
 
-@inline(PolicyActivated, tables=[PolicyVersion])
+@inline(PolicyActivated, PolicyShadowed, ShadowEnded, tables=[PolicyVersion])
 def project_policy_versions(recorded: RecordedEvent) -> None:
-    """Show the sets that were in force, and which one is."""
+    """Show the sets that were in force, which one is, and which one is in shadow beside it."""
+    in_force = PolicyVersion.objects.filter(workspace_id=recorded.workspace_id, active=True)
     match recorded.event:
         case PolicyActivated() as event:
-            PolicyVersion.objects.filter(workspace_id=recorded.workspace_id, active=True).update(active=False)
+            former = in_force.first()
+            # A set of before PolicyRetired was recorded is retired likewise.
+            in_force.update(active=False, shadow_hash="", retired_at=recorded.recorded_at)
             PolicyVersion.objects.create(
                 id=recorded.event_id,
                 workspace_id=recorded.workspace_id,
@@ -56,16 +71,35 @@ def project_policy_versions(recorded: RecordedEvent) -> None:
                 rules=list(event.rules),
                 by=event.by,
                 proposed_by=event.proposed_by,
+                approved_by=event.approved_by,
                 alone=event.alone,
                 note=event.note,
                 active=True,
                 activated_at=recorded.recorded_at,
+                shadow_hash=former.shadow_hash if former else "",
             )
+        case PolicyShadowed() as event:
+            in_force.update(shadow_hash=event.policy_hash)
+        case ShadowEnded():
+            in_force.update(shadow_hash="")
         case _:
             pass
 
 
-@inline(RuleWritten, RuleWithdrawn, RulesArranged, PolicyProposed, PolicyActivated, tables=[Rulebook])
+@inline(
+    RuleWritten,
+    RuleWithdrawn,
+    RulesArranged,
+    PolicyProposed,
+    ProposalApproved,
+    ProposalRejected,
+    ProposalWithdrawn,
+    PolicyShadowed,
+    ShadowEnded,
+    PolicyActivated,
+    PolicyRetired,
+    tables=[Rulebook],
+)
 def project_rulebooks(recorded: RecordedEvent) -> None:
     """Show how far each rulebook is, and what waits for a second person."""
     changes: dict[str, Any] = {"version": recorded.version}
@@ -77,13 +111,20 @@ def project_rulebooks(recorded: RecordedEvent) -> None:
                 "proposed_at": recorded.recorded_at,
             }
         case PolicyActivated():
-            changes |= {"proposed_hash": "", "proposed_by": "", "proposed_at": None}
+            changes |= _NOTHING_WAITS
+        case ProposalApproved() | ProposalRejected() | ProposalWithdrawn() as event:
+            # What was approved before may end while another set waits.
+            waiting = Rulebook.objects.filter(id=recorded.stream_id, proposed_hash=event.policy_hash)
+            waiting.update(**_NOTHING_WAITS)
         case _:
             pass
     if recorded.version > 1:
         Rulebook.objects.filter(id=recorded.stream_id).update(**changes)
     else:
         Rulebook.objects.create(id=recorded.stream_id, workspace_id=recorded.workspace_id, **changes)
+
+
+_NOTHING_WAITS: dict[str, Any] = {"proposed_hash": "", "proposed_by": "", "proposed_at": None}
 
 
 def _rule_id(recorded: RecordedEvent, rule: str) -> UUID:

@@ -18,6 +18,7 @@ from governance.decide import DecisionRequest, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
 from governance.models import PolicyDecision
 from governance.policy_store import policy_set
+from governance.shadow import shadow_verdict
 
 _RESERVED = TypeAdapter(tuple[Reserved, ...])
 
@@ -163,6 +164,18 @@ def redecide(recorded: RecordedEvent) -> Verdict:
     return decision.redecide(made, policy_set(made.policy_hash), blobs_of(recorded))
 
 
+def redecide_shadow(recorded: RecordedEvent) -> Verdict | None:
+    """Ask the set that was in shadow again, None where there was none or it could not be evaluated.
+
+    Raises NotRedecidable (input erased or altered) and UnknownPolicy.
+    """
+    made = _made(recorded)
+    if not made.shadow_outcome:
+        return None
+    request = decision.request_of(made, blobs_of(recorded))
+    return shadow_verdict(request, policy_set(made.policy_hash), policy_set(made.shadow_hash))
+
+
 def blobs_of(recorded: RecordedEvent) -> Callable[[str], bytes]:
     """Return the function that reads the blobs that a recorded event names."""
     return lambda sha256: get_blob(sha256, key_id=recorded.key_id)
@@ -175,17 +188,22 @@ def decisions_of_session(session_id: UUID) -> list[PolicyDecision]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Redecided:
-    """A decision that comes out otherwise than it was recorded."""
+    """A decision that comes out otherwise than it was recorded.
+
+    `in_shadow` says that what the set in shadow said does: of that, outcome and rule are recorded.
+    """
 
     decision_id: UUID
     recorded: Verdict
     now: Verdict
+    in_shadow: bool = False
 
 
 def redecide_all(session_id: UUID | None = None) -> tuple[int, list[Redecided]]:
     """Decide every recorded decision again with its own policy; return how many, and those that differ.
 
-    All sessions without one. Decisions whose input is erased are not counted, they are no differences.
+    What the set in shadow said of them is decided again likewise. All sessions without one. Decisions whose
+    input is erased are not counted, they are no differences.
     """
     rows = PolicyDecision.objects.order_by("created_at", "id").values_list("id", flat=True)
     if session_id is not None:
@@ -202,6 +220,13 @@ def redecide_all(session_id: UUID | None = None) -> tuple[int, list[Redecided]]:
         before = verdict_of(_made(recorded))
         if in_order(before) != in_order(now):
             differences.append(Redecided(decision_id=decision_id, recorded=before, now=now))
+        watched, made = redecide_shadow(recorded), _made(recorded)
+        if watched is not None and made.shadow_outcome:
+            said = replace(watched, outcome=made.shadow_outcome, rule=made.shadow_rule)
+            if said != watched:
+                differences.append(
+                    Redecided(decision_id=decision_id, recorded=said, now=watched, in_shadow=True)
+                )
     return count, differences
 
 

@@ -278,12 +278,20 @@ def rule_hits(workspace_id: UUID, since: datetime) -> dict[str, RuleHits]:
 def _active_hash(workspace_id: UUID) -> str | None:
     # Asked very often: a prepared statement takes a tenth of a queryset's time.
     row = execute(IN_FORCE, [workspace_id]).fetchone()
-    return row[0] if row else None
+    return in_force_and_shadow(row[0])[0] if row else None
 
 
-IN_FORCE: LiteralString = (
-    "select policy_hash from governance_policy_version where workspace_id = %b::uuid and active"
-)
+# The hashes of the set in force and of the one in shadow in one value, so that a statement that asks for more
+# looks their row up once.
+IN_FORCE: LiteralString = """
+    select policy_hash || shadow_hash from governance_policy_version
+    where workspace_id = %b::uuid and active
+"""
+
+
+def in_force_and_shadow(hashes: str | None) -> tuple[str | None, str]:
+    """Take apart what `IN_FORCE` selects; None: there never was a set in force, "": there is no shadow."""
+    return (hashes[:64], hashes[64:]) if hashes else (None, "")
 
 
 def _folded(history: list[RecordedEvent]) -> Rulebook:
