@@ -17,20 +17,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from hashlib import sha256
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 from psycopg import errors
 from psycopg.pq import TransactionStatus
+from psycopg.types.numeric import Int8
 
 from cartrita.errors import CartritaError
-from cartrita.eventstore import arrays
 from cartrita.eventstore.aio import connect
-from cartrita.eventstore.codec import Row
+from cartrita.eventstore.leaf import LEAF_V1_SQL
 from cartrita.eventstore.listen import announce
 from cartrita.eventstore.merkle import Frontier, Node
 from cartrita.eventstore.nodes import INSERT_NODES, node_columns
-from cartrita.eventstore.rows import COLUMNS, leaf_of
 from cartrita.eventstore.wake import LOG_CHANNEL, WAKE_CHANNEL, Bell, follow_again, lead, wait_for_ring
 
 logger = logging.getLogger(__name__)
@@ -50,31 +49,40 @@ FRONTIER_EVERY_LEAVES = 4_096
 GENESIS = sha256(b"cartrita log v1").digest()
 
 Connection = psycopg.AsyncConnection[tuple[Any, ...]]
+# A position and its leaf.
+_Placed = tuple[int, bytes]
 
-_FRESH = f"""
-    select seq, {COLUMNS} from event
-    where xid >= %(xmax)s::text::xid8 and (not %(anchored)s or not exists (
-        select from log where log.stream_id = event.stream_id and log.version = event.version))
+_COLUMNS: LiteralString = (
+    "seq, stream_id, version, event_id, type, schema_version, recorded_at, workspace_id, session_id, "
+    "causation_id, actor, trace_id, key_id, data"
+)
+_NOT_PLACED: LiteralString = (
+    "not exists (select from log where log.stream_id = event.stream_id and log.version = event.version)"
+)
+_FRESH: LiteralString = f"""
+    select {_COLUMNS} from event where xid >= %(xmax)s::text::xid8 and (not %(anchored)s or {_NOT_PLACED})
     union all
-    select seq, {COLUMNS} from event
-    where xid = any(%(xip)s::text::xid8[])
-"""  # noqa: S608 - a constant list of columns
-
+    select {_COLUMNS} from event where xid = any(%(xip)s::text::xid8[])
+"""  # noqa: S608 - constants
 # After a logical restore the stored transaction ids are another cluster's: what has no position is taken.
-_UNPLACED = f"""
-    select seq, {COLUMNS} from event where not exists (
-        select from log where log.stream_id = event.stream_id and log.version = event.version)
-"""  # noqa: S608 - a constant list of columns
+_UNPLACED: LiteralString = f"select {_COLUMNS} from event where {_NOT_PLACED}"  # noqa: S608 - constants
+_ORDER: LiteralString = f"""
+    insert into log (position, stream_id, version, session_id, workspace_id, leaf)
+    select %(size)s::int8 + row_number() over (order by seq), stream_id, version, session_id, workspace_id,
+        {LEAF_V1_SQL}
+    from (<fresh>) as fresh order by seq
+    returning position, leaf
+"""  # noqa: S608 - constants
+_ORDER_FRESH, _ORDER_UNPLACED = _ORDER.replace("<fresh>", _FRESH), _ORDER.replace("<fresh>", _UNPLACED)
+# Of so few at most that they come in one answer; a tick that finds more begins again.
+_SOME: LiteralString = " order by seq limit %(most)s"
+_ORDER_SOME_FRESH = _ORDER.replace("<fresh>", _FRESH + _SOME)
+_ORDER_SOME_UNPLACED = _ORDER.replace("<fresh>", _UNPLACED + _SOME)
 
 _WHERE_WE_ARE = "select coalesce(max(number), 0), pg_current_snapshot()::text from tick"
 
 _LAST_TICK = """
     select number, epoch, snapshot::text, size, root, chain, cluster from tick order by number desc limit 1
-"""
-
-_INSERT_LOG = """
-    insert into log (position, stream_id, version, session_id, workspace_id, leaf)
-    select * from unnest(%b::int8[], %b::uuid[], %b::int4[], %b::uuid[], %b::uuid[], %b::bytea[])
 """
 
 _INSERT_TICK = """
@@ -217,14 +225,20 @@ class Sequencer:
             raise RuntimeError("a tick continues the tick before: read it first")
         try:
             size = before.frontier.size
-            number, snapshot, rows = await _begin(connection, before)
+            number, snapshot, placed = await _place(connection, before, most=CHUNK_EVENTS + 1)
             if number != before.number:
                 return None
-            if rows is None or rows:
-                self._standing = await _write(connection, before, snapshot, rows)
+            if len(placed) <= CHUNK_EVENTS:
+                nodes = _extend(before.frontier, placed)
             else:
-                self._standing = before
-            return self._standing.frontier.size - size
+                await connection.rollback()
+                number, snapshot, nodes = await _place_all(connection, before)
+                if number != before.number:
+                    return None
+            self._standing = before
+            if placed:
+                self._standing = await _write(connection, before, size, snapshot, nodes)
+            return before.frontier.size - size
         finally:
             if connection.info.transaction_status != TransactionStatus.IDLE:
                 await connection.rollback()
@@ -290,39 +304,46 @@ async def _read_standing(connection: Connection, *, new_epoch: bool = False) -> 
         await connection.rollback()
 
 
-async def _begin(connection: Connection, before: _Standing) -> tuple[int, str, list[Row] | None]:
-    """Open the tick's transaction; return the last tick's number, the snapshot and the fresh events in order.
-
-    The rows are None when they are too many for one answer.
+async def _place(connection: Connection, before: _Standing, *, most: int) -> tuple[int, str, list[_Placed]]:
+    """Open the tick's transaction and place fresh events, at most so many; return with them the last tick's
+    number and the snapshot.
     """
-    query, parameters = _fresh(before)
+    query = _ORDER_SOME_FRESH if before.snapshot else _ORDER_SOME_UNPLACED
     async with connection.pipeline():
         await connection.execute("begin isolation level repeatable read")
         last = await connection.execute(_WHERE_WE_ARE)
         fresh = connection.cursor(binary=True)
-        await fresh.execute(f"{query} order by seq limit {CHUNK_EVENTS + 1}", parameters, prepare=True)
+        await fresh.execute(query, {**_since(before), "most": most}, prepare=True)
         number, snapshot = await _one(last)
-        rows = await fresh.fetchall()
-    return number, snapshot, rows if len(rows) <= CHUNK_EVENTS else None
+        return number, snapshot, await fresh.fetchall()
+
+
+async def _place_all(connection: Connection, before: _Standing) -> tuple[int, str, list[Node]]:
+    """Open the tick's transaction and place all fresh events, adding them to the frontier; return the last
+    tick's number, the snapshot and the nodes that became complete.
+    """
+    query = _ORDER_FRESH if before.snapshot else _ORDER_UNPLACED
+    await connection.execute("begin isolation level repeatable read")
+    number, snapshot = await _one(await connection.execute(_WHERE_WE_ARE))
+    nodes: list[Node] = []
+    if number == before.number:
+        some: list[_Placed] = []
+        async for placed in connection.cursor(binary=True).stream(query, _since(before), size=CHUNK_EVENTS):
+            some.append(placed)
+            if len(some) == CHUNK_EVENTS:
+                nodes += _extend(before.frontier, some)
+                some = []
+        nodes += _extend(before.frontier, some)
+    return number, snapshot, nodes
 
 
 async def _write(
-    connection: Connection, before: _Standing, snapshot: str, rows: list[Row] | None
+    connection: Connection, before: _Standing, size: int, snapshot: str, nodes: list[Node]
 ) -> _Standing:
+    """Write the tick after `size` positions, up to which the frontier was before, and commit it."""
     frontier = before.frontier
-    size = frontier.size
-    nodes: list[Node] = []
-    if rows is None:
-        query, parameters = _fresh(before)
-        async with connection.cursor(name="fresh", binary=True) as fresh:
-            await fresh.execute(f"{query} order by seq", parameters)
-            while chunk := await fresh.fetchmany(CHUNK_EVENTS):
-                await connection.execute(_INSERT_LOG, _placed(frontier, chunk, nodes), binary=True)
-        rows = []
     at = datetime.now(UTC)
     async with connection.pipeline():
-        if rows:
-            await connection.execute(_INSERT_LOG, _placed(frontier, rows, nodes), prepare=True, binary=True)
         if nodes:
             await connection.execute(INSERT_NODES, node_columns(nodes), binary=True)
         ticks, leaves = before.ticks_since_frontier + 1, before.leaves_since_frontier + frontier.size - size
@@ -370,26 +391,21 @@ async def _write(
     return after
 
 
-def _fresh(before: _Standing) -> tuple[str, dict[str, object]]:
+def _since(before: _Standing) -> dict[str, object]:
+    """Return the parameters that tell which events are fresh, and after which position they go."""
+    size = Int8(before.frontier.size)
     if not before.snapshot:
-        return _UNPLACED, {}
+        return {"size": size}
     _, xmax, xip = before.snapshot.split(":")
-    return _FRESH, {"xmax": xmax, "xip": f"{{{xip}}}", "anchored": before.epoch > 0}
+    return {"size": size, "xmax": xmax, "xip": f"{{{xip}}}", "anchored": before.epoch > 0}
 
 
-def _placed(frontier: Frontier, rows: Sequence[Row], nodes: list[Node]) -> list[Any]:
-    """Add the rows' leaves to the frontier, and what it completes to `nodes`; return the columns of `log`."""
+def _extend(frontier: Frontier, placed: Sequence[_Placed]) -> list[Node]:
+    """Add leaves to the frontier in the order of their positions; return the nodes that became complete."""
     first = frontier.size + 1
-    leaves = [leaf_of(row[1:]) for row in rows]
-    nodes += frontier.extend(leaves)
-    return [
-        arrays.integers8(range(first, first + len(rows))),
-        arrays.uuids([row[1] for row in rows]),
-        arrays.integers4([row[2] for row in rows]),
-        arrays.uuids([row[8] for row in rows]),
-        arrays.uuids([row[7] for row in rows]),
-        arrays.byteas(leaves),
-    ]
+    if [position for position, _ in placed] != list(range(first, first + len(placed))):
+        raise LogDamaged(f"The positions from {first} on were not given one after another")
+    return frontier.extend(leaf for _, leaf in placed)
 
 
 async def _one(cursor: psycopg.AsyncCursor[Any]) -> tuple[Any, ...]:

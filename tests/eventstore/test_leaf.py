@@ -3,11 +3,13 @@ from hashlib import sha256
 from typing import Any
 from uuid import UUID
 
+import psycopg
 import pytest
 import rfc8785
 
 from cartrita.eventstore.canonical import rfc3339
-from cartrita.eventstore.leaf import leaf_v1
+from cartrita.eventstore.leaf import LEAF_V1_SQL, leaf_v1
+from tests.databases import Database
 
 FIELDS: dict[str, Any] = {
     "event_id": UUID(int=1),
@@ -24,6 +26,9 @@ FIELDS: dict[str, Any] = {
     "key_id": None,
     "data": b'{"a":1}',
 }
+
+
+ENDS_OF_TIME = [datetime(1, 1, 2, tzinfo=UTC), datetime(9999, 12, 30, 23, 59, 59, 999999, tzinfo=UTC)]
 
 
 class TestLeafV1:
@@ -50,6 +55,34 @@ class TestLeafV1:
             datetime: datetime(2026, 1, 31, 9, 0, 0, 121, tzinfo=UTC),
         }[type(FIELDS[name])]  # fmt: skip
         assert leaf_v1(**{**FIELDS, name: other}) != leaf_v1(**FIELDS)
+
+
+# Each part of JSON's texts that is written in a way of its own, and what only looks like it.
+ODD_TEXTS = [
+    "".join(map(chr, range(1, 0x80))), "\\u0000 \\", '"', "\u0080\u00ad\u2028\u2029\ufeff\uffff",
+    "\U0001f600é", "</script>",
+]  # fmt: skip
+
+
+class TestLeafV1Sql:
+    @pytest.mark.parametrize("text", ODD_TEXTS)
+    @pytest.mark.parametrize("recorded_at", [FIELDS["recorded_at"], *ENDS_OF_TIME])
+    def test_is_the_same(self, database: Database, text: str, recorded_at: datetime) -> None:
+        fields = {**FIELDS, "type_name": text, "actor": text, "trace_id": text, "recorded_at": recorded_at}
+        for absent in (None, UUID(int=2**128 - 1)):
+            fields.update(dict.fromkeys(("session_id", "causation_id", "key_id"), absent))
+            assert leaf_in_sql(database, fields) == leaf_v1(**fields)
+
+
+def leaf_in_sql(database: Database, fields: dict[str, Any]) -> bytes:
+    row = {("type" if name == "type_name" else name): value for name, value in fields.items()}
+    with psycopg.connect(database.url) as session:
+        names, places = ", ".join(row), ", ".join(f"%({name})s" for name in row)
+        session.execute(f"insert into event ({names}) values ({places})", row)
+        found = session.execute(f"select {LEAF_V1_SQL} from event").fetchone()
+        session.rollback()
+    assert found is not None
+    return bytes(found[0])
 
 
 class TestRfc3339:
