@@ -42,10 +42,21 @@ def last_sign(session_id: UUID, *, now: datetime) -> datetime | None:
 
 def note_open_socket(session_id: UUID, *, now: datetime) -> None:
     """Note that a socket shows the session now."""
-    updated = SessionPresence.objects.filter(session_id=session_id)
-    if updated.filter(seen_at__gt=now - NOTED_EVERY).exists():
-        return
-    SessionPresence.objects.update_or_create(session_id=session_id, defaults={"seen_at": now})
+    note_open_sockets([session_id], now=now)
+
+
+def note_open_sockets(session_ids: Collection[UUID], *, now: datetime) -> None:
+    """Note that sockets show these sessions now: two statements for all."""
+    rows = SessionPresence.objects.filter(session_id__in=session_ids, seen_at__gt=now - NOTED_EVERY)
+    unnoted = set(session_ids) - set(rows.values_list("session_id", flat=True)) if session_ids else set()
+    if unnoted:
+        SessionPresence.objects.bulk_create(
+            # In one order, so that two processes never wait for one another.
+            [SessionPresence(session_id=each, seen_at=now) for each in sorted(unnoted)],
+            update_conflicts=True,
+            unique_fields=["session_id"],
+            update_fields=["seen_at"],
+        )
 
 
 def has_open_socket(session_id: UUID, *, now: datetime) -> bool:

@@ -1,6 +1,7 @@
 """The channel `session:<id>` and its commands."""
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -10,12 +11,13 @@ from rest_framework.utils.encoders import JSONEncoder
 
 from cartrita.accounts.consumers import SocketUser
 from cartrita.accounts.permissions import ScopeMissing
-from cartrita.accounts.queries import Caller, caller_again
-from cartrita.errors import BadInput, NotFound
+from cartrita.accounts.queries import Caller, callers_again
+from cartrita.errors import BadInput
 from cartrita.eventstore import RecordedEvent, in_database_thread
 from cartrita.streaming.registry import CommandCall, register_channel, register_command, register_recheck
+from cartrita.streaming.together import Together
 from sessions_app import commands, queries
-from sessions_app.activity import note_open_socket
+from sessions_app.activity import note_open_sockets
 from sessions_app.channel import describe
 from sessions_app.session import SessionErased
 
@@ -55,7 +57,7 @@ class SetTurnPolicy(BaseModel):
 async def authorise(user: SocketUser, channel_id: str) -> bool:
     """Tell whether this user may read the session now, and note that a socket shows it."""
     session_id = _session_id(channel_id)
-    return session_id is not None and await in_database_thread(_authorise, user.caller, session_id)
+    return session_id is not None and await _may_read((user.caller, session_id))
 
 
 def feed(channel_id: str) -> dict[str, UUID]:
@@ -65,7 +67,7 @@ def feed(channel_id: str) -> dict[str, UUID]:
 
 async def snapshot(channel_id: str) -> dict[str, Any]:
     """Return the session with its newest 200 messages."""
-    return await in_database_thread(_snapshot, UUID(channel_id))
+    return await _newest(UUID(channel_id))
 
 
 async def post_message(call: CommandCall) -> dict[str, Any]:
@@ -127,22 +129,30 @@ def ends_channel(recorded: RecordedEvent) -> UUID | None:
     return UUID(user_id) if isinstance(recorded.event, SessionErased) and kind == "user" else None
 
 
-def _authorise(caller: Caller, session_id: UUID) -> bool:
+async def _read_rights(asked: Sequence[tuple[Caller, UUID]]) -> Mapping[tuple[Caller, UUID], bool]:
+    return await in_database_thread(_authorise, asked)
+
+
+def _authorise(asked: Sequence[tuple[Caller, UUID]]) -> Mapping[tuple[Caller, UUID], bool]:
+    """Tell who may read which session now, and note which are open: as many statements for one as for all."""
     now = timezone.now()
-    present = caller_again(caller, now=now)
-    if present is None or "read" not in present.scopes:
-        return False
-    try:
-        if present.token_id is None:
-            # People keep reading their history; their next message opens it again.
-            found = queries.visible_session(session_id, present)
-        else:
-            found = queries.open_session(session_id, present, now=now)
-    except NotFound:
-        return False
-    if found["status"] == "active" and now < found["expires_at"]:
-        note_open_socket(session_id, now=now)
-    return True
+    present = callers_again({caller for caller, _ in asked}, now=now)
+    readers = {
+        one: present[one[0]] for one in asked if one[0] in present and "read" in present[one[0]].scopes
+    }
+    is_open = queries.readable({(session_id, caller) for (_, session_id), caller in readers.items()}, now=now)
+    # People keep reading their history when it has expired; their next message opens it again.
+    allowed = {
+        one: caller.token_id is None or is_open[one[1], caller]
+        for one, caller in readers.items()
+        if (one[1], caller) in is_open
+    }
+    note_open_sockets({session_id for (session_id, _), still in is_open.items() if still}, now=now)
+    return {one: allowed.get(one, False) for one in asked}
+
+
+async def _read_newest(session_ids: Sequence[UUID]) -> Mapping[UUID, dict[str, Any]]:
+    return {each: await in_database_thread(_snapshot, each) for each in session_ids}
 
 
 def _snapshot(session_id: UUID) -> dict[str, Any]:
@@ -182,6 +192,10 @@ def _arguments(model: type[Arguments], call: CommandCall) -> Arguments:
         field = ".".join(str(part) for part in wrong["loc"])
         raise BadInput(f"args.{field}: {wrong['msg']}.", field=f"args.{field}") from None
 
+
+# Many look at one session, or come back at once after a restart; everybody is asked again every minute.
+_may_read = Together(_read_rights)
+_newest = Together(_read_newest, limit=1, at_once=4)
 
 register_channel("session", authorise=authorise, feed=feed, snapshot=snapshot, describe=describe, deltas=True)
 register_command("post_message", handler=post_message, kind="session")

@@ -6,6 +6,8 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from django.db.models import QuerySet
+
 from cartrita.accounts.api_token import SCOPES
 from cartrita.accounts.models import ApiToken, Membership, User, Workspace
 from cartrita.accounts.secrets import TOKEN_PREFIX, secret_hash
@@ -22,6 +24,9 @@ class NoWorkspace(NotAllowed):
     """The person belongs to no workspace."""
 
     code = "no_workspace"
+
+    def __init__(self) -> None:
+        super().__init__("You belong to no workspace; ask an administrator to add you.")
 
 
 class UnknownPerson(NotFound):
@@ -75,28 +80,58 @@ def workspace_of(user: User) -> UUID:
     )
     workspace_id = joined.first()
     if workspace_id is None:
-        raise NoWorkspace("You belong to no workspace; ask an administrator to add you.")
+        raise NoWorkspace
     return workspace_id
 
 
 def caller_of_user(user: User) -> Caller:
     """Return a signed-in person as a caller. Raises NoWorkspace."""
-    return _in_browser(user, workspace_of(user))
+    caller = callers_of_people([user.pk]).get(user.pk)
+    if caller is None:
+        raise NoWorkspace
+    return caller
+
+
+def callers_of_people(user_ids: Collection[UUID]) -> dict[UUID, Caller]:
+    """Return people in browsers as callers where they act: one statement for all.
+
+    Who belongs to no workspace is left out.
+    """
+    found: dict[UUID, Caller] = {}
+    rows = Membership.objects.filter(user_id__in=user_ids).order_by("since", "id")
+    for user_id, workspace_id, roles in rows.values_list("user_id", "workspace_id", "roles"):
+        found.setdefault(user_id, _in_browser(user_id, workspace_id, roles))
+    return found
 
 
 def caller_again(caller: Caller, *, now: datetime) -> Caller | None:
     """Return the caller with the rights of now; None for whom they have ended."""
-    if caller.token_id is not None:
-        found = account_of_token(caller.token_id, now=now)
-        return found[1] if found else None
-    return caller_in_workspace(caller.user_id, caller.workspace_id)
+    return callers_again([caller], now=now).get(caller)
+
+
+def callers_again(callers: Collection[Caller], *, now: datetime) -> dict[Caller, Caller]:
+    """Return these callers with the rights of now: two statements for all, one where nobody has a token.
+
+    For whom they have ended is left out.
+    """
+    token_ids = {caller.token_id for caller in callers if caller.token_id is not None}
+    tokens = {row.id: row for row in _valid_tokens(token_ids, now)} if token_ids else {}
+    roles = _roles_of_active({caller.user_id for caller in callers})
+    found: dict[Caller, Caller] = {}
+    for caller in callers:
+        if caller.token_id is None:
+            held = roles.get((caller.user_id, caller.workspace_id))
+            if held:
+                found[caller] = _in_browser(caller.user_id, caller.workspace_id, held)
+        elif (row := tokens.get(caller.token_id)) and (held := roles.get((row.user_id, row.workspace_id))):
+            found[caller] = _by_token(row, held)
+    return found
 
 
 def caller_in_workspace(user_id: UUID, workspace_id: UUID) -> Caller | None:
     """Return a person in a browser as a caller in that workspace, None for whom it is closed."""
-    user = User.objects.filter(id=user_id, is_active=True).first()
-    found = _in_browser(user, workspace_id) if user else None
-    return found if found and found.roles else None
+    held = _roles_of_active([user_id]).get((user_id, workspace_id))
+    return _in_browser(user_id, workspace_id, held) if held else None
 
 
 def caller_of_email(email: str | None) -> Caller:
@@ -196,13 +231,35 @@ def _member(row: Membership, user: User | None) -> dict[str, Any]:
     }
 
 
-def _in_browser(user: User, workspace_id: UUID) -> Caller:
+def _roles_of_active(user_ids: Collection[UUID]) -> dict[tuple[UUID, UUID], list[str]]:
+    """Return the roles of people by person and workspace, without those who may not sign in."""
+    active = User.objects.filter(pk__in=user_ids, is_active=True).values("pk")
+    rows = Membership.objects.filter(user_id__in=active).values_list("user_id", "workspace_id", "roles")
+    return {(user_id, workspace_id): roles for user_id, workspace_id, roles in rows}
+
+
+def _valid_tokens(token_ids: Collection[UUID], now: datetime) -> QuerySet[ApiToken]:
+    return ApiToken.objects.filter(id__in=token_ids, revoked_at=None, expires_at__gt=now)
+
+
+def _in_browser(user_id: UUID, workspace_id: UUID, roles: Collection[str]) -> Caller:
     return Caller(
-        user_id=user.pk,
+        user_id=user_id,
         workspace_id=workspace_id,
-        roles=roles_of(user.pk, workspace_id),
+        roles=frozenset(roles),
         scopes=BROWSER_SCOPES,
-        actor=f"user:{user.pk}",
+        actor=f"user:{user_id}",
+    )
+
+
+def _by_token(row: ApiToken, roles: Collection[str]) -> Caller:
+    return Caller(
+        user_id=row.user_id,
+        workspace_id=row.workspace_id,
+        roles=frozenset(roles),
+        scopes=frozenset(row.scopes),
+        actor=f"token:{row.id}",
+        token_id=row.id,
     )
 
 
@@ -213,11 +270,4 @@ def _caller_of_row(row: ApiToken | None, now: datetime) -> tuple[User, Caller] |
     roles = roles_of(row.user_id, row.workspace_id)
     if user is None or not roles:
         return None
-    return user, Caller(
-        user_id=user.pk,
-        workspace_id=row.workspace_id,
-        roles=roles,
-        scopes=frozenset(row.scopes),
-        actor=f"token:{row.id}",
-        token_id=row.id,
-    )
+    return user, _by_token(row, roles)
