@@ -1,0 +1,173 @@
+"""Look at a text with every detector. Pure and deterministic: the same text has the same findings, for ever
+under the same versions of rules and libraries.
+
+Time is bounded by the text's length: patterns run in RE2, over blocks, and no detector checks more than
+`MOST_CHECKS` of its matches in one text: those behind them count as found.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any
+
+from governance.detectors import injection, personal, secrets
+from governance.detectors.finding import Detectors, Finding
+
+BLOCK_BYTES = 16 * 1024
+# Longer than any match, but for keys and tokens, which are followed to their end.
+OVERLAP_BYTES = 1024
+_NEAR = 512
+
+
+def detect(text: str) -> tuple[Finding, ...]:
+    """Return what is found, in order; findings of different kinds may overlap, those of one kind do not."""
+    found = {Finding(start, end, "private-key", "private-key") for start, end in secrets.private_keys(text)}
+    content = text.encode("utf-8", "surrogatepass")
+    if text.isascii() or _unusual().search(content) is None:
+        return _sorted(found | set(_matches(content)))
+    found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
+    plain = text.translate(_plain_forms())
+    found |= set(_matches(plain.encode("utf-8", "surrogatepass")))
+    if injection.INVISIBLE.search(plain):
+        found |= set(_without_invisible(plain))
+    return _sorted(found)
+
+
+def kinds_in(text: str) -> frozenset[str]:
+    """Return the kinds of what is found in a text; texts that were asked for lately cost a hash."""
+    return _kinds_by_hash(_Text(text))
+
+
+def kinds_within(value: Any) -> frozenset[str]:
+    """Return the kinds of what is found in the texts of a JSON value, names included.
+
+    A value under a name such as `api_key` is a secret where it looks like one. Numbers are not looked at.
+    """
+    kinds: set[str] = set()
+    pending = [value]
+    while pending:
+        match pending.pop():
+            case str() as text:
+                kinds |= kinds_in(text)
+            case Mapping() as members:
+                for name, member in members.items():
+                    kinds |= kinds_in(name)
+                    if isinstance(member, str) and secrets.is_named_secret(name, member):
+                        kinds.add("secret")
+                    pending.append(member)
+            case list() | tuple() as items:
+                pending.extend(items)
+            case _:
+                pass
+    return frozenset(kinds)
+
+
+class _Text:
+    """A text that a cache tells apart by its hash, so that it does not keep the text itself."""
+
+    __slots__ = ("_hash", "text")
+
+    def __init__(self, text: str) -> None:
+        self.text: str | None = text
+        self._hash = sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Text) and self._hash == other._hash
+
+    def __hash__(self) -> int:
+        return hash(self._hash)
+
+
+@lru_cache(maxsize=4096)
+def _kinds_by_hash(asked: _Text) -> frozenset[str]:
+    text, asked.text = asked.text or "", None
+    return frozenset(finding.kind for finding in detect(text))
+
+
+@lru_cache(maxsize=1)
+def _detectors() -> Detectors:
+    return Detectors([*secrets.detectors(), *personal.detectors(), *injection.detectors()])
+
+
+@lru_cache(maxsize=1)
+def _unusual() -> Any:
+    """Return the pattern of characters for whose sake a text is looked at more closely."""
+    import re2
+
+    forms = "".join(rf"\x{{{code:X}}}" for code in _plain_forms())
+    return re2.compile(rf"[{forms}{injection.INVISIBLE_CHARACTERS}]")
+
+
+def _matches(content: bytes) -> Iterator[Finding]:
+    every = _detectors()
+    checks: Counter[str] = Counter()
+    places = [
+        (begin + start, begin + end, detector)
+        for begin, block in _blocks(content)
+        for start, end, detector in every.look(block, checks)
+    ]
+    where = _characters(content, {place for start, end, _ in places for place in (start, end)})
+    for start, end, detector in places:
+        if where[start] < where[end]:
+            yield Finding(where[start], where[end], detector.kind, detector.name)
+
+
+def _blocks(content: bytes) -> Iterator[tuple[int, bytes]]:
+    """Cut a long text into blocks that overlap, at blanks where there are any nearby."""
+    start = 0
+    while True:
+        end = min(start + BLOCK_BYTES, len(content))
+        if end < len(content):
+            end = max([content.rfind(blank, end - _NEAR, end) for blank in (b" ", b"\n")]) + 1 or end
+        yield start, content[start:end]
+        if end >= len(content):
+            return
+        start = end - OVERLAP_BYTES
+        blank = content.find(b" ", start, start + _NEAR)
+        start = blank if blank >= 0 else start
+
+
+def _characters(content: bytes, places: Iterable[int]) -> Mapping[int, int]:
+    """Return which character begins at each of these bytes."""
+    where: dict[int, int] = {}
+    at = characters = 0
+    for place in sorted(places):
+        characters += len(content[at:place].decode("utf-8", "surrogatepass"))
+        at = place
+        where[place] = characters
+    return where
+
+
+def _without_invisible(text: str) -> Iterator[Finding]:
+    """Find what invisible characters keep apart, in the places of the text with them."""
+    places = [place for place, each in enumerate(text) if not injection.INVISIBLE.match(each)]
+    seen = "".join(text[place] for place in places)
+    for found in _matches(seen.encode("utf-8", "surrogatepass")):
+        yield Finding(places[found.start], places[found.end - 1] + 1, found.kind, found.detector)
+
+
+@lru_cache(maxsize=1)
+def _plain_forms() -> Mapping[int, int]:
+    """Return the letters, digits, blanks and hyphens that stand for plain ones, by their code points."""
+    forms = {}
+    for code in (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800)):
+        plain = unicodedata.normalize("NFKC", chr(code))
+        if len(plain) == 1 and plain.isascii():
+            forms[code] = ord(plain)
+    forms |= dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], ord(" "))
+    return forms | dict.fromkeys([0x2010, 0x2011, 0x2212, 0xFE63], ord("-"))
+
+
+def _sorted(found: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Put findings in order; of one kind, join those that overlap."""
+    joined: dict[str, list[Finding]] = {}
+    for one in sorted(found, key=lambda one: (one.start, -one.end, one.detector)):
+        of_kind = joined.setdefault(one.kind, [])
+        if of_kind and one.start < of_kind[-1].end:
+            last = of_kind[-1]
+            of_kind[-1] = Finding(last.start, max(last.end, one.end), last.kind, last.detector)
+        else:
+            of_kind.append(one)
+    return tuple(sorted(one for of_kind in joined.values() for one in of_kind))
