@@ -1,12 +1,17 @@
-"""How the streams of approvals, budgets and rulebooks fold."""
+"""How the streams of approvals, break-glass, budgets and rulebooks fold."""
 
 from cartrita.eventstore.aggregates import aggregate
-from governance import approval, budget, rulebook
+from governance import approval, break_glass, budget, rulebook
 
 APPROVAL = aggregate(
     "governance.approval",
     approval.ApprovalRequested,
     fold=lambda recorded: approval.fold((each.event, each.recorded_at) for each in recorded),
+)
+BREAK_GLASS = aggregate(
+    "governance.break_glass",
+    break_glass.BreakGlassOpened,
+    fold=lambda recorded: break_glass.fold(each.event for each in recorded),
 )
 BUDGET = aggregate(
     "governance.budget",
@@ -19,4 +24,9 @@ RULEBOOK = aggregate(
     rulebook.RulesArranged,
     rulebook.PolicyActivated,
     fold=lambda recorded: rulebook.fold(each.event for each in recorded),
+)
+TRIALS = aggregate(
+    "governance.policy_trials",
+    rulebook.PolicyTried,
+    fold=lambda recorded: tuple(each.event for each in recorded),
 )

@@ -158,7 +158,7 @@ class Budget(models.Model):
     scope_kind = models.CharField(max_length=10)
     scope = models.CharField(max_length=200)
     parent_id = models.UUIDField(null=True)
-    period = models.CharField(max_length=5)
+    period = models.CharField(max_length=7)
     time_zone = models.CharField(max_length=64)
     limit_tokens = models.BigIntegerField(null=True)
     limit_micros = models.BigIntegerField(null=True)
@@ -319,7 +319,7 @@ class BreakGlass(models.Model):
 
     id = models.UUIDField(primary_key=True)
     workspace_id = models.UUIDField()
-    stream_version = models.IntegerField()
+    version = models.IntegerField()
     scope_kind = models.CharField(max_length=10)
     scope = models.CharField(max_length=64, blank=True)
     reason = models.TextField()

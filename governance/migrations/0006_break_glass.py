@@ -47,7 +47,7 @@ class Migration(migrations.Migration):
             fields=[
                 ("id", models.UUIDField(primary_key=True, serialize=False)),
                 ("workspace_id", models.UUIDField()),
-                ("stream_version", models.IntegerField()),
+                ("version", models.IntegerField()),
                 ("scope_kind", models.CharField(max_length=10)),
                 ("scope", models.CharField(blank=True, max_length=64)),
                 ("reason", models.TextField()),

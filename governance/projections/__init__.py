@@ -1,3 +1,3 @@
 """The read models of governance, one module for each subject."""
 
-from governance.projections import approvals, budgets, decisions, policies  # noqa: F401 - registers them
+from governance.projections import approvals, break_glass, budgets, decisions, policies  # noqa: F401 - registers them
