@@ -6,19 +6,20 @@ The stream is `budget_id(...)`. What is reserved and used stands in balances, wh
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, time, timedelta
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import ClassVar, Literal, get_args
 from uuid import UUID
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
 from pydantic import Field
 
+from cartrita.accounts.region import require_currency, zone
 from cartrita.errors import BadInput, Conflict, NotFound
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
 
-ScopeKind = Literal["workspace", "user", "session", "task", "agent", "model"]
-Period = Literal["total", "day", "week", "month"]
+ScopeKind = Literal["workspace", "team", "user", "session", "task", "agent", "model"]
+Period = Literal["total", "hour", "day", "week", "month", "quarter", "year"]
 
 
 class BudgetSet(Event):
@@ -26,7 +27,7 @@ class BudgetSet(Event):
 
     `scope` names what the budget is for: an id, or an agent's or model's name; the workspace's id for the
     workspace. `parent_id` is the budget that this one is a part of. Money is in micro-units of `currency`;
-    periods begin at midnight in `time_zone` (weeks on Monday).
+    periods are those of the clock and calendar in `time_zone` (`period_bounds`).
     """
 
     type_name: ClassVar[str] = "governance.BudgetSet"
@@ -91,6 +92,12 @@ class NoLimit(BadInput):
     code: ClassVar[str] = "no_limit"
 
 
+class CurrencyFixed(Conflict):
+    """The budget has booked money of another currency in this period."""
+
+    code: ClassVar[str] = "currency_fixed"
+
+
 class NotARaise(BadInput):
     """The new limits do not give more."""
 
@@ -98,20 +105,18 @@ class NotARaise(BadInput):
 
 
 # Who stands above whom: a parent stands above its parts.
-RANK: Mapping[str, int] = {"workspace": 0, "user": 1, "agent": 1, "model": 1, "session": 2, "task": 3}
+RANK: Mapping[str, int] = {
+    "workspace": 0,
+    "team": 1,
+    "user": 2,
+    "agent": 2,
+    "model": 2,
+    "session": 3,
+    "task": 4,
+}
 # Where the one period of a budget in total begins.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LARGEST_LIMIT = 2**53 - 1
-# ISO 4217, as of 2025, without funds, metals and testing codes.
-_ISO_4217 = """
-    AED AFN ALL AMD AOA ARS AUD AWG AZN BAM BBD BDT BGN BHD BIF BMD BND BOB BRL BSD BTN BWP BYN BZD CAD CDF
-    CHF CLP CNY COP CRC CUP CVE CZK DJF DKK DOP DZD EGP ERN ETB EUR FJD FKP GBP GEL GHS GIP GMD GNF GTQ GYD
-    HKD HNL HTG HUF IDR ILS INR IQD IRR ISK JMD JOD JPY KES KGS KHR KMF KPW KRW KWD KYD KZT LAK LBP LKR LRD
-    LSL LYD MAD MDL MGA MKD MMK MNT MOP MRU MUR MVR MWK MXN MYR MZN NAD NGN NIO NOK NPR NZD OMR PAB PEN PGK
-    PHP PKR PLN PYG QAR RON RSD RUB RWF SAR SBD SCR SDG SEK SGD SHP SLE SOS SRD SSP STN SVC SYP SZL THB TJS
-    TMT TND TOP TRY TTD TWD TZS UAH UGX USD UYU UZS VED VES VND VUV WST XAF XCD XCG XOF XPF YER ZAR ZMW ZWG
-"""
-CURRENCIES: frozenset[str] = frozenset(_ISO_4217.split())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,14 +174,26 @@ def evolve(budget: Budget, event: Event) -> Budget:
 
 
 def set_terms(
-    budget: Budget, wanted: Budget, *, own_id: UUID, ancestors: Sequence[tuple[UUID, Budget]]
+    budget: Budget,
+    wanted: Budget,
+    *,
+    own_id: UUID,
+    ancestors: Sequence[tuple[UUID, Budget]],
+    money_booked: bool = False,
 ) -> list[Event]:
     """Begin a budget or write its terms anew; nothing when it stands so already.
 
-    `ancestors` are the parent, its parent and so on, as far as they exist in the workspace. Raises NoLimit,
-    WrongParent, BadInput.
+    `ancestors` are the parent, its parent and so on, as far as they exist in the workspace; `money_booked`
+    tells whether money is used or held back of it in the present period, or was in any, of a total. Raises
+    NoLimit, WrongParent, CurrencyFixed, BadInput.
     """
     _check_words(wanted)
+    if money_booked and wanted.currency != budget.currency:
+        raise CurrencyFixed(
+            f"This budget has counted {budget.currency} in its present period, which is no "
+            f"{wanted.currency}: close it, and set it anew in {wanted.currency} when the period is over.",
+            field="currency",
+        )
     _check_limit(wanted.limit_tokens, "limit_tokens")
     _check_limit(wanted.limit_micros, "limit_micros")
     if wanted.limit_tokens is None and wanted.limit_micros is None:
@@ -234,7 +251,9 @@ def period_bounds(period: Period, time_zone: str, at: datetime) -> tuple[datetim
     """Return begin and end, in UTC, of the period that an instant belongs to: begin <= `at` < end.
 
     Days begin at midnight in the zone, or where the clocks leave midnight out, at the first instant after it;
-    weeks on Monday. A total begins at the epoch and has no end. Raises BadInput for an unknown zone.
+    of two midnights the first counts. Weeks begin on Monday, quarters in January, April, July and October.
+    Hours begin on the clock's full hour and where the clocks change, so none is longer than 60 minutes. A
+    total begins at the epoch and has no end. Raises BadInput for an unknown zone.
     """
     # Periods begin at whole seconds. Every step asks for those of its budgets.
     return _bounds(period, time_zone, at.astimezone(UTC).replace(microsecond=0))
@@ -244,8 +263,10 @@ def period_bounds(period: Period, time_zone: str, at: datetime) -> tuple[datetim
 def _bounds(period: Period, time_zone: str, instant: datetime) -> tuple[datetime, datetime | None]:
     if period == "total":
         return EPOCH, None
-    zone = _zone(time_zone)
-    day = _first_day(period, instant.astimezone(zone).date())
+    here = zone(time_zone)
+    if period == "hour":
+        return _hour(here, instant)
+    day = _first_day(period, instant.astimezone(here).date())
     # Where clocks go back over midnight, an instant of the new day may read as the day before, or reversed.
     while instant < _midnight(day, time_zone):
         day = _first_day(period, day - timedelta(days=1))
@@ -273,11 +294,8 @@ def _check_words(wanted: Budget) -> None:
         raise BadInput("scope names what the budget is for, in 1 to 200 characters.", field="scope")
     if not 1 <= wanted.warn_percent <= 100:
         raise BadInput("warn_percent is 1 to 100.", field="warn_percent")
-    _zone(wanted.time_zone)
-    if wanted.currency not in CURRENCIES:
-        raise BadInput(
-            f"{wanted.currency[:10]!r} is no currency; send an ISO 4217 code such as USD.", field="currency"
-        )
+    zone(wanted.time_zone)
+    require_currency(wanted.currency)
 
 
 def _check_limit(limit: int | None, field: str) -> None:
@@ -303,7 +321,7 @@ def _check_parent(wanted: Budget, own_id: UUID, ancestors: Sequence[tuple[UUID, 
     if RANK[parent.scope_kind] >= RANK[wanted.scope_kind]:
         raise WrongParent(
             f"A budget of a {wanted.scope_kind} is no part of one of a {parent.scope_kind}: the order is "
-            "workspace, then user, agent or model, then session, then task.",
+            "workspace, then team, then user, agent or model, then session, then task.",
             field="parent_id",
         )
     both_in_money = parent.limit_micros is not None and wanted.limit_micros is not None
@@ -318,34 +336,58 @@ def _require_open(budget: Budget) -> None:
         raise BudgetIsClosed("This budget is closed; set it anew to open it.")
 
 
+def _hour(here: ZoneInfo, instant: datetime) -> tuple[datetime, datetime]:
+    offset = _offset(here, instant)
+    since = timedelta(seconds=(int((instant - EPOCH + offset).total_seconds())) % 3600)
+    start, end = instant - since, instant - since + timedelta(hours=1)
+    if _offset(here, start) != offset:
+        start = _change(here, start, instant)
+    if _offset(here, end - timedelta(seconds=1)) != offset:
+        end = _change(here, instant, end - timedelta(seconds=1))
+    return start, end
+
+
+def _offset(here: ZoneInfo, instant: datetime) -> timedelta:
+    offset = instant.astimezone(here).utcoffset()
+    assert offset is not None  # noqa: S101 # a zone has one at each instant
+    return offset
+
+
+def _change(here: ZoneInfo, before: datetime, after: datetime) -> datetime:
+    """Return the second when clocks changed, between two instants with one change between them."""
+    offset = _offset(here, after)
+    while after - before > timedelta(seconds=1):
+        middle = before + timedelta(seconds=int((after - before).total_seconds()) // 2)
+        if _offset(here, middle) == offset:
+            after = middle
+        else:
+            before = middle
+    return after
+
+
 def _first_day(period: Period, day: date) -> date:
-    if period == "week":
-        return day - timedelta(days=day.weekday())
-    return day.replace(day=1) if period == "month" else day
+    match period:
+        case "week":
+            return day - timedelta(days=day.weekday())
+        case "month":
+            return day.replace(day=1)
+        case "quarter":
+            return day.replace(month=day.month - (day.month - 1) % 3, day=1)
+        case "year":
+            return day.replace(month=1, day=1)
+        case _:
+            return day
 
 
 def _next(period: Period, day: date) -> date:
-    if period == "month":
-        return (day + timedelta(days=32)).replace(day=1)
-    return day + timedelta(days=7 if period == "week" else 1)
+    """Return the first day of the period after the one that begins on `day`."""
+    # More than the longest, and less than the shortest and a month.
+    days = {"day": 1, "week": 7, "month": 32, "quarter": 95, "year": 370}[period]
+    following = day + timedelta(days=days)
+    return following if period in {"day", "week"} else following.replace(day=1)
 
 
 @lru_cache(maxsize=4096)
 def _midnight(day: date, time_zone: str) -> datetime:
     # In a gap the earlier offset gives the instant after it; of two midnights it is the first.
-    return datetime.combine(day, time.min, tzinfo=_zone(time_zone)).astimezone(UTC)
-
-
-@lru_cache(maxsize=1024)
-def _zone(name: str) -> ZoneInfo:
-    if name not in _zone_names():
-        raise BadInput(
-            f"{name[:60]!r} is no time zone; send a name such as Europe/Berlin or UTC.", field="time_zone"
-        )
-    return ZoneInfo(name)
-
-
-@cache
-def _zone_names() -> frozenset[str]:
-    # Not what the machine happens to be set to.
-    return frozenset(available_timezones() - {"localtime", "Factory"})
+    return datetime.combine(day, time.min, tzinfo=zone(time_zone)).astimezone(UTC)

@@ -169,6 +169,11 @@ def headline(text: str) -> str:
     return line if len(line) <= HEADLINE_LENGTH else line[: HEADLINE_LENGTH - 1].rstrip() + "…"
 
 
+def is_task(workspace_id: UUID, task_id: UUID) -> bool:
+    """Tell whether a workspace has a task of that id, as far as the read model has followed the log."""
+    return TaskRow.objects.filter(id=task_id, workspace_id=workspace_id).exists()
+
+
 def _reads_parts(caller: Caller) -> bool:
     """Tell whether somebody may read what single parts of an answer said: nobody decided to show that."""
     return not caller.roles.isdisjoint({"auditor", "admin"})

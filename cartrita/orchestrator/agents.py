@@ -19,6 +19,9 @@ Autonomy = Literal["speaks", "acts"]
 Scope = Literal["request", "all"]
 
 GENERAL = "assistant"
+# Who plans, and who judges what was done: parts of the server itself, without a declaration.
+PLANNER_AGENT = "planner"
+CRITIC_AGENT = "critic"
 FEWEST_EXAMPLES = 5
 # What the agent loop does by itself; other skills are functions (skills/).
 BUILT_IN_SKILLS = ("talk", "documents", "write", "relay")
@@ -105,6 +108,11 @@ def agent(name: str) -> Agent:
     except KeyError:
         known = ", ".join(sorted(AGENTS))
         raise UnknownAgent(f"There is no agent {name!r}; the agents are: {known}.", field="agent") from None
+
+
+def names_that_act() -> frozenset[str]:
+    """Return every name under which an agent acts: those declared, who plans and who judges."""
+    return frozenset({*_agents, *_not_offered, PLANNER_AGENT, CRITIC_AGENT})
 
 
 def all_agents() -> tuple[Agent, ...]:

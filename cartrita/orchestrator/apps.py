@@ -10,10 +10,12 @@ class OrchestratorApp(AppConfig):
     def ready(self) -> None:
         """Collect the agents; tell sessions and documents what they must know of one another and of plans."""
         from cartrita.orchestrator import attachments, metrics, reading
+        from cartrita.orchestrator.agents import names_that_act
         from cartrita.orchestrator.erased import end_work_of_session
         from cartrita.orchestrator.liveness import running_plans, waiting_approvals
         from governance.commands.acts import settle_of_session
         from governance.commands.approvals import void_of_session
+        from governance.known_scopes import register_names
         from retrieval.scope import register_session_rights
         from sessions_app.activity import register_activity
         from sessions_app.commands import register_attachments, register_erasure
@@ -29,5 +31,6 @@ class OrchestratorApp(AppConfig):
         register_attachments(attachments.unknown_attachments)
         register_session_rights(may_read=attachments.may_read, may_write=attachments.may_write)
         register_reader(reading.may_read)
+        register_names("agent", names_that_act)
         metrics.register()
         autodiscover_modules("agents")

@@ -19,11 +19,11 @@ from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.gateway import ModelRequest, PreparedCall
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import answering, compose, context, critic, loop, proposals, relay, results
-from cartrita.orchestrator.agents import Agent, agent, in_words, missing_capabilities
+from cartrita.orchestrator.agents import CRITIC_AGENT, Agent, agent, in_words, missing_capabilities
 from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
-from cartrita.orchestrator.judging import CRITIC_AGENT, Judging, criticised, improvement
+from cartrita.orchestrator.judging import Judging, criticised, improvement
 from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
 from cartrita.orchestrator.ledger import STOPPED, Ledger
 from cartrita.orchestrator.limits import RunLimits, exceeded

@@ -9,11 +9,10 @@ from cartrita.eventstore import derived_id
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator import critic
+from cartrita.orchestrator.agents import CRITIC_AGENT
 from cartrita.orchestrator.consultation import Consultation
 from cartrita.orchestrator.ledger import Better, Ledger
 from tasks_app.plan import EdgeAdded, PlanCriticised, Task, TaskAdded
-
-CRITIC_AGENT = "critic"
 
 
 class Judging(Consultation[critic.Judgement]):

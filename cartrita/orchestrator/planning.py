@@ -18,6 +18,7 @@ from cartrita.orchestrator.agents import (
     AGENTS,
     BUILT_IN_SKILLS,
     GENERAL,
+    PLANNER_AGENT,
     RELAY,
     Agent,
     agent,
@@ -39,7 +40,6 @@ from tasks_app.plan import DEFAULT_TASK_BUDGET, EdgeAdded, PlanBilled, PlanPropo
 
 logger = logging.getLogger(__name__)
 
-PLANNER_AGENT = "planner"
 NAMED = "named"
 CALL = "slash"
 # A plan is an object of a few hundred tokens for each task.

@@ -28,12 +28,16 @@ from governance.queries.budgets import BudgetStanding, tree
 MICROS = 1_000_000
 PERIOD_WORDS = {
     "total": gettext_lazy("in total"),
+    "hour": gettext_lazy("each hour"),
     "day": gettext_lazy("each day"),
     "week": gettext_lazy("each week"),
     "month": gettext_lazy("each month"),
+    "quarter": gettext_lazy("each quarter"),
+    "year": gettext_lazy("each year"),
 }
 SCOPE_WORDS = {
     "workspace": gettext_lazy("workspace"),
+    "team": gettext_lazy("team"),
     "user": gettext_lazy("person"),
     "session": gettext_lazy("session"),
     "task": gettext_lazy("task"),

@@ -1,7 +1,5 @@
 """What the console's pages have in common: whose rows they show, who may act, the events behind them."""
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
@@ -25,10 +23,10 @@ from cartrita.accounts.queries import Caller
 from cartrita.errors import CartritaError
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
+from governance.commands.exports import record_export
+from governance.spreadsheet import as_csv
 
 MOST_EXPORTED = 10_000
-# What makes a spreadsheet take a cell for a formula.
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 
 class ConsolePage(ReadOnlyAdmin):
@@ -174,25 +172,10 @@ def indented(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False)
 
 
-def spreadsheet_cell(value: object) -> str:
-    """Return a value as the text of a cell that no spreadsheet takes for a formula."""
-    if value is None:
-        return ""
-    if isinstance(value, bool | int | float):
-        return str(value)
-    text = " ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
-
-
 def exported(rows: Iterable[Any], columns: Sequence[str], name: str) -> HttpResponse:
     """Return rows as a CSV file with these columns."""
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(columns)
-    for row in rows:
-        writer.writerow([spreadsheet_cell(getattr(row, column)) for column in columns])
     return HttpResponse(
-        text.getvalue().encode("utf-8-sig"),
+        as_csv(columns, ([getattr(row, column) for column in columns] for row in rows)),
         content_type=f"text/csv; charset={settings.DEFAULT_CHARSET}",
         headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
     )
@@ -211,6 +194,11 @@ class Exports(ReadOnlyAdmin):
             many = _("At most %(most)s rows can be exported at a time; choose fewer with the filters.")
             messages.error(request, many % {"most": MOST_EXPORTED})
             return None
+        record_export(
+            actor=f"user:{request.user.pk}",
+            what=str(self.opts.verbose_name_plural),
+            workspaces=[row.workspace_id for row in rows],
+        )
         return exported(rows, self.exported_columns, str(self.opts.model_name))
 
     export_csv.short_description = gettext_lazy("Export the chosen rows as CSV")  # type: ignore[attr-defined]

@@ -4,13 +4,27 @@ from collections.abc import Callable
 from uuid import UUID
 
 from django.db import connection, transaction
+from django.utils import timezone
 
 from cartrita.accounts.permissions import RoleMissing
-from cartrita.accounts.queries import Caller, roles_of
+from cartrita.accounts.queries import Caller, roles_of, workspace
+from cartrita.accounts.team import TeamIsClosed, TeamNotFound
+from cartrita.accounts.team_queries import team
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, Event, RecordedEvent, StreamMoved, append, load
 from governance import budget as budgets
-from governance.budget import RANK, Budget, BudgetNotFound, Period, ScopeKind, budget_id
+from governance.budget import (
+    RANK,
+    Budget,
+    BudgetNotFound,
+    Period,
+    ScopeKind,
+    WrongParent,
+    budget_id,
+    period_bounds,
+)
+from governance.known_scopes import UnknownScope, require_known
+from governance.models import BudgetBalance
 
 KEEPERS: frozenset[str] = frozenset({"admin", "operator"})
 _TREE_LOCK = 0x62756467  # "budg", so that these advisory locks meet no other
@@ -24,39 +38,49 @@ def set_budget(
     scope: str = "",
     parent_id: UUID | None = None,
     period: Period = "month",
-    time_zone: str = "UTC",
+    time_zone: str | None = None,
     limit_tokens: int | None = None,
     limit_micros: int | None = None,
-    currency: str = "USD",
+    currency: str | None = None,
     warn_percent: int = 80,
     expected_version: int | None = None,
 ) -> tuple[UUID, list[RecordedEvent]]:
     """Begin the budget of a scope and period in the caller's workspace, or write its terms anew.
 
     Returns its id, and what was recorded: nothing when it stands so already. `scope` is an id, or an agent's
-    or model's name; the workspace needs none. Limits are tokens and micro-units of `currency`. Raises
-    RoleMissing, NoLimit, WrongParent, BadInput, StreamMoved.
+    or model's name; the workspace needs none. Limits are tokens and micro-units of `currency`. Time zone and
+    currency that are left out are those that the budget has, and of a new one the workspace's. What is used
+    stays used, unless another time zone begins another period. Raises RoleMissing, NoLimit, WrongParent,
+    UnknownScope, TeamIsClosed, CurrencyFixed, BadInput, StreamMoved.
     """
     _require_keeper(caller)
-    scope = _checked_scope(caller, scope_kind, scope)
+    scope = _spelled(caller, scope_kind, scope)
     own_id = budget_id(caller.workspace_id, scope_kind, scope, period)
-    wanted = Budget(
-        name=name.strip(),
-        scope_kind=scope_kind,
-        scope=scope,
-        parent_id=parent_id,
-        period=period,
-        time_zone=time_zone,
-        limit_tokens=limit_tokens,
-        limit_micros=limit_micros,
-        currency=currency,
-        warn_percent=warn_percent,
-    )
 
     def decide(budget: Budget) -> list[Event]:
-        return budgets.set_terms(
-            budget, wanted, own_id=own_id, ancestors=_ancestors(parent_id, caller.workspace_id)
+        if budget.version == 0 or budget.closed:
+            # One that stands may be changed though its session, agent or model is gone.
+            _require_there(caller, scope_kind, scope)
+        usual = budget if budget.version else workspace(caller.workspace_id)
+        wanted = Budget(
+            name=name.strip(),
+            scope_kind=scope_kind,
+            scope=scope,
+            parent_id=parent_id,
+            period=period,
+            time_zone=time_zone or usual.time_zone,
+            limit_tokens=limit_tokens,
+            limit_micros=limit_micros,
+            currency=currency or usual.currency,
+            warn_percent=warn_percent,
         )
+        ancestors = _ancestors(parent_id, caller.workspace_id)
+        events = budgets.set_terms(
+            budget, wanted, own_id=own_id, ancestors=ancestors, money_booked=_money_booked(own_id, budget)
+        )
+        if events and wanted.parent_id is not None and wanted.parent_id != budget.parent_id:
+            _require_part(wanted, ancestors[0][1], caller.workspace_id)
+        return events
 
     return own_id, _change(caller, own_id, decide, expected_version, new=True)
 
@@ -142,8 +166,8 @@ def _ancestors(parent_id: UUID | None, workspace_id: UUID) -> list[tuple[UUID, B
     return found
 
 
-def _checked_scope(caller: Caller, scope_kind: str, scope: str) -> str:
-    """Return the scope in its one spelling. Raises BadInput where it names nothing of the workspace."""
+def _spelled(caller: Caller, scope_kind: str, scope: str) -> str:
+    """Return the scope in its one spelling. Raises BadInput for what is none of its kind."""
     scope = scope.strip()
     if scope_kind == "workspace":
         if scope not in {"", str(caller.workspace_id)}:
@@ -151,15 +175,46 @@ def _checked_scope(caller: Caller, scope_kind: str, scope: str) -> str:
                 "The scope of a workspace's budget is that workspace; leave it out.", field="scope"
             )
         return str(caller.workspace_id)
-    if scope_kind not in {"user", "session", "task"}:
+    if scope_kind not in {"team", "user", "session", "task"}:
         return scope
     try:
-        found = UUID(scope)
+        return str(UUID(scope))
     except ValueError:
         raise BadInput(f"The scope of a {scope_kind}'s budget is its id, a UUID.", field="scope") from None
-    if scope_kind == "user" and not roles_of(found, caller.workspace_id):
-        raise BadInput("Nobody in this workspace has that id.", field="scope")
-    return str(found)
+
+
+def _require_there(caller: Caller, scope_kind: str, scope: str) -> None:
+    """Raise UnknownScope, or TeamIsClosed, where the scope names nothing that acts in the workspace."""
+    if scope_kind == "user" and not roles_of(UUID(scope), caller.workspace_id):
+        raise UnknownScope("Nobody in this workspace has that id.", field="scope")
+    if scope_kind == "team":
+        try:
+            found = team(UUID(scope), caller.workspace_id)
+        except TeamNotFound:
+            raise UnknownScope("No team of this workspace has that id.", field="scope") from None
+        if found.closed:
+            raise TeamIsClosed(
+                f"The team {found.name} is closed; set a budget for another one.", field="scope"
+            )
+    if scope:
+        require_known(scope_kind, scope, caller.workspace_id)
+
+
+def _require_part(wanted: Budget, parent: Budget, workspace_id: UUID) -> None:
+    """Raise WrongParent where a person's budget shall be a part of that of a team that they are not in."""
+    if wanted.scope_kind != "user" or parent.scope_kind != "team":
+        return
+    members = {str(each.user_id) for each in team(UUID(parent.scope), workspace_id).members}
+    if wanted.scope not in members:
+        raise WrongParent("This person is not in the team of that budget.", field="parent_id")
+
+
+def _money_booked(own_id: UUID, budget: Budget) -> bool:
+    if budget.version == 0:
+        return False
+    start, _ = period_bounds(budget.period, budget.time_zone, timezone.now())
+    present = BudgetBalance.objects.filter(budget_id=own_id, period_start__gte=start)
+    return present.exclude(used_micros=0, reserved_micros=0).exists()
 
 
 def _require_keeper(caller: Caller) -> None:

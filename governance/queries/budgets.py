@@ -3,12 +3,15 @@
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from fractions import Fraction
 from typing import Any, LiteralString, NamedTuple
 from uuid import UUID
 
 from cartrita.accounts.console import CONSOLE_ROLES
+from cartrita.accounts.models import User
 from cartrita.accounts.permissions import RoleMissing
 from cartrita.accounts.queries import Caller
+from cartrita.accounts.team_queries import names_of_teams
 from cartrita.eventstore import arrays
 from cartrita.eventstore.store import execute
 from governance.budget import BudgetNotFound, period_bounds, used_percent
@@ -17,6 +20,8 @@ from governance.models import Budget, BudgetBalance
 Applicable = tuple[Budget, datetime, datetime | None]
 # Its kind and its name.
 Scope = tuple[str, str]
+# Of less it is not said when it will be used up.
+FEWEST_TAKEN = Fraction(1, 10)
 
 
 class ApplicableBudget(NamedTuple):
@@ -39,7 +44,8 @@ class BudgetStanding:
     """A budget in its present period. Money is in micro-units of `currency`; None: no limit of that sort.
 
     `used_*` are settled, `reserved_*` held back for acts under way; what is left counts both. `percent` is
-    the larger share of the two limits, `warning` tells that it has reached `warn_percent`.
+    the larger share of the two limits, `warning` tells that it has reached `warn_percent`. `runs_out_at` is
+    when it will be used up, before its period ends, if it goes on as since the period began.
     """
 
     id: UUID
@@ -65,6 +71,7 @@ class BudgetStanding:
     percent: int
     warn_percent: int
     warning: bool
+    runs_out_at: datetime | None
     closed: bool
     updated_at: datetime
     children: tuple["BudgetStanding", ...] = ()
@@ -80,7 +87,8 @@ def applicable(
     model: str = "",
     at: datetime,
 ) -> list[Applicable]:
-    """Return every open budget that an act counts against, ancestors included, in id order.
+    """Return every open budget that an act counts against, those of teams and ancestors included,
+    in id order.
 
     Each with begin and end (None for a total) of its period at `at`.
     """
@@ -92,9 +100,8 @@ def applicable(
         agent=agent,
         model=model,
     )
-    kinds, names = zip(*scopes, strict=True)
-    wanted = [arrays.integers4([0] * len(scopes)), arrays.texts(kinds), arrays.texts(names), workspace_id]
-    rows = [Budget.from_db("default", _COLUMNS, row) for _, *row in execute(APPLICABLE, wanted)]
+    found = execute(_APPLICABLE_ALONE, wanted_parameters(workspace_id, [scopes]))
+    rows = [Budget.from_db("default", _COLUMNS, row) for _, *row in found]
     return _with_periods(rows, at)
 
 
@@ -156,7 +163,8 @@ def standings(
             agent=agent,
             model=model,
             at=at,
-        )
+        ),
+        at,
     )
 
 
@@ -168,7 +176,7 @@ def tree(workspace_id: UUID, at: datetime, *, closed: bool = False) -> list[Budg
     rows = Budget.objects.filter(workspace_id=workspace_id)
     if not closed:
         rows = rows.filter(closed=False)
-    found = _standings(_with_periods(rows, at))
+    found = _standings(_with_periods(rows, at), at)
     known = {one.id for one in found}
     parts: dict[UUID | None, list[BudgetStanding]] = {}
     for one in found:
@@ -186,7 +194,23 @@ def budget(budget_id: UUID, caller: Caller, *, at: datetime) -> BudgetStanding:
     row = Budget.objects.filter(id=budget_id, workspace_id=caller.workspace_id).first()
     if row is None:
         raise BudgetNotFound("There is no such budget.", field="budget_id")
-    return _standings(_with_periods([row], at))[0]
+    return _standings(_with_periods([row], at), at)[0]
+
+
+def scope_names(standings: Iterable[BudgetStanding]) -> dict[Scope, str]:
+    """Return what to call the teams and people that budgets are for, also of the parts of these budgets."""
+    wanted: dict[str, set[UUID]] = {"team": set(), "user": set()}
+    waiting = list(standings)
+    while waiting:
+        one = waiting.pop()
+        waiting += one.children
+        if one.scope_kind in wanted:
+            wanted[one.scope_kind].add(UUID(one.scope))
+    people = User.objects.in_bulk(wanted["user"])
+    return {
+        **{("team", str(id_)): name for id_, name in names_of_teams(list(wanted["team"])).items()},
+        **{("user", str(id_)): str(person) for id_, person in people.items()},
+    }
 
 
 def require_reader(caller: Caller) -> None:
@@ -214,20 +238,51 @@ _COLUMNS = (
     "closed",
     "updated_at",
 )
-# For each of several acts. What a closed budget is a part of still limits what the closed one was for.
-APPLICABLE: LiteralString = """
-    with recursive found as (
-        select wanted.act, budget.* from governance_budget budget
-        join unnest(%b::int4[], %b::text[], %b::text[]) as wanted (act, scope_kind, scope)
-            using (scope_kind, scope)
-        where workspace_id = %b::uuid and not closed
+# The scopes of each of several acts, and the teams of their people: `in_team` has act, id and name.
+# Parameters: the workspace, then for each scope the number of its act, its kind and its name.
+WANTED: LiteralString = """
+    wanted as materialized (
+        select * from (select %b::uuid as workspace_id) as here,
+            unnest(%b::int4[], %b::text[], %b::text[]) as one (act, scope_kind, scope)
+    ),
+    in_team as materialized (
+        select wanted.act, workspace_id, team.id, team.name from wanted
+        join accounts_team_member member using (workspace_id)
+        join accounts_team team using (workspace_id)
+        where scope_kind = 'user' and case when scope_kind = 'user' then scope::uuid end = member.user_id
+            and team.id = member.team_id and not team.closed
+    )
+"""
+# With what these are parts of. What a closed budget is a part of still limits what the closed one was for.
+FOUND: LiteralString = """
+    found as (
+        select scopes.act, budget.* from governance_budget budget
+        join (
+            select act, workspace_id, scope_kind, scope from wanted
+            union all select act, workspace_id, 'team', id::text from in_team
+        ) as scopes using (workspace_id, scope_kind, scope)
+        where not closed
         union select found.act, parent.* from governance_budget parent
         join found on parent.id = found.parent_id and parent.workspace_id = found.workspace_id
     )
+"""
+APPLICABLE: LiteralString = """
     select act, id, workspace_id, version, name, scope_kind, scope, parent_id, period, time_zone,
         limit_tokens, limit_micros, currency, warn_percent, closed, updated_at
     from found where not closed order by act, id
 """
+_APPLICABLE_ALONE: LiteralString = f"with recursive {WANTED}, {FOUND} {APPLICABLE}"
+
+
+def wanted_parameters(workspace_id: UUID, scopes: Sequence[Sequence[Scope]]) -> list[object]:
+    """Return the parameters of `WANTED`, for the scopes of each act."""
+    wanted = [(act, kind, name) for act, of_act in enumerate(scopes) for kind, name in of_act]
+    return [
+        workspace_id,
+        arrays.integers4([act for act, _, _ in wanted]),
+        arrays.texts([kind for _, kind, _ in wanted]),
+        arrays.texts([name for _, _, name in wanted]),
+    ]
 
 
 def _with_periods(rows: Iterable[Budget], at: datetime) -> list[Applicable]:
@@ -237,7 +292,7 @@ def _with_periods(rows: Iterable[Budget], at: datetime) -> list[Applicable]:
     ]
 
 
-def _standings(found: Sequence[Applicable]) -> list[BudgetStanding]:
+def _standings(found: Sequence[Applicable], at: datetime) -> list[BudgetStanding]:
     if not found:
         return []
     balances = {
@@ -246,11 +301,11 @@ def _standings(found: Sequence[Applicable]) -> list[BudgetStanding]:
             budget_id__in=[row.id for row, _, _ in found], period_start__in={start for _, start, _ in found}
         )
     }
-    return [_standing(row, start, end, balances.get((row.id, start))) for row, start, end in found]
+    return [_standing(row, start, end, balances.get((row.id, start)), at) for row, start, end in found]
 
 
 def _standing(
-    row: Budget, start: datetime, end: datetime | None, balance: BudgetBalance | None
+    row: Budget, start: datetime, end: datetime | None, balance: BudgetBalance | None, at: datetime
 ) -> BudgetStanding:
     booked = balance or BudgetBalance()
     tokens = booked.used_tokens + booked.reserved_tokens
@@ -282,9 +337,32 @@ def _standing(
         percent=percent,
         warn_percent=row.warn_percent,
         warning=percent >= row.warn_percent,
+        runs_out_at=None
+        if row.closed
+        else _runs_out_at(_taken(row, tokens=tokens, micros=micros), start, end, at),
         closed=row.closed,
         updated_at=row.updated_at,
     )
+
+
+def _taken(row: Budget, *, tokens: int, micros: int) -> Fraction:
+    """Return the share of its tighter limit that is used or held back."""
+    return max(
+        (Fraction(used, limit) if limit else Fraction(1))
+        for limit, used in ((row.limit_tokens, tokens), (row.limit_micros, micros))
+        if limit is not None
+    )
+
+
+def _runs_out_at(taken: Fraction, start: datetime, end: datetime | None, at: datetime) -> datetime | None:
+    if end is None:
+        return None
+    if taken >= 1:
+        return at
+    if taken < FEWEST_TAKEN:
+        return None
+    expected = start + (at - start) * float(1 / taken)
+    return expected if expected < end else None
 
 
 def _with_children(one: BudgetStanding, children: tuple[BudgetStanding, ...]) -> BudgetStanding:

@@ -138,7 +138,7 @@ class TestSetTerms:
             ({"name": "x" * 151}, BadInput),
             ({"scope": ""}, BadInput),
             ({"scope_kind": "planet"}, BadInput),
-            ({"period": "year"}, BadInput),
+            ({"period": "decade"}, BadInput),
         ],
     )
     def test_refuses(self, change: Any, error: type[CartritaError]) -> None:

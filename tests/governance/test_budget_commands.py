@@ -15,6 +15,8 @@ from governance.budget import BudgetNotFound, WrongParent
 from governance.commands import budgets as commands
 from governance.models import BudgetBalance
 from governance.queries import budgets as queries
+from sessions_app.commands import create_session
+from tasks_app.models import TaskRow
 from tests.accounts.people import Person, someone
 from tests.databases import Database
 from tests.governance.approvals import as_caller
@@ -32,6 +34,27 @@ def ann(database: Database) -> Person:
 def put(person: Person, scope_kind: Any = "workspace", **more: Any) -> UUID:
     terms = {"name": scope_kind.title(), "limit_tokens": 100, **more}
     return commands.set_budget(caller=as_caller(person), scope_kind=scope_kind, **terms)[0]
+
+
+def chat_of(person: Person) -> UUID:
+    """Return a new session."""
+    return create_session(user_id=person.id, workspace_id=person.workspace_id, actor=f"user:{person.id}")
+
+
+def task_of(person: Person, session_id: UUID) -> UUID:
+    """Return a task that the read model knows."""
+    task_id = uuid4()
+    TaskRow.objects.create(
+        id=task_id,
+        workspace_id=person.workspace_id,
+        session_id=session_id,
+        plan_id=uuid4(),
+        status="ready",
+        agent_assigned="assistant",
+        created_at=NOON,
+        updated_at=NOON,
+    )
+    return task_id
 
 
 def spend(budget_id: UUID, person: Person, start: datetime, **amounts: int) -> None:
@@ -93,11 +116,12 @@ class TestSetBudget:
 
 class TestApplicable:
     def test_are_those_of_the_act_and_their_ancestors(self, ann: Person) -> None:
-        session_id, task_id = uuid4(), uuid4()
+        session_id = chat_of(ann)
+        task_id = task_of(ann, session_id)
         top = put(ann)
         mine = put(ann, "user", scope=str(ann.id), parent_id=top, period="day")
         agent = put(ann, "agent", scope="assistant")
-        model = put(ann, "model", scope="gpt")
+        model = put(ann, "model", scope="gpt-4o")
         session = put(ann, "session", scope=str(session_id), parent_id=mine, period="total")
         task = put(ann, "task", scope=str(task_id), parent_id=session, period="total")
         facts: dict[str, Any] = {
@@ -106,7 +130,7 @@ class TestApplicable:
             "session_id": session_id,
             "task_ids": [str(task_id), "first"],
             "agent": "assistant",
-            "model": "gpt",
+            "model": "gpt-4o",
             "at": NOON,
         }
         found = queries.applicable(**facts)
@@ -125,7 +149,7 @@ class TestApplicable:
     def test_leave_closed_ones_out_and_see_beyond_them(self, ann: Person) -> None:
         top = put(ann)
         mine = put(ann, "user", scope=str(ann.id), parent_id=top)
-        session_id = uuid4()
+        session_id = chat_of(ann)
         session = put(ann, "session", scope=str(session_id), parent_id=mine)
         commands.close_budget(budget_id=mine, caller=as_caller(ann))
         found = queries.applicable(

@@ -13,7 +13,6 @@ from django.utils import timezone
 
 from cartrita.accounts.commands import ensure_user
 from cartrita.eventstore import RecordedEvent, load
-from governance.admin.pages import spreadsheet_cell
 from governance.approval import ApprovalGranted, ApprovalReplaced, fits
 from governance.budget import BudgetClosed, BudgetRaised, BudgetSet
 from governance.commands import approvals as approval_commands
@@ -22,6 +21,7 @@ from governance.commands.budgets import set_budget
 from governance.models import Approval, Budget, PolicyDecision, PolicyRule, PolicyVersion
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
+from governance.spreadsheet import spreadsheet_cell
 from tests.databases import Database
 from tests.governance.consoles import (
     ROLES,
