@@ -2,6 +2,7 @@
 what the caller records with it is appended. Acts happen after it, never inside.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,7 @@ from cartrita.eventstore import Append, Context, StreamMoved, append, derived_id
 from cartrita.eventstore.canonical import rfc3339
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
+from governance.break_glass import Opening, covering
 from governance.candidates import Candidates
 from governance.decide import (
     BudgetFact,
@@ -31,13 +33,16 @@ from governance.decide import (
 from governance.decision import ActOutcome, ActSettled, Reserved
 from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
-from governance.policy_store import policy_set
+from governance.policy_store import policy_set, set_in_shadow
 from governance.queries.approvals import matching_grants
 from governance.queries.bearing import bearing
 from governance.queries.budgets import ApplicableBudget, Scope, scopes_of
 from governance.queries.decisions import Booked, acts_under_way, counts_of, recent
 from governance.queries.policies import active_policy
 from governance.rule import Throttle
+from governance.shadow import NOT_EVALUATED, shadow_verdict
+
+logger = logging.getLogger(__name__)
 
 # How long the labels of what a person read in any session stay a fact of their requests.
 ACTOR_LABELS_FOR = timedelta(hours=24)
@@ -154,6 +159,7 @@ class _Weighed:
     act: Act
     subjects: tuple[str, ...]
     budgets: tuple[ApplicableBudget, ...]
+    teams: frozenset[str]
     reserved: tuple[Reserved, ...]
     buckets: Mapping[str, tuple[str, Throttle]]
 
@@ -166,6 +172,8 @@ class _Made:
     request: DecisionRequest
     verdict: Verdict
     delivery: Literal["", "live", "held"] = ""
+    # What the set in shadow says, as fields of DecisionMade.
+    watched: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(slots=True)
@@ -188,6 +196,9 @@ class _Step:
         self._settled: set[UUID] = set()
         self._allowed: list[_Made] = []
         self._policy: PolicySet
+        self._shadow_hash = ""
+        self._shadow: PolicySet | None = None
+        self._openings: tuple[Opening, ...] = ()
 
     def take(self, settlements: Sequence[Settlement], then: Then) -> list[Decided]:
         known = bearing(
@@ -196,13 +207,19 @@ class _Step:
             scopes=[self._scopes(act) for act in self._acts],
             at=self._now,
         )
+        self._openings = known.openings
         if self._acts:
             self._policy = (
                 policy_set(known.policy_hash)
                 if known.policy_hash is not None
                 else active_policy(self._context.workspace_id)
             )
-        weighed = [self._weigh(act, found) for act, found in zip(self._acts, known.budgets, strict=True)]
+            if known.shadow_hash:
+                self._shadow_hash, self._shadow = known.shadow_hash, set_in_shadow(known.shadow_hash)
+        weighed = [
+            self._weigh(act, found, teams)
+            for act, found, teams in zip(self._acts, known.budgets, known.teams, strict=True)
+        ]
         held = self._lock(weighed, known.booked)
         appends = self._settle(settlements, known.booked, held)
         made, held = self._decide(weighed, held)
@@ -233,7 +250,7 @@ class _Step:
             model=request.model,
         )
 
-    def _weigh(self, act: Act, budgets: Sequence[ApplicableBudget]) -> _Weighed:
+    def _weigh(self, act: Act, budgets: Sequence[ApplicableBudget], teams: frozenset[str]) -> _Weighed:
         request = act.request
         requester_id = _requester(act)
         if act.task_limit is not None:
@@ -246,6 +263,7 @@ class _Step:
             act=act,
             subjects=_subjects(request.session_id, requester_id),
             budgets=tuple(budgets),
+            teams=teams,
             reserved=_reserved(request.cost, budgets),
             buckets=buckets,
         )
@@ -311,6 +329,7 @@ class _Step:
                     request=request,
                     verdict=verdict,
                     delivery=delivery(request, self._policy) if request.subject_kind == "message_out" else "",
+                    watched=self._watched(request) if self._shadow_hash else {},
                 )
             )
             if not verdict.allowed:
@@ -327,8 +346,8 @@ class _Step:
     def _verdict_on(self, one: _Weighed, held: Held, used: set[UUID]) -> tuple[DecisionRequest, Verdict]:
         request = self._complete(one, held)
         verdict = decide(request, self._policy)
-        if verdict.outcome == "escalate":
-            # Only an act that escalates needs leave.
+        if "escalate" in (verdict.outcome, verdict.unbroken[0] if verdict.unbroken else ""):
+            # Only an act that escalates needs leave; leave that there is counts before break-glass.
             grants = tuple(
                 grant for grant in self._grants(request, _requester(one.act)) if grant.approval_id not in used
             )
@@ -339,6 +358,18 @@ class _Step:
             request = request.with_facts(taints=taints)
             verdict = decide(request, self._policy)
         return request, verdict
+
+    def _watched(self, request: DecisionRequest) -> Mapping[str, str]:
+        """Return what the set in shadow says; whatever is wrong with it, the step goes on as without it."""
+        outcome, rule = "", NOT_EVALUATED
+        if self._shadow is not None:
+            try:
+                verdict = shadow_verdict(request, self._policy, self._shadow)
+            except Exception:
+                logger.exception("The policy set %s, in shadow, failed on a request.", self._shadow_hash)
+            else:
+                outcome, rule = verdict.outcome, verdict.rule
+        return {"shadow_hash": self._shadow_hash, "shadow_outcome": outcome, "shadow_rule": rule}
 
     def _complete(self, one: _Weighed, held: Held) -> DecisionRequest:
         """Return the request with every fact that this step knows."""
@@ -378,11 +409,18 @@ class _Step:
             at=self._now,
             labels=asked.labels | one.act.candidates.labels | read,
             actor_labels=asked.actor_labels | read_lately,
+            teams=one.teams,
             budgets=budgets,
             budget=tightest(budgets) if budgets else asked.budget,
             throttles=throttles,
             counters=counters,
             # What a door says of these is no fact: the step looks them up.
+            glass=covering(
+                self._openings,
+                session_id=asked.session_id,
+                requester_id=_requester(one.act),
+                at=self._now,
+            ),
             grants=(),
             taints=frozenset(),
         )
@@ -466,6 +504,7 @@ class _Step:
             left_out_documents=left_out,
             approval_id=approval_id,
             delivery=made.delivery,
+            **made.watched,
         )
         # No event ids: whoever records a decision again meets the one that stands.
         appends = [Append(act.decision_id, 0, [event], context)]

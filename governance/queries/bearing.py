@@ -10,18 +10,35 @@ import orjson
 
 from cartrita.eventstore import arrays
 from cartrita.eventstore.store import execute
-from governance.queries.budgets import APPLICABLE, ApplicableBudget, Scope, applicable_budget
+from governance.break_glass import Opening
+from governance.queries.break_glass import OPEN, openings_of
+from governance.queries.budgets import (
+    APPLICABLE,
+    FOUND,
+    WANTED,
+    ApplicableBudget,
+    Scope,
+    applicable_budget,
+    wanted_parameters,
+)
 from governance.queries.decisions import BOOKED, Booked, booked_of
-from governance.queries.policies import IN_FORCE
+from governance.queries.policies import IN_FORCE, in_force_and_shadow
 
 
 @dataclass(frozen=True, slots=True)
 class Bearing:
-    """The hash of the set in force (None: there never was one), what is held back, each act's budgets."""
+    """The hash of the set in force (None: there never was one), what is held back, each act's budgets.
+
+    `shadow_hash` is that of the set in shadow, empty where there is none; `teams` are the names of those of
+    each act's person, `openings` the break-glass of the workspace that nobody has ended.
+    """
 
     policy_hash: str | None
+    shadow_hash: str
     booked: dict[UUID, Booked]
     budgets: list[list[ApplicableBudget]]
+    teams: list[frozenset[str]]
+    openings: tuple[Opening, ...]
 
 
 def bearing(
@@ -31,28 +48,38 @@ def bearing(
 
     `scopes` has those of each act (`scopes_of`). Raises UnknownDecision.
     """
-    wanted = [(act, kind, name) for act, of_act in enumerate(scopes) for kind, name in of_act]
     row = execute(
         _BEARING,
         [
+            *wanted_parameters(workspace_id, scopes),
             workspace_id,
             arrays.uuids(list(decision_ids)),
-            arrays.integers4([act for act, _, _ in wanted]),
-            arrays.texts([kind for _, kind, _ in wanted]),
-            arrays.texts([name for _, _, name in wanted]),
-            workspace_id,
+            *(workspace_id, at),
         ],
     ).fetchone()
     assert row is not None  # noqa: S101 # a select without a from returns a row
-    policy_hash, held_back, found = row
+    hashes, held_back, found, in_team, opened = row
+    policy_hash, shadow_hash = in_force_and_shadow(hashes)
     budgets: list[list[ApplicableBudget]] = [[] for _ in scopes]
     for budget in orjson.loads(found or b"[]"):
         budgets[budget["act"]].append(applicable_budget(budget, at))
-    return Bearing(policy_hash, booked_of(decision_ids, orjson.loads(held_back or b"[]")), budgets)
+    teams: list[set[str]] = [set() for _ in scopes]
+    for team in orjson.loads(in_team or b"[]"):
+        teams[team["act"]].add(team["name"])
+    return Bearing(
+        policy_hash,
+        shadow_hash,
+        booked_of(decision_ids, orjson.loads(held_back or b"[]")),
+        budgets,
+        [frozenset(names) for names in teams],
+        openings_of(orjson.loads(opened or b"[]")),
+    )
 
 
 # As text, because orjson reads JSON faster than psycopg.
 _BEARING: LiteralString = f"""
+    with recursive {WANTED}, {FOUND}
     select ({IN_FORCE}), (select json_agg(booked)::text from ({BOOKED}) booked),
-        (select json_agg(applicable)::text from ({APPLICABLE}) applicable)
+        (select json_agg(applicable)::text from ({APPLICABLE}) applicable),
+        (select json_agg(in_team)::text from in_team), (select json_agg(opened)::text from ({OPEN}) opened)
 """  # noqa: S608 # constants alone
