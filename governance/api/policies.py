@@ -23,6 +23,7 @@ from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_paramete
 from cartrita.http.views import ApiView
 from governance import cel
 from governance.commands import policies as commands
+from governance.commands.trials import try_set
 from governance.decide import Verdict
 from governance.examples import ExampleFailure
 from governance.models import PolicyRule, PolicyVersion
@@ -37,15 +38,15 @@ OUTCOMES = list(get_args(Outcome))
 BODY_LIMIT = 2 * LARGEST_TEXT
 LONGEST_SPAN = timedelta(days=366)
 
-_HASH = r"^[0-9a-f]{64}$"
+HASH = r"^[0-9a-f]{64}$"
 _EXPECTED = OpenApiParameter(
     "expected_version",
     {"type": "integer", "minimum": 0, "maximum": 2**31 - 1},
     description="The version of the draft that was looked at; refused with 409 when it moved on.",
 )
-_ONE_HASH = OpenApiParameter(
+_ONEHASH = OpenApiParameter(
     "policy_hash",
-    {"type": "string", "pattern": _HASH},
+    {"type": "string", "pattern": HASH},
     description="The draft, a proposed or an earlier set; the one in force where it is left out.",
 )
 
@@ -88,6 +89,21 @@ class ProposedPolicy(serializers.Serializer[Any]):
     proposed_at = serializers.DateTimeField()
 
 
+class ApprovedPolicy(serializers.Serializer[Any]):
+    """A proposed set that a second person gave leave to put in force."""
+
+    policy_hash = serializers.CharField()
+    proposed_by = serializers.CharField()
+    by = serializers.CharField()
+
+
+class ShadowedPolicy(serializers.Serializer[Any]):
+    """The set that is evaluated beside every decision, and who asked for that."""
+
+    policy_hash = serializers.CharField()
+    by = serializers.CharField()
+
+
 class PolicyDraft(CheckedPolicy):
     """The draft beside what is in force."""
 
@@ -98,6 +114,8 @@ class PolicyDraft(CheckedPolicy):
         child=serializers.CharField(), help_text="Rules not in force as they are."
     )
     proposal = ProposedPolicy(allow_null=True)
+    approved = ApprovedPolicy(many=True)
+    shadow = ShadowedPolicy(allow_null=True)
     four_eyes = serializers.BooleanField(help_text="Whether a second person must put it in force.")
 
 
@@ -131,10 +149,12 @@ class VersionEntry(serializers.Serializer[Any]):
     rules = serializers.ListField(child=serializers.CharField())
     by = serializers.CharField()
     proposed_by = serializers.CharField(allow_blank=True)
+    approved_by = serializers.CharField(allow_blank=True, help_text="Who gave leave before.")
     alone = serializers.BooleanField(help_text="Whether one person proposed it and put it in force.")
     note = serializers.CharField(allow_blank=True)
     active = serializers.BooleanField()
     activated_at = serializers.DateTimeField()
+    retired_at = serializers.DateTimeField(allow_null=True)
 
 
 class VersionPage(serializers.Serializer[Any]):
@@ -163,6 +183,9 @@ class PolicyTrial(serializers.Serializer[Any]):
 
     decision_id = serializers.UUIDField()
     text = Text(required=False, trim_whitespace=False, help_text="YAML; the draft where it is left out.")
+    policy_hash = serializers.RegexField(
+        HASH, required=False, help_text="A set that is known here, in place of a text."
+    )
 
 
 class RuleResultEntry(serializers.Serializer[Any]):
@@ -197,7 +220,7 @@ class PolicyProposal(serializers.Serializer[Any]):
     """Which set to put in force."""
 
     policy_hash = serializers.RegexField(
-        _HASH, required=False, help_text="An earlier set; the draft where it is left out."
+        HASH, required=False, help_text="An earlier set; the draft where it is left out."
     )
     note = Text(default="", allow_blank=True, max_length=LONGEST_NOTE)
     expected_version = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
@@ -206,7 +229,7 @@ class PolicyProposal(serializers.Serializer[Any]):
 class PolicyActivation(serializers.Serializer[Any]):
     """The set that the caller looked at: the draft, the proposed one, or an earlier one."""
 
-    policy_hash = serializers.RegexField(_HASH)
+    policy_hash = serializers.RegexField(HASH)
     note = Text(default="", allow_blank=True, max_length=LONGEST_NOTE)
     expected_version = serializers.IntegerField(required=False, min_value=0, max_value=2**31 - 1)
 
@@ -318,7 +341,7 @@ class DraftDetail(PolicyView):
     @extend_schema(operation_id="policy_draft_get", responses=PolicyDraft)
     def get(self, request: Request) -> Response:
         """Return the draft with what is wrong with it, and what is in force."""
-        return _answer_draft(queries.draft(caller(request).workspace_id))
+        return answer_draft(queries.draft(caller(request).workspace_id))
 
 
 class Imports(PolicyView):
@@ -341,7 +364,7 @@ class Imports(PolicyView):
             note=values["note"],
             expected_version=values.get("expected_version", expected_version(request)),
         )
-        return _answer_draft(queries.draft(asked.workspace_id))
+        return answer_draft(queries.draft(asked.workspace_id))
 
 
 class Validations(PolicyView):
@@ -366,14 +389,21 @@ class Trials(PolicyView):
 
     @extend_schema(operation_id="policy_try", request=PolicyTrial, responses=TriedPolicy)
     def post(self, request: Request) -> Response:
-        """Decide a past request again under the draft or a policy file, beside what was decided."""
+        """Decide a past request again under another set, beside what was decided.
+
+        Of the draft, and of a set that is known here, it is kept that it was tried.
+        """
         asked = caller(request)
         wanted = PolicyTrial(data=request.data)
         wanted.is_valid(raise_exception=True)
         values = wanted.validated_data
-        tried = queries.try_on(
-            workspace_id=asked.workspace_id, decision_id=values["decision_id"], text=values.get("text")
-        )
+        if "text" in values and "policy_hash" in values:
+            raise BadInput("Send a text or a policy_hash, not both.", field="policy_hash")
+        about = {"workspace_id": asked.workspace_id, "decision_id": values["decision_id"]}
+        if "text" in values:
+            tried = queries.try_on(**about, text=values["text"])
+        else:
+            tried = try_set(**about, policy_hash=values.get("policy_hash"), caller=asked)
         return Response(
             {
                 "decision_id": tried.decision_id,
@@ -403,7 +433,7 @@ class Proposals(PolicyView):
             note=values["note"],
             expected_version=values.get("expected_version", expected_version(request)),
         )
-        return _answer_draft(queries.draft(asked.workspace_id))
+        return answer_draft(queries.draft(asked.workspace_id))
 
 
 class Activations(PolicyView):
@@ -449,7 +479,7 @@ class Versions(PolicyView):
 class Exports(PolicyView):
     """Sets as policy files."""
 
-    @extend_schema(operation_id="policy_export", parameters=[_ONE_HASH], responses=ExportedPolicy)
+    @extend_schema(operation_id="policy_export", parameters=[_ONEHASH], responses=ExportedPolicy)
     def get(self, request: Request) -> Response:
         """Return a set as YAML that reads back to the same hash."""
         workspace_id = caller(request).workspace_id
@@ -476,7 +506,7 @@ class Hits(PolicyView):
     def get(self, request: Request) -> Response:
         """Count how often each rule matched and decided since a time."""
         cursor, limit = page_parameters(request)
-        since = _since(request)
+        since = since_of(request)
         hits = queries.rule_hits(caller(request).workspace_id, since)
         page = page_of_all(hits.items(), key=itemgetter(0), cursor=cursor, limit=limit)
         items = [{"rule": name, **asdict(each)} for name, each in page.items]
@@ -502,7 +532,7 @@ def _answer_rule(row: PolicyRule) -> Response:
     return Response(_rule(row), headers=entity_tag(row.version))
 
 
-def _answer_draft(draft: Draft) -> Response:
+def answer_draft(draft: Draft) -> Response:
     return Response(_draft(draft), headers=entity_tag(draft.version))
 
 
@@ -543,6 +573,8 @@ def _draft(draft: Draft) -> dict[str, Any]:
         "active_hash": draft.active_hash,
         "changed": list(draft.changed),
         "proposal": {**asdict(draft.proposal), "proposed_at": draft.proposed_at} if draft.proposal else None,
+        "approved": [asdict(leave) for leave in draft.approved],
+        "shadow": asdict(draft.shadow) if draft.shadow else None,
         "four_eyes": draft.four_eyes,
     }
 
@@ -571,7 +603,7 @@ def _expected_version(request: Request) -> int | None:
     return int(text)
 
 
-def _since(request: Request) -> Any:
+def since_of(request: Request) -> Any:
     text = request.query_params.get("since")
     now = timezone.now()
     if text is None:

@@ -7,13 +7,13 @@ from typing import Any, LiteralString
 from uuid import UUID
 
 from django.db.models import Count, F, Func, QuerySet
+from django.utils import timezone
 
-from cartrita.accounts.queries import people_with_roles
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.store import execute
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import rulebook as rulebooks
-from governance.commands.policies import begin_rulebook
+from governance.commands.policies import begin_rulebook, four_eyes
 from governance.decide import Verdict, decide
 from governance.decision import DecisionMade, request_of, verdict_of
 from governance.examples import ExampleFailure, run_examples
@@ -30,16 +30,21 @@ from governance.policy import (
 )
 from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
 from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
+from governance.queries.shadow_reports import ShadowReport, report_on
+from governance.queries.stages import Stage, stages_in, trials_stage, with_skipped
 from governance.rulebook import (
-    APPROVERS,
+    Leave,
+    PolicyShadowed,
     Proposal,
     Rulebook,
     RuleWritten,
+    Shadow,
     UnknownPolicy,
     UnknownRule,
     compile_draft,
     draft_rules,
     rulebook_id,
+    trials_id,
 )
 
 __all__ = [
@@ -47,6 +52,8 @@ __all__ = [
     "Draft",
     "PolicyNotReadable",
     "RuleHits",
+    "ShadowReport",
+    "Stage",
     "Tried",
     "UnknownPolicy",
     "active_policy",
@@ -59,6 +66,8 @@ __all__ = [
     "rule",
     "rule_hits",
     "rules",
+    "shadow_report",
+    "stage",
     "try_on",
     "version_in_force",
     "versions",
@@ -91,7 +100,8 @@ class Draft(Checked):
     """The draft of a workspace beside what is in force there.
 
     `version` is what commands take as `expected_version`. `changed` names the rules that the set in force
-    has otherwise or not at all, or that the draft lacks. `four_eyes` says that a second person is needed.
+    has otherwise or not at all, or that the draft lacks. `proposal` waits for a second person, `approved`
+    have one's leave, `shadow` is evaluated beside decisions. `four_eyes` says that a second person is needed.
     """
 
     version: int
@@ -99,6 +109,8 @@ class Draft(Checked):
     changed: tuple[str, ...]
     proposal: Proposal | None
     proposed_at: datetime | None
+    approved: tuple[Leave, ...]
+    shadow: Shadow | None
     four_eyes: bool
 
 
@@ -159,7 +171,9 @@ def draft(workspace_id: UUID) -> Draft:
         changed=_changed(checked.rules, active),
         proposal=rulebook.proposal,
         proposed_at=row.proposed_at,
-        four_eyes=len(people_with_roles(workspace_id, APPROVERS)) > 1,
+        approved=tuple(rulebook.approved.values()),
+        shadow=rulebook.shadow,
+        four_eyes=four_eyes(workspace_id),
     )
 
 
@@ -201,7 +215,7 @@ def versions(workspace_id: UUID, *, cursor: str | None = None, limit: int = DEFA
 
 
 def known_set(workspace_id: UUID, policy_hash: str) -> PolicySet:
-    """Return a set that is the draft, is proposed, or was in force here. Raises UnknownPolicy."""
+    """Return a set that is the draft, or was proposed, in shadow or in force here. Raises UnknownPolicy."""
     active_policy(workspace_id)
     return _known(_folded(load(rulebook_id(workspace_id))), policy_hash)
 
@@ -238,11 +252,52 @@ def export_text(workspace_id: UUID, policy_hash: str | None = None) -> str:
     return policy_text(written, policy.name, environment=policy.environment)
 
 
-def try_on(*, workspace_id: UUID, decision_id: UUID, text: str | None = None) -> Tried:
-    """Decide a past request of this workspace under the draft, or under a policy file's `text`.
+def stage(
+    workspace_id: UUID, policy_hash: str | None = None, *, checked: Draft | None = None
+) -> tuple[Stage, ...]:
+    """Return the stages of a set (None: the draft), each with who and when, in the order of its life.
+
+    `checked` is the draft, where the caller has it already. Raises UnknownPolicy.
+    """
+    present = checked or draft(workspace_id)
+    is_draft = policy_hash in {None, present.policy_hash}
+    named = present.policy_hash if policy_hash is None else policy_hash
+    history = load(rulebook_id(workspace_id))
+    if not is_draft:
+        _known(_folded(history), named)
+    stages = stages_in(history, named, is_draft=is_draft)
+    stages["validated"] = _validated(present) if is_draft else Stage("validated", "done")
+    stages["tried"] = trials_stage(load(trials_id(workspace_id, named)) if named else ())
+    return with_skipped([*stages.values()])
+
+
+def shadow_report(
+    workspace_id: UUID, since: datetime, *, policy_hash: str | None = None, until: datetime | None = None
+) -> ShadowReport | None:
+    """Return what a set in shadow would have changed since a time, beside what was decided.
+
+    None: the set in shadow now, or the last one that was; the answer is None where there never was one.
+    Raises UnknownPolicy.
+    """
+    active_policy(workspace_id)
+    history = load(rulebook_id(workspace_id))
+    if policy_hash is None:
+        shadowed = [each.event for each in history if isinstance(each.event, PolicyShadowed)]
+        if not shadowed:
+            return None
+        policy_hash = shadowed[-1].policy_hash
+    elif policy_hash not in _folded(history).shadowed:
+        raise UnknownPolicy(f"The set {policy_hash[:64]} never was in shadow here.", field="policy_hash")
+    return report_on(workspace_id, policy_hash, history, since=since, until=until or timezone.now())
+
+
+def try_on(
+    *, workspace_id: UUID, decision_id: UUID, text: str | None = None, policy_hash: str | None = None
+) -> Tried:
+    """Decide a past request of this workspace under the draft, a known set, or a policy file's `text`.
 
     Raises UnknownDecision (also for other workspaces' decisions), NotRedecidable where the request is erased,
-    PolicyNotValid.
+    PolicyNotValid, UnknownPolicy.
     """
     recorded = decision_made(decision_id)
     if recorded.workspace_id != workspace_id:
@@ -250,11 +305,13 @@ def try_on(*, workspace_id: UUID, decision_id: UUID, text: str | None = None) ->
     made = recorded.event
     assert isinstance(made, DecisionMade)  # noqa: S101 # what decision_made returns
     request = request_of(made, blobs_of(recorded))
-    if text is None:
+    if text is not None:
+        policy = load_policy(text)
+    elif policy_hash is not None:
+        policy = known_set(workspace_id, policy_hash)
+    else:
         active_policy(workspace_id)
         policy = compile_draft(_folded(load(rulebook_id(workspace_id))))
-    else:
-        policy = load_policy(text)
     return Tried(
         decision_id=decision_id,
         recorded=verdict_of(made),
@@ -299,7 +356,7 @@ def _folded(history: list[RecordedEvent]) -> Rulebook:
 
 
 def _known(rulebook: Rulebook, policy_hash: str) -> PolicySet:
-    if policy_hash in {rulebook.proposal.policy_hash if rulebook.proposal else "", *rulebook.in_force} - {""}:
+    if policy_hash in rulebook.stored:
         return policy_set(policy_hash)
     try:
         compiled = compile_draft(rulebook)
@@ -307,7 +364,7 @@ def _known(rulebook: Rulebook, policy_hash: str) -> PolicySet:
         compiled = None
     if compiled is None or compiled.content_hash != policy_hash:
         raise UnknownPolicy(
-            f"No policy with the hash {policy_hash} is the draft, is proposed or was in force here.",
+            f"No policy with the hash {policy_hash} is the draft, was proposed, in shadow or in force here.",
             field="policy_hash",
         )
     return compiled
@@ -340,6 +397,19 @@ def _of_set(policy: PolicySet, text: str) -> Checked:
         text=text,
         policy_hash=policy.content_hash,
     )
+
+
+def _validated(draft: Draft) -> Stage:
+    examples = sum(len(each.examples) for each in draft.rules)
+    warnings = len(draft.warnings)
+    doubts = f", {warnings} warning{'s' * (warnings != 1)}" if warnings else ""
+    if draft.problems:
+        said = f"{len(draft.problems)} problem{'s' * (len(draft.problems) != 1)}"
+    elif draft.failures:
+        said = f"{len(draft.failures)} of {examples} examples do not hold"
+    else:
+        said = f"{examples} example{'s' * (examples != 1)} held"
+    return Stage("validated", "done" if draft.ready else "failed", note=said + doubts)
 
 
 def _changed(written: tuple[Rule, ...], active: PolicySet) -> tuple[str, ...]:
