@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
+from cartrita.accounts.team import TeamCreated, TeamMembersChanged
 from cartrita.eventstore import Append, Context, append, create_data_key, derived_id, load, new_id, put_blob
 from governance.budget import EPOCH, BudgetRaised, BudgetSet, budget_id
 from governance.candidates import Candidates
@@ -84,6 +85,19 @@ class Place:
         )
         append(Append(id_, 0, [event], self.context))
         return id_
+
+    def has_team(self, name: str, *members: UUID) -> UUID:
+        """Make a team of the workspace; without members, the place's person is in it."""
+        team_id = new_id()
+        joined = tuple(sorted(members or (self.user_id,)))
+        events = [TeamCreated(name=name), TeamMembersChanged(joined=joined)]
+        append(Append(team_id, 0, events, self.context))
+        return team_id
+
+    def changes_team(self, team_id: UUID, *, joined: Any = (), left: Any = ()) -> None:
+        """Let people join and leave a team."""
+        changed = TeamMembersChanged(joined=tuple(joined), left=tuple(left))
+        append(Append(team_id, _version(team_id), [changed], self.context))
 
     def raises_budget(self, id_: UUID, *, tokens: int) -> None:
         raised = BudgetRaised(limit_tokens=tokens, limit_micros=None, by="system", reason="more")

@@ -1,13 +1,14 @@
 """Budgets, purely: periods in any zone at any instant, terms, the tree, raises."""
 
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from itertools import combinations
 from typing import Any
 from uuid import UUID
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cartrita.errors import BadInput, CartritaError
@@ -19,6 +20,7 @@ from governance.budget import (
     BudgetNotFound,
     BudgetRaised,
     BudgetSet,
+    CurrencyFixed,
     NoLimit,
     NotARaise,
     Period,
@@ -42,7 +44,11 @@ instants = st.datetimes(
     max_value=datetime(2090, 1, 1),  # noqa: DTZ001
     timezones=st.just(UTC),
 )
-periods = st.sampled_from(["day", "week", "month"])
+periods = st.sampled_from(["day", "week", "month", "quarter", "year"])
+# Where clocks change by less than an hour, over midnight, after midnight, and by days.
+ODD_ZONES = ["Australia/Lord_Howe", "America/Havana", "America/St_Johns", "Africa/Monrovia", "Asia/Kathmandu"]
+ODD_ZONES += ["Pacific/Apia", "Pacific/Kwajalein", "America/Caracas", "Asia/Gaza", "America/Scoresbysund"]
+odd_zones = st.sampled_from(ODD_ZONES)
 
 
 def stands(wanted: Budget) -> Budget:
@@ -50,7 +56,104 @@ def stands(wanted: Budget) -> Budget:
     return budget.fold(budget.set_terms(Budget(), wanted, own_id=OWN, ancestors=[]))
 
 
+def next_change(zone: str, after: datetime) -> datetime:
+    """Return the second when clocks change next, within two years, or the same instant."""
+    here, before = ZoneInfo(zone), after.replace(microsecond=0)
+    for _ in range(730):
+        following = before + timedelta(days=1)
+        if following.astimezone(here).utcoffset() != before.astimezone(here).utcoffset():
+            while following - before > timedelta(seconds=1):
+                middle = before + (following - before) // 2
+                middle = middle.replace(microsecond=0)
+                if middle.astimezone(here).utcoffset() == before.astimezone(here).utcoffset():
+                    before = middle
+                else:
+                    following = middle
+            return following
+        before = following
+    return after
+
+
+def label_of(period: Period, day: date) -> tuple[int, ...]:
+    """Return what tells a period from others, in order."""
+    return {
+        "day": (day.toordinal(),),
+        "week": tuple(day.isocalendar()[:2]),
+        "month": (day.year, day.month),
+        "quarter": (day.year, (day.month - 1) // 3),
+        "year": (day.year,),
+    }[period]
+
+
+def bounds_by_looking(period: Period, zone: str, at: datetime) -> tuple[datetime, datetime]:
+    """Look at the clock every 30 seconds: a period begins when its label or a later one is first read."""
+    here = ZoneInfo(zone)
+
+    def read(instant: datetime) -> tuple[int, ...]:
+        return label_of(period, instant.astimezone(here).date())
+
+    def first(day: date, wanted: tuple[int, ...]) -> datetime:
+        instant = datetime(day.year, day.month, day.day, tzinfo=UTC) - timedelta(hours=30)
+        while read(instant) < wanted:
+            instant += timedelta(seconds=30)
+        return instant
+
+    tick = at.replace(second=at.second // 30 * 30, microsecond=0)
+    label, day = max(
+        (label_of(period, local.date()), local.date())
+        for local in ((tick - timedelta(minutes=back)).astimezone(here) for back in range(180))
+    )
+    while label_of(period, day - timedelta(days=1)) == label:
+        day -= timedelta(days=1)
+    following = day
+    while label_of(period, following) == label:
+        following += timedelta(days=1)
+    return first(day, label), first(following, label_of(period, following))
+
+
+def hour_by_looking(zone: str, at: datetime) -> tuple[datetime, datetime]:
+    """Look at the clock every second: hours begin where it reads a full one, and where it was changed."""
+    here, second = ZoneInfo(zone), timedelta(seconds=1)
+
+    def begins(instant: datetime) -> bool:
+        local = instant.astimezone(here)
+        changed = local.utcoffset() != (instant - second).astimezone(here).utcoffset()
+        return changed or (local.minute, local.second) == (0, 0)
+
+    start = at.replace(microsecond=0)
+    while not begins(start):
+        start -= second
+    end = start + second
+    while not begins(end):
+        end += second
+    return start, end
+
+
 class TestPeriodBounds:
+    @settings(deadline=None, max_examples=60)
+    @given(zone=zones | odd_zones, at=instants, period=periods)
+    def test_are_what_a_look_at_the_clock_says(self, zone: str, at: datetime, period: Period) -> None:
+        assert period_bounds(period, zone, at) == bounds_by_looking(period, zone, at)
+
+    @settings(deadline=None, max_examples=60)
+    @given(zone=odd_zones, around=instants, seconds=st.integers(-7200, 7200), period=periods)
+    def test_are_so_where_clocks_change(
+        self, zone: str, around: datetime, seconds: int, period: Period
+    ) -> None:
+        at = next_change(zone, around) + timedelta(seconds=seconds)
+        assert period_bounds(period, zone, at) == bounds_by_looking(period, zone, at)
+
+    @settings(deadline=None, max_examples=60)
+    @given(zone=zones | odd_zones, around=instants, seconds=st.integers(-7200, 7200), change=st.booleans())
+    def test_of_hours_are_what_a_look_at_the_clock_says(
+        self, zone: str, around: datetime, seconds: int, change: bool
+    ) -> None:
+        at = next_change(zone, around) + timedelta(seconds=seconds) if change else around
+        start, end = period_bounds("hour", zone, at)
+        assert (start, end) == hour_by_looking(zone, at)
+        assert end is not None
+        assert end - start <= timedelta(hours=1)
+
     @given(zone=zones, at=instants, period=periods)
     def test_hold_the_instant_and_meet_without_gap(self, zone: str, at: datetime, period: Period) -> None:
         start, end = period_bounds(period, zone, at)
@@ -86,6 +189,15 @@ class TestPeriodBounds:
             ("day", "Pacific/Apia", "2011-12-30T10:00Z", "2011-12-30T10:00Z", "2011-12-31T10:00Z"),
             ("week", "UTC", "2026-03-01T12:00Z", "2026-02-23T00:00Z", "2026-03-02T00:00Z"),
             ("month", "Asia/Kolkata", "2026-02-28T18:30Z", "2026-02-28T18:30Z", "2026-03-31T18:30Z"),
+            ("quarter", "Europe/Berlin", "2026-05-15T12:00Z", "2026-03-31T22:00Z", "2026-06-30T22:00Z"),
+            ("quarter", "UTC", "2026-12-31T23:59Z", "2026-10-01T00:00Z", "2027-01-01T00:00Z"),
+            ("year", "America/New_York", "2026-07-01T12:00Z", "2026-01-01T05:00Z", "2027-01-01T05:00Z"),
+            ("hour", "Asia/Kathmandu", "2026-05-15T12:20Z", "2026-05-15T12:15Z", "2026-05-15T13:15Z"),
+            # The hour from two to three is there twice, and each is one of its own.
+            ("hour", "Europe/Berlin", "2026-10-25T00:30Z", "2026-10-25T00:00Z", "2026-10-25T01:00Z"),
+            ("hour", "Europe/Berlin", "2026-10-25T01:30Z", "2026-10-25T01:00Z", "2026-10-25T02:00Z"),
+            # The clocks change by half an hour.
+            ("hour", "Australia/Lord_Howe", "2026-10-03T15:40Z", "2026-10-03T15:30Z", "2026-10-03T16:00Z"),
             ("month", "UTC", "2028-02-29T23:59Z", "2028-02-01T00:00Z", "2028-03-01T00:00Z"),
         ],
     )
@@ -139,6 +251,8 @@ class TestSetTerms:
             ({"scope": ""}, BadInput),
             ({"scope_kind": "planet"}, BadInput),
             ({"period": "decade"}, BadInput),
+            ({"limit_micros": 2**53}, BadInput),
+            ({"limit_tokens": -(2**63)}, BadInput),
         ],
     )
     def test_refuses(self, change: Any, error: type[CartritaError]) -> None:
@@ -156,12 +270,50 @@ class TestSetTerms:
             (PARENT, [(PARENT, replace(MINE, version=1, scope_kind="session"))]),
             (PARENT, [(PARENT, replace(MINE, version=1, scope_kind="task"))]),
             (PARENT, [(PARENT, replace(TEAM, version=2, closed=True))]),
+            (PARENT, [(PARENT, replace(MINE, version=1, scope_kind="agent"))]),
+            (PARENT, [(PARENT, replace(MINE, version=1, scope_kind="model"))]),
         ],
-        ids=["itself", "unknown", "never set", "cycle", "equal", "session", "task", "closed"],
+        ids=[
+            "itself",
+            "unknown",
+            "never set",
+            "cycle",
+            "equal",
+            "session",
+            "task",
+            "closed",
+            "agent",
+            "model",
+        ],
     )
     def test_refuses_parents(self, parent_id: UUID, ancestors: Any) -> None:
         with pytest.raises(WrongParent):
             budget.set_terms(Budget(), replace(MINE, parent_id=parent_id), own_id=OWN, ancestors=ancestors)
+
+    @pytest.mark.parametrize(
+        "order", [["workspace", "team", kind, "session", "task"] for kind in ("user", "agent", "model")]
+    )
+    def test_lets_each_level_be_part_of_every_higher_one(self, order: list[Any]) -> None:
+        for high, low in combinations(order, 2):
+            parent = replace(TEAM, scope_kind=high, version=1)
+            part = replace(MINE, scope_kind=low, parent_id=PARENT)
+            assert budget.set_terms(Budget(), part, own_id=OWN, ancestors=[(PARENT, parent)])
+            with pytest.raises(WrongParent):
+                budget.set_terms(
+                    Budget(),
+                    replace(MINE, scope_kind=high, parent_id=PARENT),
+                    own_id=OWN,
+                    ancestors=[(PARENT, replace(TEAM, scope_kind=low, version=1))],
+                )
+
+    def test_keeps_its_currency_while_it_has_booked_money(self) -> None:
+        standing = stands(replace(MINE, limit_micros=5))
+        in_euros = replace(MINE, limit_micros=5, currency="EUR")
+        with pytest.raises(CurrencyFixed, match="USD"):
+            budget.set_terms(standing, in_euros, own_id=OWN, ancestors=[], money_booked=True)
+        assert budget.set_terms(standing, in_euros, own_id=OWN, ancestors=[])
+        more = replace(MINE, limit_micros=6)
+        assert budget.set_terms(standing, more, own_id=OWN, ancestors=[], money_booked=True)
 
     def test_keeps_one_currency_along_a_branch(self) -> None:
         parent = replace(TEAM, limit_micros=5, currency="EUR", version=1)

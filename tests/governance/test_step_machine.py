@@ -67,7 +67,10 @@ class Model:
 
 
 class StepMachine(RuleBasedStateMachine):
-    """Two sessions of one person in a budgeted workspace; no send after a secret, no secret beside a send."""
+    """Two sessions of one person in budgeted teams of a budgeted workspace.
+
+    No send after a secret, no secret beside a send.
+    """
 
     @initialize()
     def begin(self) -> None:
@@ -79,12 +82,19 @@ class StepMachine(RuleBasedStateMachine):
         )
         self.workspace = first.has_budget(tokens=150, scope_kind="workspace")
         self.sessions = [one.has_budget(tokens=90, parent_id=self.workspace) for one in self.places]
+        self.teams = [first.has_team("Blue"), first.has_team("Red")]
+        self.of_teams = [
+            first.has_budget(tokens=100, scope_kind="team", scope=str(team), parent_id=self.workspace)
+            for team in self.teams
+        ]
+        self.inside = {0, 1}
         self.limits = [TaskLimit(task_id=new_id(), tokens=60) for _ in self.places]
         self.tasks = [derived_id(limit.task_id, "task-limit") for limit in self.limits]
         self.model = Model()
         self.model.accounts[self.workspace] = Account(150)
         self.model.accounts |= {session: Account(90) for session in self.sessions}
         self.model.accounts |= {task: Account(60) for task in self.tasks}
+        self.model.accounts |= {of_team: Account(100) for of_team in self.of_teams}
 
     def asked(self, session: int, tool: str, tokens: int, task: bool, labels: frozenset[str]) -> Act:
         limit = self.limits[session] if task else None
@@ -104,6 +114,7 @@ class StepMachine(RuleBasedStateMachine):
             names = [
                 self.workspace,
                 self.sessions[session],
+                *(self.of_teams[number] for number in self.inside),
                 *([self.tasks[session]] if act.task_limit else []),
             ]
             tokens = act.request.cost.tokens
@@ -142,6 +153,15 @@ class StepMachine(RuleBasedStateMachine):
             self.model.accounts[name].used += used
         self.model.labels[act.session] |= end.labels_added
         self.model.ended.append(end.decision_id)
+
+    @rule(team=st.integers(0, 1))
+    def move(self, team: int) -> None:
+        """Let the person leave a team, or join it again; what is under way stays booked where it was."""
+        if team in self.inside:
+            self.places[0].changes_team(self.teams[team], left=[self.places[0].user_id])
+        else:
+            self.places[0].changes_team(self.teams[team], joined=[self.places[0].user_id])
+        self.inside ^= {team}
 
     def one_of(self, flying: Sequence[UUID], which: int) -> UUID:
         return sorted(flying)[which % len(flying)]
