@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from cartrita.accounts.console import POLICY_ROLES, names_of
 from cartrita.accounts.queries import Caller
 from cartrita.errors import CartritaError
 from governance import cel
+from governance.admin.coverage import coverage_page
 from governance.admin.decisions import rules_side_by_side, side_by_side
 from governance.admin.pages import (
     CommandForm,
@@ -202,6 +204,7 @@ class PolicyRuleAdmin(ConsolePage):
             path("new/", wrapped(self.new_view), name="governance_policyrule_new"),
             path("import/", wrapped(self.import_view), name="governance_policyrule_import"),
             path("export/", wrapped(self.export_view), name="governance_policyrule_export"),
+            path("coverage/", wrapped(partial(coverage_page, self)), name="governance_policyrule_coverage"),
             path("set/<slug:act>/", wrapped(self.set_view), name="governance_policyrule_set"),
             path(
                 "<uuid:rule_id>/withdraw/", wrapped(self.withdraw_view), name="governance_policyrule_withdraw"

@@ -53,13 +53,13 @@ def file(tmp_path: Path) -> Path:
 class TestFiles:
     def test_are_checked_and_tried(self, file: Path) -> None:
         assert f"1 rules, 1 examples, hash {load_policy(TEXT).content_hash}" in policy("check", str(file))
-        assert policy("test", str(file)) == "ok  the-rest: 1 example\n"
+        assert policy("test", str(file)) == "ok    the-rest 1: allow by the-rest\n"
         file.write_text(FAILING)
-        for command in ("check", "test"):
-            assert refused(command, str(file)) == (
-                1,
-                f"{file}: example 1 of rule the-rest: expected deny by the-rest, got allow by the-rest",
-            )
+        assert refused("check", str(file)) == (
+            1,
+            f"{file}: example 1 of rule the-rest: expected deny by the-rest, got allow by the-rest",
+        )
+        assert refused("test", str(file)) == (1, f"{file}: 1 of 1 example failed.")
 
     def test_are_refused_with_line_and_column(self, file: Path) -> None:
         file.write_text(TEXT.replace("outcome: allow", "outcome: allowed"))
