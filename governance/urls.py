@@ -1,8 +1,8 @@
-"""Policies, approvals, budgets and decisions."""
+"""Policies, approvals, break-glass, budgets and decisions."""
 
 from django.urls import path
 
-from governance.api import approvals, budgets, decisions, policies
+from governance.api import approvals, break_glass, budgets, coverage, decisions, policies, policy_life
 
 urlpatterns = [
     path("api/v2/policies/rules", policies.Rules.as_view(), name="policy-rules"),
@@ -13,9 +13,14 @@ urlpatterns = [
     path("api/v2/policies/try", policies.Trials.as_view(), name="policy-try"),
     path("api/v2/policies/propose", policies.Proposals.as_view(), name="policy-propose"),
     path("api/v2/policies/activate", policies.Activations.as_view(), name="policy-activate"),
+    *(
+        path(f"api/v2/policies/{act}", view.as_view(), name=f"policy-{act}")
+        for act, view in policy_life.VIEWS.items()
+    ),
     path("api/v2/policies/versions", policies.Versions.as_view(), name="policy-versions"),
     path("api/v2/policies/export", policies.Exports.as_view(), name="policy-export"),
     path("api/v2/policies/hits", policies.Hits.as_view(), name="policy-hits"),
+    path("api/v2/policies/coverage", coverage.CoverageView.as_view(), name="policy-coverage"),
     path("api/v2/policies/names", policies.Names.as_view(), name="policy-names"),
     path("api/v2/approvals", approvals.Approvals.as_view(), name="approvals"),
     path("api/v2/approvals/<uuid:approval_id>", approvals.ApprovalOne.as_view(), name="approval"),
@@ -27,6 +32,19 @@ urlpatterns = [
     *(
         path(f"api/v2/approvals/<uuid:approval_id>/{act}", view.as_view(), name=f"approval-{act}")
         for act, view in approvals.ACTS.items()
+    ),
+    path("api/v2/break-glass", break_glass.BreakGlasses.as_view(), name="break-glass"),
+    path("api/v2/break-glass/acts", break_glass.BreakGlassPassed.as_view(), name="break-glass-acts"),
+    path("api/v2/break-glass/<uuid:glass_id>", break_glass.BreakGlassOne.as_view(), name="break-glass-one"),
+    path(
+        "api/v2/break-glass/<uuid:glass_id>/end",
+        break_glass.BreakGlassEnding.as_view(),
+        name="break-glass-end",
+    ),
+    path(
+        "api/v2/break-glass/<uuid:glass_id>/review",
+        break_glass.BreakGlassReviewing.as_view(),
+        name="break-glass-review",
     ),
     path("api/v2/budgets", budgets.Budgets.as_view(), name="budgets"),
     path("api/v2/budgets/<uuid:budget_id>", budgets.BudgetOne.as_view(), name="budget"),

@@ -54,6 +54,14 @@ class DecisionEntry(serializers.Serializer[Any]):
     approval_id = serializers.UUIDField(allow_null=True, help_text="The request for approval that it made.")
     retry_after_ms = serializers.IntegerField(allow_null=True)
     possible_labels = serializers.ListField(child=serializers.CharField())
+    redact = serializers.ListField(
+        child=serializers.CharField(), help_text="Kinds of findings taken out of its text; * for all."
+    )
+    glass_id = serializers.UUIDField(allow_null=True, help_text="The break-glass that was in force.")
+    unbroken_outcome = serializers.ChoiceField(
+        choices=[*get_args(Outcome), ""], help_text="Without break-glass, where that is something else."
+    )
+    unbroken_rule = serializers.CharField(allow_blank=True)
     decided_at = serializers.DateTimeField()
     trace_id = serializers.CharField(allow_blank=True)
     act_outcome = serializers.ChoiceField(choices=[*get_args(ActOutcome), ""])
