@@ -8,7 +8,8 @@ process of their own that only notes when a frame has arrived.
   1,000 subscribers of its session have it: the median and the slowest of them. `lost` counts frames that
   never came within 10 s. The peer is Channels' `group_send` of a text of the same size, in memory and over
   Redis, which records nothing.
-- `idle`: memory of a server for each of 10,000 connections that are subscribed and silent, CPU a second.
+- `idle`: memory of a server for each of 10,000 connections that are subscribed and silent, CPU a second beside
+  that of the same server without any, how many were opened a second, and what opening one took.
 - `start`: `make up`'s command, until it prints its address: in an empty home, and again.
 
     python benchmarks/realtime.py [--quick] [--only publish|idle|start]
@@ -19,6 +20,7 @@ import asyncio
 import base64
 import json
 import os
+import resource
 import secrets
 import shutil
 import signal
@@ -306,24 +308,39 @@ async def watch(url: str, connections: int, made: Mapping[str, Any] | None) -> N
 
 
 def idle(connections: int) -> None:
+    """Hold connections for as long as every one is asked again for its rights."""
+    allow_files(connections + 1000)
     with installation() as environ:
         made = people(environ, -(-connections // SOCKETS_A_USER))
         with serving(Path(sys.executable), "cartrita.asgi:application", environ) as (url, pid):
-            with watching(url, 10, made):
+            with watching(url, 100, made):
                 pass
-            before = memory_bytes(pid)
-            began = time.monotonic()
+            report("realtime.idle.0.cpu", [100 * cpu_share(pid, 20)], None, "% of one core")
+            before, used, began = memory_bytes(pid), cpu_seconds(pid), time.monotonic()
             with watching(url, connections, made):
-                report(
-                    "realtime.idle.connecting", [connections / (time.monotonic() - began)], None, "a second"
-                )
+                rate = connections / (time.monotonic() - began)
+                report("realtime.idle.connecting", [rate], None, "a second")
+                each = 1000 * (cpu_seconds(pid) - used) / connections
+                report("realtime.idle.connecting.cpu", [each], None, "ms a connection")
                 time.sleep(5)
-                used, since = cpu_seconds(pid), time.monotonic()
-                time.sleep(60)
-                share = (cpu_seconds(pid) - used) / (time.monotonic() - since)
+                name, share = f"realtime.idle.{connections}", cpu_share(pid, 60)
+                report(f"{name}.cpu", [100 * share], None, "% of one core")
                 each = (memory_bytes(pid) - before) / connections / 1024
-                report(f"realtime.idle.{connections}.memory", [each], None, "KiB a connection")
-                report(f"realtime.idle.{connections}.cpu", [100 * share], None, "% of one core")
+                report(f"{name}.memory", [each], None, "KiB a connection")
+
+
+def cpu_share(pid: int, seconds: float) -> float:
+    used, since = cpu_seconds(pid), time.monotonic()
+    time.sleep(seconds)
+    return (cpu_seconds(pid) - used) / (time.monotonic() - since)
+
+
+def allow_files(count: int) -> None:
+    """Let this process and those that it starts have so many files open, as far as the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        count = min(count, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, count), hard))
 
 
 # -- start ---------------------------------------------------------------------------------------------------
