@@ -219,7 +219,8 @@ class Subscription:
         self.cursor = 0
         self.sent = 0
         self._texts: dict[UUID, tuple[int, int]] = {}
-        self._page: deque[Shown] = deque()
+        # At most one window.
+        self._page: list[Shown] = []
 
     async def recover(self, after: int, have: Mapping[UUID, tuple[int, int]]) -> bool:
         """Start after a position; False when more than 500 events, or a restored log, lie between."""
@@ -248,7 +249,7 @@ class Subscription:
         while not self._page and self.cursor < self.channel.floor:
             await self._read_page()
         if self._page:
-            return self._event(self._page.popleft())
+            return self._event(self._page.pop(0))
         shown = self.channel.after(self.cursor)
         if shown is not None:
             self.cursor = shown.position
