@@ -74,6 +74,7 @@ EVENT_MODULES = [
     "cartrita.accounts.team",
     "cartrita.accounts.workspace",
     "governance.approval",
+    "governance.backtest.back_test",
     "governance.break_glass",
     "governance.budget",
     "governance.decision",
@@ -406,6 +407,9 @@ MAX_TOOL_CALLS = env.int("CARTRITA_MAX_TOOL_CALLS", default=40)
 SERVICES = [
     name.strip()
     for name in env.list(
-        "CARTRITA_SERVICES", default=["sequencer", "signer", "projector", "ingest", "orchestrator"]
+        "CARTRITA_SERVICES",
+        default=["sequencer", "signer", "projector", "ingest", "orchestrator", "backtester"],
     )
 ]
+# How many processes a back-test of rules decides in; 0: as many as there are cores, eight at most.
+BACKTEST_PROCESSES = env.int("CARTRITA_BACKTEST_PROCESSES", default=0)

@@ -1,12 +1,18 @@
-"""How the streams of approvals, break-glass, budgets and rulebooks fold."""
+"""How the streams of approvals, back-tests, break-glass, budgets and rulebooks fold."""
 
 from cartrita.eventstore.aggregates import aggregate
 from governance import approval, break_glass, budget, rulebook
+from governance.backtest import back_test
 
 APPROVAL = aggregate(
     "governance.approval",
     approval.ApprovalRequested,
     fold=lambda recorded: approval.fold((each.event, each.recorded_at) for each in recorded),
+)
+BACK_TEST = aggregate(
+    "governance.back_test",
+    back_test.BackTestRequested,
+    fold=lambda recorded: back_test.fold(each.event for each in recorded),
 )
 BREAK_GLASS = aggregate(
     "governance.break_glass",

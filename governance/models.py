@@ -360,3 +360,57 @@ class GlassReview(models.Model):
     class Meta:
         db_table = "governance_glass_review"
         ordering = ("-reviewed_at", "-id")
+
+
+class BackTest(models.Model):
+    """Read model: the back-tests; `id` is the stream of each. Its report is the blob `report_sha256`."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField()
+    version = models.IntegerField()
+    policy = models.CharField(max_length=100)
+    policy_hash = models.CharField(max_length=64)
+    source = models.CharField(max_length=10)
+    by = models.CharField(max_length=80)
+    since = models.DateTimeField(null=True)
+    until = models.DateTimeField(null=True)
+    only_session = models.UUIDField(null=True)
+    status = models.CharField(max_length=10)
+    requested_at = models.DateTimeField()
+    ended_at = models.DateTimeField(null=True)
+    ended_by = models.CharField(max_length=80, blank=True)
+    code = models.CharField(max_length=100, blank=True)
+    message = models.TextField(blank=True)
+    report_sha256 = models.CharField(max_length=64, blank=True)
+    decisions = models.BigIntegerField(null=True)
+    not_redecidable = models.BigIntegerField(null=True)
+    differences = models.BigIntegerField(null=True)
+    changed = models.BigIntegerField(null=True)
+    sessions_changed = models.BigIntegerField(null=True)
+    milliseconds = models.BigIntegerField(null=True)
+
+    class Meta:
+        db_table = "governance_back_test"
+        ordering = ("-requested_at", "-id")
+        verbose_name = "back-test"
+        indexes = (
+            models.Index(fields=["workspace_id", "-requested_at"], name="back_test_workspace"),
+            models.Index(
+                fields=["requested_at"], name="back_test_queue", condition=models.Q(status="requested")
+            ),
+        )
+
+
+class BackTestProgress(models.Model):
+    """How far a back-test that is carried out has come. Whoever does writes it; no projection, no fact."""
+
+    back_test_id = models.UUIDField(primary_key=True)
+    decisions = models.BigIntegerField()
+    total = models.BigIntegerField()
+    phase = models.CharField(max_length=10)
+    starts = models.IntegerField()
+    began_at = models.DateTimeField()
+    beat_at = models.DateTimeField()
+
+    class Meta:
+        db_table = "governance_back_test_progress"

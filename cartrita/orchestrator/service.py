@@ -44,6 +44,7 @@ from governance.approval import (
     ApprovalReplaced,
     ApprovalVoided,
 )
+from governance.backtest.service import run_backtester
 from governance.commands.acts import settle_of_session
 from governance.commands.approvals import expire_due
 from retrieval.ingest import run_ingest
@@ -56,7 +57,7 @@ SWEEP_SECONDS = 1.0
 SESSIONS_AT_ONCE = 16
 # Less than the supervisor's patience, which is 20 s.
 ENDING_SECONDS = 15.0
-ALL_SERVICES = ("sequencer", "signer", "projector", "ingest", "orchestrator")
+ALL_SERVICES = ("sequencer", "signer", "projector", "ingest", "orchestrator", "backtester")
 # What ends the waiting of an act for people.
 _APPROVAL_ENDS = (ApprovalGranted, ApprovalDenied, ApprovalExpired, ApprovalReplaced, ApprovalVoided)
 
@@ -329,6 +330,7 @@ class Services:
             "projector": run_projector,
             "ingest": run_ingest,
             "orchestrator": lambda: Orchestrator(only_session=self._only_session).run(),
+            "backtester": run_backtester,
         }
         self._tasks = [
             asyncio.create_task(_keep(name, part), name=name)

@@ -1,3 +1,10 @@
 """The read models of governance, one module for each subject."""
 
-from governance.projections import approvals, break_glass, budgets, decisions, policies  # noqa: F401 - registers them
+from governance.projections import (  # noqa: F401 - registers them
+    approvals,
+    backtests,
+    break_glass,
+    budgets,
+    decisions,
+    policies,
+)
