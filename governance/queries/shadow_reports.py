@@ -134,8 +134,11 @@ def report_on(
         not_evaluated=not_evaluated,
         approvals_before=sum(count for (before, _), count in outcomes.items() if before == "escalate"),
         approvals_after=sum(count for (_, after), count in outcomes.items() if after == "escalate"),
-        matrix=tuple(Cell(*pair, count) for pair, count in _most(outcomes)),
-        by_rule=tuple(RuleChange(*change, count) for change, count in _most(rules)),
+        matrix=tuple(Cell(before, after, count) for (before, after), count in _most(outcomes)),
+        by_rule=tuple(
+            RuleChange(rule, shadow_rule, before, after, count)
+            for (rule, shadow_rule, before, after), count in _most(rules)
+        ),
         by_tool=tuple(About(name, count, about_changed[name]) for name, count in _most(about)),
         examples=tuple(
             Example(*row) for row in execute(_EXAMPLES, [workspace_id, policy_hash, since, until])

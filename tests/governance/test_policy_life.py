@@ -224,8 +224,9 @@ class TestShadow:
             shadow(begun(), BOB, FIRST)
 
     def test_takes_the_place_of_another_set(self) -> None:
-        events = shadow(begun(proposed(), shadowed(), proposed(ANN, THIRD)), BOB, THIRD)
-        assert [type(event) for event in events] == [ShadowEnded, PolicyShadowed]
+        ended, begins = shadow(begun(proposed(), shadowed(), proposed(ANN, THIRD)), BOB, THIRD)
+        assert isinstance(ended, ShadowEnded)
+        assert begins == shadowed(BOB, THIRD)
 
     def test_records_nothing_when_repeated_and_tells_the_second_of_the_first(self) -> None:
         rulebook = begun(proposed(), shadowed())
