@@ -4,6 +4,9 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 
+from django.conf import settings
+from django.http import HttpResponse
+
 # What makes a spreadsheet take a cell for a formula.
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
@@ -26,3 +29,12 @@ def as_csv(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> bytes:
     for row in rows:
         writer.writerow([spreadsheet_cell(value) for value in row])
     return text.getvalue().encode("utf-8-sig")
+
+
+def csv_answer(content: bytes, name: str) -> HttpResponse:
+    """Answer a request with a CSV file of that name."""
+    return HttpResponse(
+        content,
+        content_type=f"text/csv; charset={settings.DEFAULT_CHARSET}",
+        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
+    )

@@ -47,9 +47,14 @@ urlpatterns = [
         name="break-glass-review",
     ),
     path("api/v2/budgets", budgets.Budgets.as_view(), name="budgets"),
+    path("api/v2/budgets/export", budgets.BudgetExport.as_view(), name="budgets-export"),
     path("api/v2/budgets/<uuid:budget_id>", budgets.BudgetOne.as_view(), name="budget"),
     path("api/v2/budgets/<uuid:budget_id>/raise", budgets.BudgetRaise.as_view(), name="budget-raise"),
     path("api/v2/budgets/<uuid:budget_id>/close", budgets.BudgetClose.as_view(), name="budget-close"),
+    path("api/v2/budgets/<uuid:budget_id>/periods", budgets.BudgetPeriods.as_view(), name="budget-periods"),
+    path(
+        "api/v2/budgets/<uuid:budget_id>/spending", budgets.BudgetSpending.as_view(), name="budget-spending"
+    ),
     path("api/v2/decisions", decisions.Decisions.as_view(), name="decisions"),
     path("api/v2/decisions/<uuid:decision_id>", decisions.DecisionOne.as_view(), name="decision"),
 ]

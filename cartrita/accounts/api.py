@@ -74,6 +74,16 @@ class WorkspaceEntry(serializers.Serializer[Any]):
     id = serializers.UUIDField()
     name = serializers.CharField()
     created_at = serializers.DateTimeField()
+    time_zone = serializers.CharField(help_text="Where the periods of new budgets begin.")
+    currency = serializers.CharField(help_text="What new budgets count money in.")
+    version = serializers.IntegerField()
+
+
+class WorkspaceSettings(serializers.Serializer[Any]):
+    """What new budgets take; what is left out stays."""
+
+    time_zone = Text(required=False, max_length=64)
+    currency = Text(required=False, max_length=3)
 
 
 class MeEntry(serializers.Serializer[Any]):
@@ -151,7 +161,23 @@ class WorkspaceOne(ApiView):
     @extend_schema(operation_id="workspace_get", responses=WorkspaceEntry)
     def get(self, request: Request) -> Response:
         """Return the workspace that the caller acts in."""
-        return Response(_workspace(caller(request).workspace_id))
+        return _workspace_answer(caller(request).workspace_id)
+
+    @extend_schema(
+        operation_id="workspace_change",
+        parameters=[IF_MATCH],
+        request=WorkspaceSettings,
+        responses=WorkspaceEntry,
+    )
+    def patch(self, request: Request) -> Response:
+        """Set time zone and currency of new budgets; for administrators."""
+        asked = caller(request)
+        wanted = WorkspaceSettings(data=request.data)
+        wanted.is_valid(raise_exception=True)
+        commands.change_workspace_settings(
+            caller=asked, expected_version=expected_version(request), **wanted.validated_data
+        )
+        return _workspace_answer(asked.workspace_id)
 
 
 class Members(ApiView):
@@ -299,7 +325,19 @@ class Tickets(ApiView):
 
 def _workspace(workspace_id: UUID) -> dict[str, Any]:
     found = queries.workspace(workspace_id)
-    return {"id": found.id, "name": found.name, "created_at": found.created_at}
+    return {
+        "id": found.id,
+        "name": found.name,
+        "created_at": found.created_at,
+        "time_zone": found.time_zone,
+        "currency": found.currency,
+        "version": found.version,
+    }
+
+
+def _workspace_answer(workspace_id: UUID) -> Response:
+    found = _workspace(workspace_id)
+    return Response(found, headers=entity_tag(found["version"]))
 
 
 def _joined(found: dict[str, Any]) -> Response:

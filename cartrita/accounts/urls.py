@@ -1,8 +1,8 @@
-"""Signing in and out; tokens and tickets."""
+"""Signing in and out; workspace, members and teams; tokens and tickets."""
 
 from django.urls import path
 
-from cartrita.accounts import api, token_pages, views
+from cartrita.accounts import api, team_api, token_pages, views
 
 urlpatterns = [
     path("sign-in", views.SignIn.as_view(), name="sign-in"),
@@ -17,6 +17,13 @@ urlpatterns = [
     path("api/v2/workspace", api.WorkspaceOne.as_view(), name="workspace"),
     path("api/v2/members", api.Members.as_view(), name="members"),
     path("api/v2/members/<uuid:user_id>", api.MemberDetail.as_view(), name="member"),
+    path("api/v2/teams", team_api.Teams.as_view(), name="teams"),
+    path("api/v2/teams/<uuid:team_id>", team_api.TeamDetail.as_view(), name="team"),
+    path(
+        "api/v2/teams/<uuid:team_id>/members/<uuid:user_id>",
+        team_api.TeamMember.as_view(),
+        name="team-member",
+    ),
     path("api/v2/tokens", api.Tokens.as_view(), name="tokens"),
     path("api/v2/tokens/<uuid:token_id>", api.TokenDetail.as_view(), name="token"),
     path("api/v2/tickets", api.Tickets.as_view(), name="tickets"),

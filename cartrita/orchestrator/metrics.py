@@ -153,7 +153,9 @@ def _budgets() -> Iterator[Metric]:
         ) as newest on true
         where not closed
           and newest.period_start >= case period
-              when 'day' then now() - interval '26 hours' when 'month' then now() - interval '32 days'
+              when 'hour' then now() - interval '1 hour' when 'day' then now() - interval '26 hours'
+              when 'week' then now() - interval '8 days' when 'month' then now() - interval '32 days'
+              when 'quarter' then now() - interval '93 days' when 'year' then now() - interval '367 days'
               else '-infinity' end
         order by ratio desc, budget.id limit %s
         """,

@@ -15,6 +15,7 @@ from django.db.models import F
 from django.utils import timezone
 from pydantic import ValidationError
 
+from cartrita.accounts.team_queries import team_names
 from cartrita.eventstore.store import execute
 from cartrita.llm.catalog import MILLION, ModelEntry
 from cartrita.orchestrator.agents import AGENTS
@@ -86,6 +87,7 @@ def bill(
         at=at or timezone.now(),
         policy=active_policy(workspace_id),
         labels=_labels(f"session:{session_id}"),
+        teams=team_names(user_id, workspace_id),
     )
     history: dict[tuple[str, str], list[Past]] = {}
     reckoned = []
@@ -182,6 +184,7 @@ class _Forecast:
     at: datetime
     policy: PolicySet
     labels: frozenset[str]
+    teams: frozenset[str]
     budgets: dict[tuple[str, str], tuple[BudgetFact, ...]] = field(default_factory=dict)
 
     def of(self, task: Planned) -> tuple[Foreseen, ...]:
@@ -214,7 +217,8 @@ class _Forecast:
 
     def _foreseen(self, asked: DecisionRequest, *, sure: bool) -> Foreseen | None:
         facts = self._budgets(asked)
-        request = replace(asked, budgets=facts, budget=tightest(facts) if facts else asked.budget)
+        budget = tightest(facts) if facts else asked.budget
+        request = replace(asked, budgets=facts, budget=budget, teams=self.teams)
         verdict = decide(request, self.policy)
         if verdict.outcome == "escalate" and (grants := self._grants(request)):
             verdict = decide(replace(request, grants=grants), self.policy)

@@ -6,27 +6,34 @@ from typing import Any, ClassVar
 from uuid import UUID
 
 from django import forms
-from django.conf import settings
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 from django.urls import reverse
+from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from cartrita.accounts.console import console_caller, workspaces_for
+from cartrita.accounts.console import console_caller, names_of, workspaces_for
 from cartrita.accounts.models import Workspace
 from cartrita.accounts.queries import Caller
 from cartrita.errors import CartritaError
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
+from governance.queries.break_glass import in_force
+from governance.visible_text import shown
 from governance.commands.exports import record_export
-from governance.spreadsheet import as_csv
+from governance.spreadsheet import as_csv, csv_answer
 
 MOST_EXPORTED = 10_000
+GLASS_SCOPES = {
+    "workspace": gettext_lazy("the whole workspace"),
+    "session": gettext_lazy("one session"),
+    "user": gettext_lazy("one person"),
+}
 
 
 class ConsolePage(ReadOnlyAdmin):
@@ -36,7 +43,13 @@ class ConsolePage(ReadOnlyAdmin):
         self, request: HttpRequest, template: str, context: Mapping[str, Any], *, status: int = 200
     ) -> TemplateResponse:
         """Answer with a page of the console."""
-        given = {**self.admin_site.each_context(request), "opts": self.opts, "media": self.media, **context}
+        given = {
+            **self.admin_site.each_context(request),
+            "opts": self.opts,
+            "media": self.media,
+            "break_glass": break_glass_notices(each.pk for each in workspaces_for(request.user)),
+            **context,
+        }
         request.current_app = self.admin_site.name
         return TemplateResponse(request, f"admin/governance/{template}", given, status=status)
 
@@ -118,6 +131,22 @@ class CommandForm(forms.Form):
         return 0
 
 
+def break_glass_notices(workspace_ids: Iterable[UUID]) -> list[dict[str, Any]]:
+    """Return what pages say of the break-glass that is in force in these workspaces."""
+    rows = in_force(list(workspace_ids), at=timezone.now())
+    people = names_of([row.by for row in rows])
+    return [
+        {
+            "by": people[row.by],
+            "reason": shown(row.reason),
+            "until": row.until,
+            "scope": GLASS_SCOPES[row.scope_kind],
+            "address": row_address("breakglass", row.pk),
+        }
+        for row in rows
+    ]
+
+
 def put_in(offered: list[Any], answered: CommandForm | None) -> list[str]:
     """Put the form that was sent back among those of the page, and return what the top of the page says.
 
@@ -174,11 +203,7 @@ def indented(value: Any) -> str:
 
 def exported(rows: Iterable[Any], columns: Sequence[str], name: str) -> HttpResponse:
     """Return rows as a CSV file with these columns."""
-    return HttpResponse(
-        as_csv(columns, ([getattr(row, column) for column in columns] for row in rows)),
-        content_type=f"text/csv; charset={settings.DEFAULT_CHARSET}",
-        headers={"Content-Disposition": f'attachment; filename="{name}.csv"'},
-    )
+    return csv_answer(as_csv(columns, ([getattr(row, column) for column in columns] for row in rows)), name)
 
 
 class Exports(ReadOnlyAdmin):

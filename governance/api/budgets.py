@@ -1,9 +1,11 @@
 """REST: budgets."""
 
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, fields
 from typing import Any, get_args
 from uuid import UUID
 
+from django.http import HttpResponse
 from django.utils import timezone
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema, extend_schema_field
@@ -20,7 +22,12 @@ from cartrita.http.views import ApiView
 from governance.api.shared import validated
 from governance.budget import LARGEST_LIMIT, Period, ScopeKind
 from governance.commands import budgets as commands
+from governance.commands.exports import record_export
+from governance.queries import budget_history as history
 from governance.queries import budgets as queries
+from governance.queries.budget_table import COLUMNS, table_of
+from governance.rule import SubjectKind
+from governance.spreadsheet import as_csv, csv_answer
 
 
 class BudgetEntry(serializers.Serializer[Any]):
@@ -32,6 +39,9 @@ class BudgetEntry(serializers.Serializer[Any]):
     name = serializers.CharField()
     scope_kind = serializers.ChoiceField(choices=get_args(ScopeKind))
     scope = serializers.CharField()
+    scope_name = serializers.CharField(
+        allow_blank=True, help_text="What the team or person is called; empty for others."
+    )
     parent_id = serializers.UUIDField(allow_null=True)
     period = serializers.ChoiceField(choices=get_args(Period))
     time_zone = serializers.CharField()
@@ -49,6 +59,9 @@ class BudgetEntry(serializers.Serializer[Any]):
     percent = serializers.IntegerField(help_text="Used and held back, of the tighter limit.")
     warn_percent = serializers.IntegerField()
     warning = serializers.BooleanField()
+    runs_out_at = serializers.DateTimeField(
+        allow_null=True, help_text="When it is used up before its period ends, if it goes on like this."
+    )
     closed = serializers.BooleanField()
     updated_at = serializers.DateTimeField()
 
@@ -61,7 +74,7 @@ class BudgetNode(BudgetEntry):
     @extend_schema_field({"type": "array", "items": {"$ref": "#/components/schemas/BudgetNode"}})
     def get_children(self, node: Any) -> list[dict[str, Any]]:
         """Return the parts in the same form."""
-        return [dict(BudgetNode(one).data) for one in node.children]
+        return [dict(BudgetNode(one).data) for one in node["children"]]
 
 
 class BudgetTree(serializers.Serializer[Any]):
@@ -70,6 +83,59 @@ class BudgetTree(serializers.Serializer[Any]):
     at = serializers.DateTimeField()
     items = BudgetNode(many=True)
     next_cursor = serializers.CharField(allow_null=True)
+
+
+class PeriodEntry(serializers.Serializer[Any]):
+    """What was used and is held back of a budget in one period, beside the limits at its end."""
+
+    period_start = serializers.DateTimeField()
+    period_end = serializers.DateTimeField(allow_null=True)
+    limit_tokens = serializers.IntegerField(allow_null=True)
+    used_tokens = serializers.IntegerField()
+    reserved_tokens = serializers.IntegerField()
+    limit_micros = serializers.IntegerField(allow_null=True)
+    used_micros = serializers.IntegerField()
+    reserved_micros = serializers.IntegerField()
+    currency = serializers.CharField()
+    percent = serializers.IntegerField()
+
+
+class PeriodPage(serializers.Serializer[Any]):
+    """Periods, the newest first."""
+
+    items = PeriodEntry(many=True)
+    next_cursor = serializers.CharField(allow_null=True)
+
+
+class SpenderEntry(serializers.Serializer[Any]):
+    """A decision that the budget paid for; `open` while its act has not ended and holds this back."""
+
+    decision_id = serializers.UUIDField()
+    created_at = serializers.DateTimeField()
+    subject_kind = serializers.ChoiceField(choices=get_args(SubjectKind))
+    subject = serializers.CharField(allow_blank=True, help_text="The tool or model.")
+    agent = serializers.CharField(allow_blank=True)
+    session_id = serializers.UUIDField(allow_null=True)
+    requester_id = serializers.UUIDField(allow_null=True)
+    tokens = serializers.IntegerField()
+    micros = serializers.IntegerField()
+    open = serializers.BooleanField()
+    estimated = serializers.BooleanField()
+
+
+class SpendingEntry(serializers.Serializer[Any]):
+    """What used most of a budget in a period, among the decisions since `since`."""
+
+    period_start = serializers.DateTimeField()
+    period_end = serializers.DateTimeField(allow_null=True)
+    since = serializers.DateTimeField(help_text="Of long periods the last 31 days are looked through.")
+    spenders = SpenderEntry(many=True)
+    refused = serializers.IntegerField(help_text="How many acts this budget refused since then.")
+
+
+class _Asked(serializers.Serializer[Any]):
+    period_start = serializers.DateTimeField(required=False)
+    limit = serializers.IntegerField(required=False, default=10, min_value=1, max_value=100)
 
 
 class NewBudget(serializers.Serializer[Any]):
@@ -86,14 +152,14 @@ class NewBudget(serializers.Serializer[Any]):
     )
     parent_id = serializers.UUIDField(required=False, allow_null=True)
     period = serializers.ChoiceField(choices=get_args(Period), default="month")
-    time_zone = Text(default="UTC", max_length=64)
+    time_zone = Text(required=False, max_length=64, help_text="The workspace's where it is left out.")
     limit_tokens = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=LARGEST_LIMIT
     )
     limit_micros = serializers.IntegerField(
         required=False, allow_null=True, min_value=0, max_value=LARGEST_LIMIT
     )
-    currency = Text(default="USD", max_length=3)
+    currency = Text(required=False, max_length=3, help_text="The workspace's where it is left out.")
     warn_percent = serializers.IntegerField(default=80, min_value=1, max_value=100)
 
 
@@ -123,14 +189,14 @@ class Budgets(ApiView):
         """
         asked = caller(request)
         queries.require_reader(asked)
-        closed = request.query_params.get("closed", "false").lower()
-        if closed not in {"true", "false"}:
-            raise BadInput("closed is true or false.", field="closed")
+        closed = _flag(request, "closed")
         cursor, limit = page_parameters(request)
         now = timezone.now()
-        roots = queries.tree(asked.workspace_id, now, closed=closed == "true")
+        roots = queries.tree(asked.workspace_id, now, closed=closed)
         page = page_of_all(roots, key=lambda one: f"{one.name} {one.id}", cursor=cursor, limit=limit)
-        return Response(BudgetTree({"at": now, "items": page.items, "next_cursor": page.next_cursor}).data)
+        names = queries.scope_names(page.items)
+        items = [_entry(one, names) for one in page.items]
+        return Response(BudgetTree({"at": now, "items": items, "next_cursor": page.next_cursor}).data)
 
     @extend_schema(
         operation_id="budgets_set", parameters=[IF_MATCH], request=NewBudget, responses={201: BudgetEntry}
@@ -181,7 +247,74 @@ class BudgetClose(ApiView):
         return _answer(request, budget_id)
 
 
+class BudgetPeriods(ApiView):
+    """What a budget had in each of its periods."""
+
+    @extend_schema(operation_id="budgets_periods", parameters=PAGE_PARAMETERS, responses=PeriodPage)
+    def get(self, request: Request, budget_id: UUID) -> Response:
+        """List the periods in which something was booked, the newest first, with the limits at their end."""
+        cursor, limit = page_parameters(request)
+        page = history.periods(budget_id, caller(request), at=timezone.now(), cursor=cursor, limit=limit)
+        items = [asdict(each) for each in page.items]
+        return Response(PeriodPage({"items": items, "next_cursor": page.next_cursor}).data)
+
+
+class BudgetSpending(ApiView):
+    """Where a budget went."""
+
+    @extend_schema(
+        operation_id="budgets_spending",
+        parameters=[
+            OpenApiParameter(
+                "period_start", OpenApiTypes.DATETIME, description="Of which period; else of the present one."
+            ),
+            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}),
+        ],
+        responses=SpendingEntry,
+    )
+    def get(self, request: Request, budget_id: UUID) -> Response:
+        """Return the decisions that used most of the budget in a period, and how many it refused."""
+        asked = _Asked(data=request.query_params)
+        asked.is_valid(raise_exception=True)
+        found = history.spending(budget_id, caller(request), at=timezone.now(), **asked.validated_data)
+        return Response(SpendingEntry(asdict(found)).data)
+
+
+class BudgetExport(ApiView):
+    """The budgets as a file."""
+
+    @extend_schema(
+        operation_id="budgets_export",
+        parameters=[OpenApiParameter("closed", OpenApiTypes.BOOL, description="Also the closed ones.")],
+        responses={(200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """Return the budgets with their balances of now as CSV; the log says who took them along."""
+        asked = caller(request)
+        queries.require_reader(asked)
+        closed = _flag(request, "closed")
+        now = timezone.now()
+        roots = queries.tree(asked.workspace_id, now, closed=closed)
+        rows = table_of(roots)
+        record_export(actor=asked.actor, what="budgets", workspaces=[asked.workspace_id] * len(rows))
+        return csv_answer(as_csv(COLUMNS, rows), "budgets")
+
+
+def _flag(request: Request, name: str) -> bool:
+    written = request.query_params.get(name, "false").lower()
+    if written not in {"true", "false"}:
+        raise BadInput(f"{name} is true or false.", field=name)
+    return written == "true"
+
+
+def _entry(one: queries.BudgetStanding, names: Mapping[queries.Scope, str]) -> dict[str, Any]:
+    found = {field.name: getattr(one, field.name) for field in fields(one)}
+    found["scope_name"] = names.get((one.scope_kind, one.scope), "")
+    found["children"] = [_entry(part, names) for part in one.children]
+    return found
+
+
 def _answer(request: Request, budget_id: UUID, *, status: int = 200) -> Response:
-    found = asdict(queries.budget(budget_id, caller(request), at=timezone.now()))
-    del found["children"]
-    return Response(found, status=status, headers=entity_tag(found["version"]))
+    one = queries.budget(budget_id, caller(request), at=timezone.now())
+    found = _entry(one, queries.scope_names([one]))
+    return Response(BudgetEntry(found).data, status=status, headers=entity_tag(one.version))
