@@ -48,6 +48,7 @@ __all__ = [
     "evaluate",
     "tightest",
     "variables",
+    "watched",
 ]
 
 SafetyLevel = Literal["", "safe", "caution", "restricted"]
@@ -330,6 +331,7 @@ class DecisionRequest:
         safety_level: SafetyLevel = "",
         cost: Cost | None = None,
         labels: frozenset[str] = frozenset(),
+        findings: frozenset[str] = frozenset(),
     ) -> Self:
         """Build the request for one act within the caller's surroundings; `labels` join theirs."""
         return cls(
@@ -351,6 +353,7 @@ class DecisionRequest:
             budget=facts.budget,
             counters=facts.counters,
             environment=facts.environment,
+            findings=findings,
         )
 
     @cached_property
@@ -526,21 +529,38 @@ def delivery(request: DecisionRequest, policy: PolicySet) -> Delivery:
     """Return whether text may stream while it is written, from a `message_out` request without the text.
 
     Held where the text, which stands in the arguments, may matter to the outcome: a rule about this request
-    that denies, escalates, throttles or redacts reads them or what was found in them, or nothing but rules
-    that read them lets it pass. Break-glass changes nothing of that: it may end before the text does.
+    that denies, escalates, throttles or redacts reads them, or nothing but rules that read them lets it pass.
+    What detectors find holds no text back by itself: they look at it on its way (`watched`). Break-glass
+    changes nothing of that: it may end before the text does.
     """
+    return "held" if _matters(request, policy, cel.reads_arguments) else "live"
+
+
+def watched(request: DecisionRequest, policy: PolicySet) -> bool:
+    """Return whether what is found in a text may matter to the outcome for a `message_out` request.
+
+    So it does where a rule redacts, or reads `findings` as `delivery` says it of the text.
+    """
+    if any(_redacts(rule, policy) for rule in policy.group(request).rules):
+        return True
+    # To sets of earlier environments it is a word like any other.
+    return policy.environment > 2 and _matters(request, policy, cel.reads_findings)
+
+
+def _matters(request: DecisionRequest, policy: PolicySet, reads: Callable[[str], bool]) -> bool:
+    """Return whether what these conditions read may change the outcome for the worse."""
     group = policy.group(request)
-    reading = {rule.name for rule in group.rules if _reads_text(rule, policy.environment)}
+    reading = {rule.name for rule in group.rules if _reads(rule, reads)}
     if not reading:
-        return "live"
+        return False
     if any(
         rule.name in reading and (SEVERITY[rule.outcome] > SEVERITY["audit"] or _redacts(rule, policy))
         for rule in group.rules
     ):
-        return "held"
+        return True
     blind = policy.part(group, (rule for rule in group.rules if rule.name not in reading))
     _, held = evaluate(blind, request, policy.environment)
-    return "live" if held else "held"
+    return not held
 
 
 def tightest(budgets: Iterable[BudgetFact]) -> Budget:
@@ -695,13 +715,8 @@ def _exceeded(request: DecisionRequest) -> tuple[BudgetFact, str] | None:
     return min((pair for pair in short if pair[1]), key=lambda pair: (pair[0].left, pair[0].id), default=None)
 
 
-def _reads_text(rule: Rule, environment: int) -> bool:
-    """Return whether a rule may read the text of an answer, or what was found in it."""
-    return any(
-        cel.reads_arguments(text) or (environment > 2 and cel.reads_findings(text))
-        for text in (rule.condition, rule.unless)
-        if text is not None
-    )
+def _reads(rule: Rule, reads: Callable[[str], bool]) -> bool:
+    return any(reads(text) for text in (rule.condition, rule.unless) if text is not None)
 
 
 def _redacts(rule: Rule, policy: PolicySet) -> bool:

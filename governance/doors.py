@@ -35,7 +35,8 @@ class Permit:
     """Leave for exactly one request. Only this module makes one, from an allowing verdict.
 
     The act reads no document with a label in `left_out`. One that is decided as retrieval reads none with a
-    label beyond `labels` either, which are those that it may add: nobody decided on others.
+    label beyond `labels` either, which are those that it may add: nobody decided on others. What detectors
+    find of the kinds in `redact` (`*`: of any) is taken out of its text before that goes anywhere.
     """
 
     decision_id: UUID
@@ -43,6 +44,7 @@ class Permit:
     _mint: object = field(repr=False, compare=False)
     left_out: frozenset[str] = frozenset()
     labels: frozenset[str] | None = None
+    redact: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self._mint is not _MINT:
@@ -91,6 +93,7 @@ def permit_of(decision_id: UUID, decision: DecisionMade) -> Permit | None:
         _MINT,
         left_out=frozenset(decision.left_out),
         labels=frozenset(decision.possible_labels) if decision.subject_kind == "retrieval" else None,
+        redact=decision.redact,
     )
 
 
@@ -109,6 +112,7 @@ def permit_for(
         _MINT,
         left_out=frozenset(verdict.left_out),
         labels=labels if request.subject_kind == "retrieval" else None,
+        redact=verdict.redact,
     )
 
 

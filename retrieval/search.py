@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cartrita.errors import BadInput
 from cartrita.eventstore.sealing import ciphers
+from governance.detectors import redacted
 from retrieval import models
 from retrieval.chunking import VERSION as CHUNKER
 from retrieval.chunking import count_tokens
@@ -258,6 +259,14 @@ def hits_of(performed: RetrievalPerformed) -> tuple[Hit, ...]:
         rows = {row[1]: row for row in cursor.fetchall()}
     scored = [(rows[passage.chunk_id], passage) for passage in performed.passages if passage.chunk_id in rows]
     return tuple(_opened([(row, p.score, p.lexical, p.dense) for row, p in scored]))
+
+
+def without(hit: Hit, kinds: Collection[str]) -> Hit:
+    """Return a passage without what is found of these kinds; `start` and `end` stay those of the document."""
+    if not kinds:
+        return hit
+    title, heading = redacted(hit.title, kinds), redacted(hit.heading, kinds)
+    return replace(hit, title=title, heading=heading, text=redacted(hit.text, kinds))
 
 
 def _languages(

@@ -36,8 +36,9 @@ class ActDecided(Event):
     have happened without a recorded outcome, after an approval, after a pause. `permitted` False means that
     the act did not happen and `reason` is what people are told: it waits where `approval_id` names an
     approval or `retry_after` a time, else it is refused. `delivery` held keeps the answer from everybody
-    until its text is decided. `downshifted_from` names the model in whose place a cheaper one was taken,
-    `fell_back_from` the one that failed before this one took its place.
+    until its text is decided. Findings of the kinds in `redact` are taken out of the act's text.
+    `downshifted_from` names the model in whose place a cheaper one was taken, `fell_back_from` the one that
+    failed before this one took its place.
     """
 
     type_name: ClassVar[str] = "tasks_app.ActDecided"
@@ -56,6 +57,7 @@ class ActDecided(Event):
     delivery: Delivery = "live"
     downshifted_from: str = ""
     fell_back_from: str = ""
+    redact: tuple[str, ...] = ()
 
     @property
     def waits(self) -> bool:
@@ -75,7 +77,10 @@ class ActEdited(Event):
 
 
 class AnswerHeld(Event):
-    """An answer that no model wrote waits for the decision on its text; a model's waits in ModelAnswered."""
+    """An answer waits for the decision on its text: one that no model wrote, or whose showing was broken off.
+
+    Other answers of models wait in ModelAnswered.
+    """
 
     type_name: ClassVar[str] = "tasks_app.AnswerHeld"
 

@@ -16,6 +16,7 @@ from opentelemetry.trace import Span, SpanKind
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import get_blob, in_database_thread, put_blob
+from cartrita.eventstore.canonical import canonical_json
 from cartrita.llm import breaker, catalog, functions, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
@@ -33,6 +34,7 @@ from cartrita.llm.providers import (
 )
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts
+from governance.detectors import kinds_within, redacted, redacted_within
 from governance.doors import NotPermitted, Permit
 
 TEMPERATURES: Mapping[Purpose, float] = {"planning": 0.1, "execution": 0.2, "creative": 0.7}
@@ -49,6 +51,7 @@ COUNT_SECONDS = 0.5
 LONGEST_TEXT_BYTES = 24 * 1024
 LONGEST_CALLS_BYTES = 12 * 1024
 LONGEST_MESSAGE = 2000
+LONGEST_LOOKED_AT_HERE = 16 * 1024  # characters
 
 OnDelta = Callable[[str], Awaitable[None]]
 
@@ -160,6 +163,7 @@ async def prepare(
         model=entry.name,
         arguments=_arguments(entry, prompt_tokens, request),
         cost=_most(entry, prompt_tokens, request),
+        findings=await _found(request),
     )
     return PreparedCall(entry, prompt_tokens, request, decision_request)
 
@@ -305,10 +309,14 @@ class _Performance:
         self._used = Usage(0, 0)
         self._estimated = False
         self._repairs: list[str] = []
+        self._messages = prepared.request.messages
+        self._tools = _native_tools(prepared.entry, prepared.request)
 
     async def answer(self, deadline: asyncio.Timeout) -> ModelAnswered:
         request = self._prepared.request
-        messages = request.messages
+        if self._permit.redact:
+            await asyncio.to_thread(self._redact)
+        messages = self._messages
         while True:
             finish_reason = await self._say(messages, deadline)
             text = "".join(self._deltas)
@@ -324,7 +332,7 @@ class _Performance:
                     retryable=False,
                 )
             self._repairs.append(wrong)
-            messages = (*request.messages, *self._repair(text, wrong))
+            messages = (*self._messages, *self._without_findings(self._repair(text, wrong)))
             await self._recount(messages)
         if request.tools and not self._native:
             text, self._calls = functions.read_proposal(text, decision_id=self._permit.decision_id)
@@ -344,6 +352,17 @@ class _Performance:
     def _native(self) -> tuple[Function, ...]:
         """The functions that the provider itself offers to the model."""
         return _native_tools(self._prepared.entry, self._prepared.request)
+
+    def _redact(self) -> None:
+        self._messages = self._without_findings(self._messages)
+        self._tools = tuple(
+            replace(each, description=redacted(each.description, self._permit.redact)) for each in self._tools
+        )
+
+    def _without_findings(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
+        """Return messages as they may be sent."""
+        kinds = self._permit.redact
+        return tuple(_redacted(each, kinds) for each in messages) if kinds else tuple(messages)
 
     def _wrong(self, text: str, finish_reason: str) -> str | None:
         """Return what keeps an answer from being used; checking a large one takes long."""
@@ -412,7 +431,8 @@ class _Performance:
             }
         )
         if telemetry.traces_content():
-            telemetry.tell_model_call(span, said=[(each.role, each.content) for each in request.messages])
+            said = self._without_findings(request.messages)
+            telemetry.tell_model_call(span, said=[(each.role, each.content) for each in said])
 
     async def _say(self, messages: Sequence[ChatMessage], deadline: asyncio.Timeout) -> str:
         """Get one whole answer, in as many tries as it takes; return its finish reason."""
@@ -449,7 +469,7 @@ class _Performance:
             temperature=request.temperature or 0.0,
             stop=request.stop,
             json_schema=request.json_schema,
-            tools=self._native,
+            tools=self._tools,
             tool_choice=request.tool_choice,
         )
         self._tries += 1
@@ -750,6 +770,28 @@ def _message_argument(message: ChatMessage) -> dict[str, Any]:
     if message.tool_calls:
         shown["tool_calls"] = [each.as_dict() for each in message.tool_calls]
     return shown
+
+
+async def _found(request: ModelRequest) -> frozenset[str]:
+    """Return the kinds of what is found in all that the model is told."""
+    told = [
+        [_message_argument(each) for each in request.messages],
+        [[each.name, each.description, each.parameters] for each in request.tools],
+        request.json_schema,
+    ]
+    # A long prompt takes milliseconds, and others wait for the loop.
+    if sum(len(each.content) for each in request.messages) + len(request.tools) < LONGEST_LOOKED_AT_HERE:
+        return kinds_within(told)
+    return await asyncio.to_thread(kinds_within, told)
+
+
+def _redacted(message: ChatMessage, kinds: Sequence[str]) -> ChatMessage:
+    """Return a message without what is found of these kinds; calls stay JSON."""
+    calls = tuple(
+        replace(call, arguments=canonical_json(redacted_within(orjson.loads(call.arguments), kinds)).decode())
+        for call in message.tool_calls
+    )
+    return replace(message, content=redacted(message.content, kinds), tool_calls=calls)
 
 
 def _tool_arguments(request: ModelRequest) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """How an answer is made of passages: extracted verbatim, or asked of a model and checked afterwards."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from cartrita.eventstore import in_database_thread
@@ -12,10 +12,11 @@ from cartrita.llm.providers import ChatMessage
 from cartrita.orchestrator.agents import Agent
 from cartrita.orchestrator.critic import without_marks
 from cartrita.orchestrator.skills import Input
+from governance.detectors import redacted, redacted_within
 from retrieval import answers
 from retrieval.answers import Citation
 from retrieval.document import RetrievalPerformed
-from retrieval.search import Hit, hits_of
+from retrieval.search import Hit, hits_of, without
 
 # The name that stands where a model's name would, for answers in the documents' own words.
 EXTRACTIVE = "extractive"
@@ -77,18 +78,22 @@ def _names(result: Mapping[str, Any]) -> Iterator[str]:
                 yield cell
 
 
-async def extract(question: str, search: RetrievalPerformed) -> Answer:
-    """Answer in the documents' own words."""
+async def extract(question: str, search: RetrievalPerformed, *, redact: Collection[str] = ()) -> Answer:
+    """Answer in the documents' own words, but for findings of the kinds in `redact`."""
     hits = await in_database_thread(hits_of, search)
     found = await in_database_thread(answers.extract_answer, question, hits)
-    return Answer(found.text, [_citation(each) for each in found.citations], found.supported)
+    citations = [_citation(each) for each in found.citations]
+    return without_findings(Answer(found.text, citations, found.supported), redact)
 
 
-async def check(text: str, search: RetrievalPerformed | None) -> Answer:
-    """Find the passages that a model's answer cites and whether they support it."""
+async def check(text: str, search: RetrievalPerformed | None, *, redact: Collection[str] = ()) -> Answer:
+    """Find the passages that a model's answer cites and whether they support it.
+
+    `redact` are the kinds of findings that were taken out of what the model read.
+    """
     if search is None:
         return Answer(text, [], None)
-    hits = (await in_database_thread(hits_of, search))[:MODEL_PASSAGES]
+    hits = _told(await in_database_thread(hits_of, search), redact)
     numbers = dict.fromkeys(int(number) for number in _CITED.findall(text))
     cited = [hits[number - 1] for number in numbers if 1 <= number <= len(hits)]
     if not cited:
@@ -103,14 +108,17 @@ async def prompt(
     history: Sequence[ChatMessage],
     question: str,
     search: RetrievalPerformed | None,
+    *,
+    redact: Collection[str] = (),
 ) -> tuple[ChatMessage, ...]:
     """Return the messages for the model, with as much of the conversation as fits.
 
-    Passages go into the question's message, marked as quoted. The oldest messages are left out first.
+    Passages go into the question's message, marked as quoted, without findings of the kinds in `redact`. The
+    oldest messages are left out first.
     """
     hits: Sequence[Hit] = ()
     if search is not None and model.can("answers"):
-        hits = (await in_database_thread(hits_of, search))[:MODEL_PASSAGES]
+        hits = _told(await in_database_thread(hits_of, search), redact)
     system = ChatMessage("system", who.instructions)
     asked = ChatMessage("user", _with_passages(question, hits))
     room = model.context_limit - who.max_output_tokens
@@ -120,6 +128,20 @@ async def prompt(
     while kept and await gateway.count_tokens(model, [system, *kept, asked]) > room:
         del kept[0]
     return (system, *kept, asked)
+
+
+def without_findings(answer: Answer, kinds: Collection[str]) -> Answer:
+    """Return an answer, with what it cites, without findings of these kinds; places stay those of before."""
+    if not kinds:
+        return answer
+    citations: list[dict[str, Any]] = redacted_within(answer.citations, kinds)
+    return replace(answer, text=redacted(answer.text, kinds), citations=citations)
+
+
+def _told(hits: Sequence[Hit], redact: Collection[str]) -> Sequence[Hit]:
+    """Return the passages that a model is given, as it is given them."""
+    first = hits[:MODEL_PASSAGES]
+    return [without(hit, redact) for hit in first] if redact else first
 
 
 def _with_passages(question: str, hits: Sequence[Hit]) -> str:

@@ -24,22 +24,23 @@ from cartrita.orchestrator.answering import Answer
 from cartrita.orchestrator.claims import ClaimLost
 from cartrita.orchestrator.downshift import too_costly
 from cartrita.orchestrator.judging import Judging, criticised, improvement
-from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call
+from cartrita.orchestrator.labels import UNTRUSTED, candidates_of_call, labels_of_call, labels_read
 from cartrita.orchestrator.ledger import STOPPED, Ledger
 from cartrita.orchestrator.limits import RunLimits, exceeded
 from cartrita.orchestrator.parts import parts_of
 from cartrita.orchestrator.skills import Answer as SkillAnswer
 from cartrita.orchestrator.skills import Input, Move, Use
-from cartrita.orchestrator.speech import delivery_of, speech_arguments
+from cartrita.orchestrator.speech import Guard, delivery_of, speech_arguments
 from cartrita.orchestrator.steps import Halted, RunSteps, Stopped, Wanted
 from cartrita.orchestrator.toolwork import ToolWork
 from cartrita.orchestrator.waiting import Awaits, Pauses, Refused
 from cartrita.streaming.deltas import DeltaWriter, open_message
 from cartrita.tools import runner
-from cartrita.tools.events import ToolFailed
+from cartrita.tools.events import ToolFailed, ToolReturned
 from cartrita.tools.registry import all_tools
 from governance.candidates import Candidates
 from governance.decide import DecisionRequest
+from governance.detectors import kinds_in, kinds_within, redacted_within
 from governance.doors import Permit
 from governance.step import TaskLimit
 from retrieval import ingest
@@ -352,7 +353,7 @@ class Attempt(RunSteps):
             composed = compose.compose(self._parts)
             self._answer = Answer(composed.text, list(composed.citations), composed.supported)
         elif self._run.search is not None:
-            found = answering.extract(self._asked, self._run.search)
+            found = answering.extract(self._asked, self._run.search, redact=self._run.search_redact)
             self._answer = await self._until_stopped(found)
 
     async def _ran_away(self, move: Move | None) -> bool:
@@ -385,6 +386,7 @@ class Attempt(RunSteps):
             "retrieval",
             tool=loop.SEARCH,
             arguments={"query": query, "k": PASSAGES},
+            findings=kinds_in(query),
         )
         wanted = Wanted(
             act="retrieval",
@@ -523,7 +525,9 @@ class Attempt(RunSteps):
             raise ClaimLost(f"Another process works on session {self._work.session_id} now.")
         outcome = await self._until_stopped(runner.perform(prepared, permits[0], context=self._context()))
         # What a tool read of the documents that it may read is not known.
-        self._came_of_it(outcome, labels=permits[0].labels or wanted.may_add)
+        found = outcome.findings if isinstance(outcome, ToolReturned) else ()
+        possible = permits[0].labels or wanted.may_add
+        self._came_of_it(outcome, labels=labels_read(possible, name, found))
         self._unrecorded.appends += prepared.record
 
     # Answers
@@ -536,12 +540,16 @@ class Attempt(RunSteps):
         if not self._speaks:
             await self._finish(self._answered(_held(answer, self._maker)))
             return
-        if await self._delivery() == "held":
+        found = kinds_in(answer.text)
+        if await self._delivery(found) == "held":
             await self._have_text_decided(step, _held(answer, self._maker))
             return
         speech_attempt = self._next_speech
-        if await self._decide(step, self._speech("live")) is None or self._run.delivery == "held":
+        if await self._decide(step, self._speech("live", findings=found)) is None:
             return
+        if self._run.delivery == "held":
+            return
+        answer = answering.without_findings(answer, self._run.redact)
         async with self._opened(speech_attempt) as writer:
             for piece in answer.pieces:
                 if self._stop.is_set():
@@ -593,18 +601,29 @@ class Attempt(RunSteps):
             await self._ask_in_silence(prepared, permits, step)
             return
         said: list[str] = []
+        guard = Guard(self._speech("live").request)
         async with self._opened(speech_attempt) as writer:
 
             async def show(text: str) -> None:
-                said.append(text)
-                await writer.write(text)
+                if text:
+                    said.append(text)
+                    await writer.write(text)
+
+            async def look_and_show(text: str) -> None:
+                await show(await guard.add(text))
 
             try:
-                outcome = await self._ask_model(prepared, permits[-1], step.attempt, on_delta=show)
+                outcome = await self._ask_model(prepared, permits[-1], step.attempt, on_delta=look_and_show)
             except Stopped as stopped:
                 raise Stopped("".join(said), stopped.outcome) from None
             if isinstance(outcome, ModelAnswered):
-                await writer.complete()
+                await guard.add_unshown(kinds_within(await _calls_of(outcome)))
+                await show(await guard.rest())
+                if not guard.stopped:
+                    await writer.complete()
+        if isinstance(outcome, ModelAnswered) and guard.stopped:
+            # From here on it is an answer whose text has to be decided.
+            self._keep(await self._written())
         await self._fall_back()
 
     async def _prepared_answer(self, model: ModelEntry) -> PreparedCall | None:
@@ -641,7 +660,10 @@ class Attempt(RunSteps):
             messages = compose.synthesis_messages(self._task.intent, self._parts)
             return await self._clipped(messages)
         asked = proposals.task_text(self._task.intent, (*self._inputs, *self._remarks))
-        return await answering.prompt(self._agent, model, self._work.history, asked, self._run.search)
+        run = self._run
+        return await answering.prompt(
+            self._agent, model, self._work.history, asked, run.search, redact=run.search_redact
+        )
 
     def _model_call(self, prepared: PreparedCall, *, delivery: Delivery) -> Wanted:
         model = self._called_model.name
@@ -672,11 +694,13 @@ class Attempt(RunSteps):
 
     async def _deliver(self, step: loop.Deliver) -> None:
         """Have it decided whether people may read the answer that is there."""
-        run = self._run
-        if run.answer is None and await self._delivery() == "live":
-            await self._decide(step, self._speech("live"))
-            return
-        await self._have_text_decided(step, await self._written())
+        run, written = self._run, await self._written()
+        if run.answer is None:
+            found = kinds_in(written.answer)
+            if await self._delivery(found) == "live":
+                await self._decide(step, self._speech("live", findings=found))
+                return
+        await self._have_text_decided(step, written)
 
     async def _have_text_decided(self, step: loop.Act, written: AnswerHeld) -> None:
         run = self._run
@@ -684,21 +708,26 @@ class Attempt(RunSteps):
         text = written.answer
         if self._relay is not None and run.answer is not None:
             text = await relay.whole_reply(run.answer)
-        speech = self._speech("held", text=text)
+        speech = self._speech("held", text=text, findings=kinds_in(text))
         await self._decide(step, speech, before=() if known else (written,))
 
-    async def _delivery(self) -> Delivery:
-        """Tell whether the answer may be shown while it is written."""
+    async def _delivery(self, findings: frozenset[str] = frozenset()) -> Delivery:
+        """Tell whether the answer may be shown while it is written; `findings` are those of one that is."""
         if self._run.delivery == "held" and self._toolwork is None:
             return "held"
         if self._run.held is not None:
             return "held"
-        return await in_database_thread(delivery_of, self._speech("live").request)
+        return await in_database_thread(delivery_of, self._speech("live", findings=findings).request)
 
-    def _speech(self, delivery: Delivery, *, text: str = "") -> Wanted:
+    def _speech(
+        self, delivery: Delivery, *, text: str = "", findings: frozenset[str] = frozenset()
+    ) -> Wanted:
         """Return the act of showing an answer to the person: while it is written, or this text."""
         request = DecisionRequest.about(
-            self._facts(), "message_out", arguments=speech_arguments(self._work.user_id, delivery, text)
+            self._facts(),
+            "message_out",
+            arguments=speech_arguments(self._work.user_id, delivery, text),
+            findings=findings,
         )
         return Wanted(act="message_out", subject="reply", request=request, delivery=delivery)
 
@@ -724,7 +753,7 @@ class Attempt(RunSteps):
             composed = compose.check(text, self._parts)
             checked = Answer(composed.text, list(composed.citations), composed.supported)
         else:
-            checked = await answering.check(text, run.search)
+            checked = await answering.check(text, run.search, redact=run.search_redact)
         return _held(checked, run.answer.model)
 
     # The end
@@ -733,7 +762,15 @@ class Attempt(RunSteps):
         await self._finish(self._answered(await self._written()))
 
     def _answered(self, written: AnswerHeld) -> RunFinished:
-        return RunFinished(status="answered", **written.model_dump())
+        answer = Answer(written.answer, written.citations, written.supported)
+        told = answering.without_findings(answer, self._run.redact)
+        return RunFinished(
+            status="answered",
+            answer=told.text,
+            citations=told.citations,
+            model=written.model,
+            supported=written.supported,
+        )
 
     async def _finish(self, finished: RunFinished) -> None:
         """End the run and its task in one record, with what follows from it in the plan."""
@@ -744,11 +781,18 @@ class Attempt(RunSteps):
                 "completion_tokens": run.completion_tokens,
                 "cost_micros": run.cost_micros,
                 "currency": run.currency,
-                "result": _bounded(self._result) if finished.status == "answered" else {},
+                "result": _bounded(self._told_result) if finished.status == "answered" else {},
             }
         )
         self._settle_the_rest(finished.status)
         await self._end_task(finished, first=True)
+
+    @property
+    def _told_result(self) -> Mapping[str, Any]:
+        """The result without what is taken out of the answer that shows it."""
+        kinds = self._run.redact
+        told: Mapping[str, Any] = redacted_within(self._result, kinds) if kinds else self._result
+        return told
 
     async def _end_task(self, finished: RunFinished, *, first: bool = False) -> None:
         task = self._task
@@ -852,6 +896,10 @@ class Attempt(RunSteps):
         if self._model is None:
             raise AssertionError("a task of an agent has a model")
         return self._model
+
+
+async def _calls_of(answer: ModelAnswered) -> list[dict[str, str]]:
+    return [call.as_dict() for call in await gateway.whole_calls(answer)]
 
 
 def _may_repeat(name: str) -> bool:

@@ -43,9 +43,10 @@ class RunState:
     `speeches` are the decisions to show an answer: their number tells how often one began to stream, so that
     a repeated answer restarts the message on screen, and they are settled when the run ends. `delivery` is
     that of the answer; `shown` tells that its text may be posted. `failure` is that of the last model that
-    failed, and that none has answered after. `trail` are the answers of models and the outcomes of tools, in
-    order. `edits` are the arguments that reviewers put in place of a step's own. The last four fields add up
-    what all calls of models used.
+    failed, and that none has answered after. `search_redact` and `redact` are the kinds of findings that are
+    taken out of what the search found and of the answer. `trail` are the answers of models and the outcomes
+    of tools, in order. `edits` are the arguments that reviewers put in place of a step's own. The last four
+    fields add up what all calls of models used.
     """
 
     version: int = 0
@@ -56,9 +57,11 @@ class RunState:
     begun: int = 0
     search: RetrievalPerformed | None = None
     search_failure: str | None = None
+    search_redact: tuple[str, ...] = ()
     speeches: tuple[UUID, ...] = ()
     delivery: Delivery = "live"
     shown: bool = False
+    redact: tuple[str, ...] = ()
     edits: Mapping[int, ActEdited] = field(default_factory=lambda: MappingProxyType({}))
     refusal: ActDecided | None = None
     answer: ModelAnswered | None = None
@@ -236,7 +239,15 @@ def _decided(run: RunState, event: ActDecided) -> RunState:
         # The decision knew the text, or no rule reads the text of this tool's result.
         decided_text = run.answer is not None or run.held is not None
         shown = decided_text or (run.returned is not None and event.delivery == "live")
-        return replace(run, speeches=(*run.speeches, event.decision_id), shown=shown, delivery=event.delivery)
+        return replace(
+            run,
+            speeches=(*run.speeches, event.decision_id),
+            shown=shown,
+            delivery=event.delivery,
+            redact=event.redact,
+        )
+    if event.act == "retrieval":
+        run = replace(run, search_redact=event.redact)
     return replace(run, undecided_outcome=event, begun=run.begun + 1, delivery=event.delivery)
 
 

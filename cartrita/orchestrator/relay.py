@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import Any, Literal
 from uuid import UUID
 
+import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cartrita.errors import CartritaError, NotFound
@@ -27,6 +28,7 @@ from cartrita.orchestrator.agents import RELAY
 from cartrita.orchestrator.labels import CALLER_SYSTEM
 from cartrita.orchestrator.loop import RunState
 from governance.decide import RequestFacts
+from governance.detectors import redacted, redacted_within
 from sessions_app.session import ReplyPosted
 from tasks_app.plan import PlanRefused
 from tasks_app.run import ActDecided, RunFinished
@@ -168,7 +170,7 @@ def answer_of(reply: ReplyPosted, run_events: Iterable[Event]) -> RelayAnswer:
     if reply.outcome != "answered" or run.finished is None or run.finished.status != "answered":
         raise RelayNotAnswered("The request was not answered.", field="message_id")
     if run.answer is not None:
-        return _said(run.answer)
+        return _without_findings(_said(run.answer), run.redact)
     if run.returned is None:
         raise RelayNotAnswered("The message is answered, and not by a model's own words.", field="message_id")
     found = results.result_of(run.returned, key_id=None)
@@ -300,6 +302,20 @@ def _said(answer: ModelAnswered) -> RelayAnswer:
         estimated=answer.estimated,
         decision_id=answer.decision_id,
     )
+
+
+def _without_findings(answer: RelayAnswer, kinds: tuple[str, ...]) -> RelayAnswer:
+    if not kinds:
+        return answer
+    calls = tuple(
+        each.model_copy(
+            update={
+                "arguments": canonical_json(redacted_within(orjson.loads(each.arguments), kinds)).decode()
+            }
+        )
+        for each in answer.tool_calls
+    )
+    return answer.model_copy(update={"text": redacted(answer.text, kinds), "tool_calls": calls})
 
 
 def _reply_to(session_id: UUID, message_id: UUID) -> ReplyPosted:

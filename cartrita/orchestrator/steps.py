@@ -415,6 +415,7 @@ def _act_decided(step: loop.Act, wanted: Wanted, decided: Decided, *, delivery: 
         delivery=delivery,
         downshifted_from=wanted.downshifted_from,
         fell_back_from=wanted.fell_back_from,
+        redact=verdict.redact if permitted else (),
     )
 
 

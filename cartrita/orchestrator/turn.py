@@ -31,7 +31,7 @@ from cartrita.orchestrator.ledger import STOPPED, Crew, Ledger
 from cartrita.orchestrator.limits import RunLimits
 from cartrita.orchestrator.parts import parts_of
 from cartrita.orchestrator.planning import draft_plan
-from cartrita.orchestrator.speech import may_tell, speech_arguments
+from cartrita.orchestrator.speech import speech_arguments, told
 from cartrita.orchestrator.steps import SHORT_PAUSE, Halted, Stopped, later
 from cartrita.orchestrator.waiting import Awaits, Leave, Pauses, Refused
 from cartrita.streaming.deltas import purge_message
@@ -453,8 +453,9 @@ class Turn:
         request = DecisionRequest.about(
             facts, "message_out", arguments=speech_arguments(self._work.user_id, "held", text)
         )
-        if await in_database_thread(may_tell, request):
-            return text
+        tellable = await in_database_thread(told, request, text)
+        if tellable is not None:
+            return tellable
         return f"There is no answer{f' ({code})' if code else ''}. A rule keeps back why."
 
     async def _failures(self) -> str:

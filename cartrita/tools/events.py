@@ -21,7 +21,8 @@ class LargeResult(BaseModel):
 class ToolReturned(Event):
     """A tool did what was asked. `result` is its JSON, or None where it stands in the blob of `large_result`.
 
-    `preview` is the beginning (256 characters) of a large result. `cost_micros` is in micro-units of
+    `preview` is the beginning (256 characters) of a large result. `findings` are the kinds of what detectors
+    found in the result, as it is here: without what was redacted. `cost_micros` is in micro-units of
     `currency`; `estimated` is True where whoever was paid did not say the tokens.
     """
 
@@ -34,6 +35,7 @@ class ToolReturned(Event):
     result: Sealed[dict[str, Any] | None] = None
     large_result: LargeResult | None = None
     preview: Sealed[str] = ""
+    findings: tuple[str, ...] = ()
     cost_tokens: int = Field(ge=0)
     cost_micros: int = Field(default=0, ge=0)
     currency: str = "USD"

@@ -21,6 +21,7 @@ from cartrita.tools.events import LargeResult, ToolDenied, ToolFailed, ToolRetur
 from cartrita.tools.registry import Tool, ToolCall, tool
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts, Verdict
+from governance.detectors import kinds_within, redacted_within
 from governance.doors import NotPermitted, Permit
 
 LARGEST_INLINE_RESULT = 4096
@@ -87,9 +88,10 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
     """Run the tool and return the event that says what came of it; record it with `prepared.record`.
 
     `context` is that of the coming append; its `key_id` seals a large result's blob. A tool that hangs is
-    cancelled at its timeout, and left behind when it does not end within a second of that. Raises
-    NotPermitted when the permit is for another request or the tool was redefined since, CallCancelled when
-    the task is cancelled.
+    cancelled at its timeout, and left behind when it does not end within a second of that. What the permit
+    wants redacted is taken out of the arguments, or of the result where the tool was decided as a retrieval;
+    arguments that no longer fit the tool end in a ToolFailed. Raises NotPermitted when the permit is for
+    another request or the tool was redefined since, CallCancelled when the task is cancelled.
     """
     permit.check(prepared.decision_request)
     # The decision was on the definition and the arguments; what runs must be those, whoever built `prepared`.
@@ -109,6 +111,15 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
         without_labels=permit.left_out,
         within_labels=permit.labels,
     )
+    reads = decided.subject_kind == "retrieval"
+    arguments, redact = prepared.arguments, permit.redact if reads else ()
+    if permit.redact and not reads:
+        told = redacted_within(decided.arguments, permit.redact)
+        if told != decided.arguments:
+            try:
+                arguments = _checked(prepared.tool, told)
+            except InvalidParameters as error:
+                return refused(error, name=prepared.tool.name, key=prepared.idempotency_key)
     with telemetry.span(
         f"{telemetry.SPAN_TOOL} {prepared.tool.name}",
         {
@@ -124,9 +135,9 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
         },
     ) as span:
         if telemetry.traces_content():
-            telemetry.tell_tool_call(span, arguments=prepared.arguments.model_dump_json())
+            telemetry.tell_tool_call(span, arguments=arguments.model_dump_json())
         try:
-            outcome = await _Run(prepared, call, time.monotonic()).outcome()
+            outcome = await _Run(prepared, arguments, call, redact, time.monotonic()).outcome()
         except CallCancelled as cancelled:
             telemetry.fail(span, cancelled.failed.code)
             raise
@@ -161,12 +172,14 @@ def denied(prepared: PreparedTool, verdict: Verdict, decision_id: UUID) -> ToolD
 @dataclass(slots=True)
 class _Run:
     prepared: PreparedTool
+    arguments: BaseModel
     call: ToolCall
+    redact: tuple[str, ...]
     started: float
 
     async def outcome(self) -> ToolReturned | ToolFailed:
         definition = self.prepared.tool
-        running = asyncio.ensure_future(definition.function(self.prepared.arguments, self.call))
+        running = asyncio.ensure_future(definition.function(self.arguments, self.call))
         try:
             done, _ = await asyncio.wait({running}, timeout=definition.timeout_seconds)
         except asyncio.CancelledError:
@@ -204,9 +217,9 @@ class _Run:
                     f"{definition.result_limit_bytes} are allowed. Ask for less.",
                 )
             if len(content) <= _QUICK_RESULT:
-                value = _plain(definition, content)
+                value, findings = self.looked_at(content)
             else:
-                value = await asyncio.to_thread(_plain, definition, content)
+                value, findings = await asyncio.to_thread(self.looked_at, content)
         except (BadInput, ValueError) as error:  # pydantic's errors are ValueErrors
             said = f"{definition.name} gave a result that does not fit its schema."
             logger.error(said, exc_info=error)
@@ -218,13 +231,23 @@ class _Run:
             idempotency_key=self.call.idempotency_key,
             decision_id=self.call.decision_id,
             result=value,
+            findings=tuple(sorted(findings)),
             cost_tokens=sum(each.cost.tokens for each in paid) if paid else definition.cost_tokens,
             cost_micros=sum(each.cost.micros for each in paid),
             currency=paid[0].cost.currency if paid else "USD",
             estimated=any(each.estimated for each in paid),
             latency_ms=self.milliseconds(),
         )
+        if self.redact:
+            content = orjson.dumps(value)
         return event if len(content) <= LARGEST_INLINE_RESULT else await self.with_blob(event)
+
+    def looked_at(self, content: bytes) -> tuple[Any, frozenset[str]]:
+        """Return a result as it is recorded, and the kinds of what is found in it."""
+        value = _plain(self.prepared.tool, content)
+        if self.redact:
+            value = redacted_within(value, self.redact)
+        return value, kinds_within(value)
 
     async def with_blob(self, event: ToolReturned) -> ToolReturned:
         from cartrita.eventstore import in_database_thread, put_blob
@@ -302,14 +325,16 @@ def _problem(found: Mapping[str, Any], definition: Tool) -> str:
 def _decision_request(
     definition: Tool, arguments: BaseModel, facts: RequestFacts, cost: Cost
 ) -> DecisionRequest:
+    told = arguments.model_dump(mode="json")
     return DecisionRequest.about(
         facts,
         definition.decided_as,
         tool=definition.name,
-        arguments=arguments.model_dump(mode="json"),
+        arguments=told,
         definition_hash=definition.definition_hash,
         safety_level=definition.safety,
         cost=cost,
+        findings=kinds_within(told),
     )
 
 

@@ -5,6 +5,7 @@ Time is bounded by the text's length: patterns run in RE2, over blocks, and no d
 `MOST_CHECKS` of its matches in one text: those behind them count as found.
 """
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,6 +20,8 @@ BLOCK_BYTES = 16 * 1024
 # Longer than any match, but for keys and tokens, which are followed to their end.
 OVERLAP_BYTES = 1024
 _NEAR = 512
+_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID_LENGTH = 36
 
 
 def detect(text: str) -> tuple[Finding, ...]:
@@ -50,7 +53,8 @@ def kinds_within(value: Any) -> frozenset[str]:
     while pending:
         match pending.pop():
             case str() as text:
-                kinds |= kinds_in(text)
+                if not is_identifier(text):
+                    kinds |= kinds_in(text)
             case Mapping() as members:
                 for name, member in members.items():
                     kinds |= kinds_in(name)
@@ -62,6 +66,11 @@ def kinds_within(value: Any) -> frozenset[str]:
             case _:
                 pass
     return frozenset(kinds)
+
+
+def is_identifier(text: str) -> bool:
+    """Tell whether a text is one of our ids, which are random and may look like anything."""
+    return len(text) == _UUID_LENGTH and _UUID.fullmatch(text) is not None
 
 
 class _Text:

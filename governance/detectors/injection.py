@@ -100,8 +100,9 @@ _RULES: dict[str, tuple[str, str]] = {
     "behind-the-users-back": (
         "Do something and do not tell the person.",
         """
-        \\b(?:do not|don'?t|never|must not|without)(?: ever)? (?:tell|inform|mention|reveal|alert|notify|say)
-        (?:ing)?        (?: (?:this|it|that|anything|of|about|to))* (?:the )?[who]\\b
+        \\b(?:do not|don'?t|never|must not|without) (?:ever )?
+        (?:tell|inform|mention|reveal|alert|notify|say)(?:ing)?
+         (?:(?:this|it|that|anything|of|about|to) )*(?:the )?[who]\\b
         """,
     ),
     "behind-the-users-back-de": (
@@ -116,8 +117,8 @@ _RULES: dict[str, tuple[str, str]] = {
     "to-the-model": (
         "Addresses the machine that reads the text, and orders it about.",
         """
-        \\b(?:attention|important|note|notice|instructions?|message|hey|dear)(?: (?:to|for|all|any|the|every))*
-         (?:ai|llm|language model|chatbot|(?:ai|llm|automated|virtual|chat)
+        \\b(?:attention|important|note|notice|instructions?|message|hey|dear)
+        (?: (?:to|for|all|any|the|every))* (?:ai|llm|language model|chatbot|(?:ai|llm|automated|virtual|chat)
          (?:assistants?|agents?|models?|systems?|reviewers?|bots?))
          (?:(?:reading|processing|summari[sz]ing|reviewing|that|which|who|reads?|this|document|page|text) )*
         (?:you )?(?:must|should|shall|have to|need to|please|ignore|do|respond|reply|send|include|say|always

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from governance.detectors.detection import detect
+from governance.detectors.detection import detect, is_identifier
 from governance.detectors.finding import Finding
 from governance.detectors.kinds import KINDS
 from governance.detectors.secrets import is_named_secret
@@ -31,7 +31,7 @@ def redacted_within(value: Any, kinds: Collection[str]) -> Any:
     """Return a JSON value with all its texts redacted, names and numbers as they are."""
     match value:
         case str():
-            return redacted(value, kinds)
+            return value if is_identifier(value) else redacted(value, kinds)
         case Mapping():
             named = "secret" in _wanted(kinds)
             return {

@@ -21,6 +21,7 @@ from governance.decide import (
     GrantFact,
     decide,
     delivery,
+    watched,
 )
 from governance.decision import request_of, verdict_of
 from governance.doors import decision_made
@@ -205,17 +206,24 @@ class TestRedact:
         asked = request(subject_kind="message_out", tool="", safety_level="")
         default = rule("default", "allow", **out)
         assert delivery(asked, policy(redacting("always", "email", **out), default)) == "live"
-        for condition in ("'email' in findings", "size(string(args.text)) > 3"):
-            rules = policy(redacting("if-found", "email", condition=condition, **out), default)
-            assert delivery(asked, rules) == "held"
+        reads_text = policy(
+            redacting("if-long", "email", condition="size(string(args.text)) > 3", **out), default
+        )
+        assert delivery(asked, reads_text) == "held"
         audited = policy(rule("seen", "audit", "'email' in findings", **out), default)
-        assert delivery(asked, audited) == "live"
-        for held_up in (
+        assert (delivery(asked, audited), watched(asked, audited)) == ("live", False)
+        # What is found in a text is looked for while it is written.
+        for looked_for in (
+            redacting("always", "email", **out),
+            redacting("if-found", "email", condition="'email' in findings", **out),
             rule("no", "deny", "'email' in findings", **out),
             breakable("no", "deny", "'email' in findings", **out),
         ):
-            assert delivery(asked, policy(held_up, default)) == "held"
-            assert delivery(asked.with_facts(glass=GLASS), policy(held_up, default)) == "held"
+            rules = policy(looked_for, default)
+            for request_ in (asked, asked.with_facts(glass=GLASS)):
+                assert (delivery(request_, rules), watched(request_, rules)) == ("live", True)
+        only_clean = policy(rule("clean", "allow", "!('email' in findings)", **out))
+        assert (delivery(asked, only_clean), watched(asked, only_clean)) == ("live", True)
         # To sets of before, it is a word like any other.
         assert (
             delivery(asked, of_version(2, rule("no", "deny", "'findings' in labels", **out), default))
