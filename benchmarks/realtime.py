@@ -8,7 +8,7 @@ process of their own that only notes when a frame has arrived.
   1,000 subscribers of its session have it: the median and the slowest of them. `lost` counts frames that
   never came within 10 s. The peer is Channels' `group_send` of a text of the same size, in memory and over
   Redis, which records nothing.
-- `idle`: memory of a server for each of 10,000 connections that are subscribed and silent, CPU a second beside
+- `idle`: memory of a server for each of 10,000 connections that are subscribed and silent, CPU beside
   that of the same server without any, how many were opened a second, and what opening one took.
 - `start`: `make up`'s command, until it prints its address: in an empty home, and again.
 
