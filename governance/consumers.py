@@ -25,7 +25,8 @@ from governance.commands import approvals as commands
 from governance.queries import approvals as queries
 
 SNAPSHOT_APPROVALS = 200
-_SHOWN_TYPES = "governance.Approval"
+# Which events it shows, by the beginning of their type, and what it calls their stream.
+_STREAMS = {"governance.Approval": "approval_id", "governance.BreakGlass": "glass_id"}
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
 
@@ -83,13 +84,18 @@ async def snapshot(channel_id: str) -> dict[str, Any]:
 
 
 def describe(recorded: RecordedEvent) -> dict[str, Any] | None:
-    """Return what stands in clear of an approval's event: arguments and texts are asked for over REST."""
-    if not recorded.type_name.startswith(_SHOWN_TYPES) or isinstance(recorded.event, Unreadable):
+    """Return what stands in clear of the event of an approval, or of break-glass, which is told to all here.
+
+    Arguments and texts are asked for over REST.
+    """
+    streams = (name for begin, name in _STREAMS.items() if recorded.type_name.startswith(begin))
+    stream = next(streams, None)
+    if stream is None or isinstance(recorded.event, Unreadable):
         return None
     shown = recorded.event.model_dump(mode="json", exclude=set(recorded.sealed))
     return {
         **shown,
-        "approval_id": str(recorded.stream_id),
+        stream: str(recorded.stream_id),
         "session_id": str(recorded.session_id) if recorded.session_id else None,
         "version": recorded.version,
     }

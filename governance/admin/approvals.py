@@ -29,6 +29,7 @@ from governance.admin.pages import (
     CommandForm,
     ConsolePage,
     Exports,
+    break_glass_notices,
     events_behind,
     indented,
     put_in,
@@ -473,6 +474,7 @@ class ApprovalAdmin(Exports, ConsolePage):
             "waiting": waiting,
             "waiting_count": found.count(),
             "several_workspaces": len(workspaces) > 1,
+            "break_glass": break_glass_notices(workspaces),
             "channels": " ".join(f"approvals:{workspace_id}" for workspace_id in workspaces),
         }
 

@@ -64,6 +64,9 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                     "approval_page",
                     "grant_pages",
                     "retry_after_ms",
+                    "redact",
+                    "glass_page",
+                    "unbroken",
                 )
             },
         ),
@@ -120,6 +123,8 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "rule_page",
         "approval_page",
         "grant_pages",
+        "glass_page",
+        "unbroken",
         "budgets",
     )
     exported_columns = (
@@ -142,6 +147,10 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "erred",
         "approval_id",
         "retry_after_ms",
+        "redact",
+        "glass_id",
+        "unbroken_outcome",
+        "unbroken_rule",
         "cost_limit_before",
         "cost_limit_after",
         "currency",
@@ -271,6 +280,19 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         """Return the ways to the approvals that let the act pass."""
         used = ((row_address("approval", each), each) for each in row.grants)
         return format_html_join(", ", '<a href="{}">{}</a>', used) or "—"
+
+    @admin.display(description=gettext_lazy("break-glass"))
+    def glass_page(self, row: PolicyDecision) -> SafeString | str:
+        """Return the way to the break-glass that was in force."""
+        return link(row_address("breakglass", row.glass_id), row.glass_id) if row.glass_id else "—"
+
+    @admin.display(description=gettext_lazy("Without break-glass"))
+    def unbroken(self, row: PolicyDecision) -> str:
+        """Return what would have been decided without break-glass, where that is something else."""
+        if not row.unbroken_outcome:
+            return "—"
+        said = _("%(outcome)s by %(rule)s")
+        return said % {"outcome": row.unbroken_outcome, "rule": row.unbroken_rule}
 
     @admin.display(description=gettext_lazy("budgets"))
     def budgets(self, row: PolicyDecision) -> SafeString | str:

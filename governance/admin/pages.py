@@ -23,10 +23,10 @@ from cartrita.accounts.queries import Caller
 from cartrita.errors import CartritaError
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
-from governance.queries.break_glass import in_force
-from governance.visible_text import shown
 from governance.commands.exports import record_export
+from governance.queries.break_glass import in_force
 from governance.spreadsheet import as_csv, csv_answer
+from governance.visible_text import shown
 
 MOST_EXPORTED = 10_000
 GLASS_SCOPES = {

@@ -166,7 +166,8 @@ class FieldEditor(Editor):
         strip=False,
         widget=forms.Textarea(attrs={"rows": 3, "spellcheck": "false", "class": "code"}),
         help_text=gettext_lazy(
-            "YAML. Throttle: rate, burst, per. Escalate: approvers, quorum, expires_in, scopes."
+            "YAML. Throttle: rate, burst, per. Escalate: approvers, quorum, expires_in, scopes. "
+            "Allow, audit: redact, and of searches leave_out."
         ),
     )
     message_for_agent = forms.CharField(
@@ -180,6 +181,13 @@ class FieldEditor(Editor):
         required=False,
         max_length=500,
         widget=forms.Textarea(attrs={"rows": 2}),
+    )
+    breakable = forms.BooleanField(
+        label=gettext_lazy("Breakable"),
+        required=False,
+        help_text=gettext_lazy(
+            "While break-glass is open, what it would hold up goes ahead, marked for review."
+        ),
     )
     examples = forms.CharField(
         label=gettext_lazy("Examples"),
@@ -213,6 +221,7 @@ class FieldEditor(Editor):
             "parameters": _yaml(held["parameters"]) if held.get("parameters") else "",
             "message_for_agent": rule.message_for_agent,
             "message_for_people": rule.message_for_people,
+            "breakable": rule.breakable,
             "examples": _yaml(held["examples"]) if held.get("examples") else "",
         }
 
@@ -237,6 +246,8 @@ class FieldEditor(Editor):
         for name in ("message_for_agent", "message_for_people"):
             if given[name]:
                 definition[name] = self._kept(name)
+        if given["breakable"]:
+            definition["breakable"] = True
         for name in ("parameters", "examples"):
             if given[name].strip():
                 definition[name] = self._value(name)
