@@ -104,6 +104,11 @@ def opening(glass_id: UUID, caller: Caller, *, at: datetime) -> Standing:
     row = BreakGlass.objects.filter(id=glass_id, workspace_id=caller.workspace_id).first()
     if row is None:
         raise BreakGlassNotFound("There is no such break-glass.", field="glass_id")
+    return standing(row, at=at)
+
+
+def standing(row: BreakGlass, *, at: datetime) -> Standing:
+    """Return an opening as it stands."""
     return _standings([row], at)[0]
 
 
