@@ -254,7 +254,8 @@ class BudgetPeriods(ApiView):
     def get(self, request: Request, budget_id: UUID) -> Response:
         """List the periods in which something was booked, the newest first, with the limits at their end."""
         cursor, limit = page_parameters(request)
-        page = history.periods(budget_id, caller(request), at=timezone.now(), cursor=cursor, limit=limit)
+        standing = queries.budget(budget_id, caller(request), at=timezone.now())
+        page = history.periods(standing, cursor=cursor, limit=limit)
         items = [asdict(each) for each in page.items]
         return Response(PeriodPage({"items": items, "next_cursor": page.next_cursor}).data)
 
@@ -276,7 +277,9 @@ class BudgetSpending(ApiView):
         """Return the decisions that used most of the budget in a period, and how many it refused."""
         asked = _Asked(data=request.query_params)
         asked.is_valid(raise_exception=True)
-        found = history.spending(budget_id, caller(request), at=timezone.now(), **asked.validated_data)
+        now = timezone.now()
+        standing = queries.budget(budget_id, caller(request), at=now)
+        found = history.spending(standing, at=now, **asked.validated_data)
         return Response(SpendingEntry(asdict(found)).data)
 
 

@@ -6,14 +6,13 @@ from datetime import datetime, timedelta
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
-from cartrita.accounts.queries import Caller
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.store import execute
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import budget as budgets
 from governance.budget import Budget, Period, period_bounds, used_percent
 from governance.models import BudgetBalance, PolicyDecision
-from governance.queries.budgets import budget
+from governance.queries.budgets import BudgetStanding
 
 # Decisions are looked through so far back, or the whole of a shorter period.
 LONGEST_LOOK = timedelta(days=31)
@@ -65,35 +64,22 @@ class Spending:
     refused: int
 
 
-def periods(
-    budget_id: UUID, caller: Caller, *, at: datetime, cursor: str | None = None, limit: int = DEFAULT_LIMIT
-) -> Page:
-    """Return what a budget had in each period in which something was booked, the newest first.
-
-    Raises BudgetNotFound, RoleMissing.
-    """
-    budget(budget_id, caller, at=at)
-    rows = BudgetBalance.objects.filter(budget_id=budget_id)
+def periods(standing: BudgetStanding, *, cursor: str | None = None, limit: int = DEFAULT_LIMIT) -> Page:
+    """Return what a budget had in each period in which something was booked, the newest first."""
+    rows = BudgetBalance.objects.filter(budget_id=standing.id)
     page = page_of(rows, order=("-period_start", "-id"), cursor=cursor, limit=limit)
-    history = load(budget_id)
+    history = load(standing.id)
     return Page([_period(row, history) for row in page.items], page.next_cursor)
 
 
 def spending(
-    budget_id: UUID,
-    caller: Caller,
-    *,
-    at: datetime,
-    period_start: datetime | None = None,
-    limit: int = 10,
+    standing: BudgetStanding, *, at: datetime, period_start: datetime | None = None, limit: int = 10
 ) -> Spending:
     """Return the decisions that used most of a budget in the period that begins at `period_start` (default:
     the present one): by money where it limits money, else by tokens.
 
-    Of longer periods than a month, those of their last 31 days are looked through. Raises BudgetNotFound,
-    RoleMissing.
+    Of longer periods than a month, those of their last 31 days are looked through.
     """
-    standing = budget(budget_id, caller, at=at)
     start, end = standing.period_start, standing.period_end
     if period_start is not None:
         start = period_start
@@ -103,10 +89,23 @@ def spending(
     by_money = standing.limit_micros is not None
     rows = execute(
         _SPENDERS,
-        [str(budget_id), start, caller.workspace_id, since, until, str(budget_id), by_money, by_money, limit],
+        [
+            str(standing.id),
+            start,
+            standing.workspace_id,
+            since,
+            until,
+            str(standing.id),
+            by_money,
+            by_money,
+            limit,
+        ],
     ).fetchall()
     refused = PolicyDecision.objects.filter(
-        workspace_id=caller.workspace_id, budget_id=budget_id, created_at__gte=since, created_at__lte=until
+        workspace_id=standing.workspace_id,
+        budget_id=standing.id,
+        created_at__gte=since,
+        created_at__lte=until,
     )
     return Spending(
         period_start=start,
