@@ -17,9 +17,6 @@ os.environ.setdefault("DJANGO_SETTINGS_MODULE", "cartrita.settings")
 
 logger = logging.getLogger(__name__)
 
-# The collector's pauses, not the work, set the slowest answers; measured with 10,000 connections.
-GC_THRESHOLDS = (50_000, 20, 1_000)
-
 
 def main() -> int:
     """Serve until SIGTERM or SIGINT; returns the exit code."""
@@ -65,9 +62,7 @@ def main() -> int:
 
     async def _start() -> None:
         await asgi.start()
-        gc.collect()
-        gc.freeze()
-        gc.set_threshold(*GC_THRESHOLDS)
+        asgi.settle_memory()
         gc.enable()
         report(links=links)
 
