@@ -16,6 +16,7 @@ from governance import approval as approvals
 from governance.approval import Approval
 from governance.commands.approvals import cancel, void
 from governance.decide import DecisionRequest
+from governance.detectors import kinds_in
 from governance.models import Approval as ApprovalRow
 from governance.queries.approvals import state
 from governance.queries.policies import active_policy
@@ -26,6 +27,8 @@ from retrieval.document import DocumentFailed, DocumentHeld, DocumentReceived, D
 
 # Why documents that policy or people refused have failed: the same content may be sent again.
 REFUSED = frozenset({"denied_by_policy", "approval_denied", "approval_expired", "approval_void"})
+# What of a text is looked at before it is let in; all of it is looked at when it is read.
+LOOKED_AT_BYTES = 1024 * 1024
 
 
 def decide(
@@ -56,12 +59,21 @@ def decide(
             "labels": list(labels),
             "sha256": sha256(content).hexdigest(),
         },
+        findings=_findings(title, media_type, content),
     )
     act = Act(request=request, decision_id=new_id(), requester_id=owner_id)
     (decided,) = take_step(context=context, acts=[act])
     if decided.permit is not None:
         decided.permit.check(request)
     return decided
+
+
+def _findings(title: str, media_type: str, content: bytes) -> frozenset[str]:
+    """Return the kinds of what is found in title and text, as far as that can be read before it is let in."""
+    found = kinds_in(title)
+    if media_type.startswith("text/"):
+        found |= kinds_in(content[:LOOKED_AT_BYTES].decode(errors="replace"))
+    return found
 
 
 def arrival(received: DocumentReceived, decided: Decided) -> Sequence[Event]:

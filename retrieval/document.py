@@ -89,7 +89,8 @@ class DocumentReleased(Event):
 class DocumentChunked(Event):
     """The document was read and divided; from here on it is found by its words.
 
-    `text_blob` addresses the parsed text (sealed), which the offsets of passages count in.
+    `text_blob` addresses the parsed text (sealed), which the offsets of passages count in. `findings` are the
+    kinds of what detectors found in title and text: the document carries their labels from here on.
     """
 
     type_name: ClassVar[str] = "retrieval.DocumentChunked"
@@ -100,6 +101,7 @@ class DocumentChunked(Event):
     characters: int
     pages: int | None = None
     chunks: int
+    findings: tuple[str, ...] = ()
 
     def named_blobs(self) -> Iterable[str]:
         """Return the blob of the parsed text."""

@@ -16,10 +16,20 @@ from django.db import DatabaseError, InterfaceError, close_old_connections, conn
 from django.db.models import Exists, F, OuterRef, QuerySet
 
 from cartrita.errors import CartritaError, Unavailable
-from cartrita.eventstore import Append, Context, Event, append, in_database_thread, load, unseal
+from cartrita.eventstore import (
+    Append,
+    Context,
+    Event,
+    append,
+    in_database_thread,
+    load,
+    unseal,
+    unseal_or_empty,
+)
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_blob
 from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
+from governance.detectors import kinds_in
 from retrieval import admission, index, models, vocabulary
 from retrieval import document as documents
 from retrieval.chunking import VERSION as CHUNKER
@@ -287,6 +297,7 @@ def _read(row: models.Document, reader: Reader) -> None:
             _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
         return
     try:
+        findings = tuple(sorted(_findings(row, parsed)))
         with transaction.atomic():
             _lock_row(row.id)
             text_blob = put_blob(json.dumps(parsed.as_dict()).encode(), key_id=row.key_id)
@@ -298,6 +309,7 @@ def _read(row: models.Document, reader: Reader) -> None:
                 characters=len(parsed.text),
                 pages=len(parsed.pages) or None,
                 chunks=len(chunks),
+                findings=findings,
             )
             _record(row, chunked)
     except documents.DocumentNotOpen:
@@ -308,6 +320,11 @@ def _read(row: models.Document, reader: Reader) -> None:
         logger.exception("dividing document %s failed", row.id)
         message = "Dividing the document failed by a fault of this program; its log says more."
         _record(row, DocumentFailed(stage="chunk", code="ingest_fault", message=message))
+
+
+def _findings(row: models.Document, parsed: Parsed) -> frozenset[str]:
+    """Return the kinds of what is found in the text of a document, and in its title."""
+    return kinds_in(parsed.text) | kinds_in(unseal_or_empty(row.key_id, row.title))
 
 
 def _write_index(row: models.Document, parsed: Parsed, chunks: list[Chunk]) -> None:

@@ -4,9 +4,12 @@ import base64
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from django.db.models import QuerySet
+
 from cartrita.eventstore import RecordedEvent, following, inline
 from cartrita.eventstore.erasure import KeyErased, SubjectErased
 from cartrita.eventstore.models import DataKey
+from governance.detectors import labels_of
 from retrieval.document import (
     CollectionCreated,
     DocumentChunked,
@@ -87,6 +90,7 @@ def project_documents(recorded: RecordedEvent) -> None:
                 pages=event.pages,
                 chunks=event.chunks,
                 updated_at=at,
+                **_labelled(document, event),
             )
         case DocumentEmbedded():
             document.update(status="ready", updated_at=at)
@@ -96,6 +100,14 @@ def project_documents(recorded: RecordedEvent) -> None:
             )
         case DocumentRemoved():
             document.update(status="removed", updated_at=at)
+
+
+def _labelled(document: QuerySet[Document], chunked: DocumentChunked) -> dict[str, list[str]]:
+    """Return the column of labels with those of what was found in the text."""
+    found = labels_of(chunked.findings)
+    if not found:
+        return {}
+    return {"labels": sorted({*document.get().labels, *found})}
 
 
 @following("retrieval_metrics", RetrievalPerformed, KeyErased, SubjectErased, tables=[RetrievalMetric])

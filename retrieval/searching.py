@@ -12,13 +12,14 @@ from cartrita.accounts.queries import Caller
 from cartrita.eventstore import Append, Context, create_data_key, new_id
 from governance.candidates import Candidates
 from governance.decide import DecisionRequest
+from governance.detectors import kinds_within
 from governance.doors import Permit
 from governance.queries.approvals import waiting_for
 from governance.refusals import refusal
 from governance.step import Act, Decided, Settlement, take_step
 from retrieval import queries
 from retrieval.document import DocumentNotFound
-from retrieval.search import Retrieval, check_query, performed_event, search
+from retrieval.search import Retrieval, check_query, performed_event, search, without
 
 # What rules know these acts by; the same names as those of agents have.
 SEARCH = "search_documents"
@@ -47,7 +48,8 @@ def search_as(
 ) -> Searched:
     """Search for a person or their program what the workspace and this session hold.
 
-    It is decided once, with the labels of all documents that it may find in. Raises BadInput, and where
+    It is decided once, with the labels of all documents that it may find in; what the decision wants redacted
+    is taken out of the passages. Raises BadInput, and where
     policy does not let it happen now DeniedByPolicy, ApprovalNeeded or Throttled, whose decision stands.
     """
     check_query(query, k)
@@ -73,6 +75,7 @@ def search_as(
     except Exception:
         take_step(context=context, settlements=[Settlement(decision_id=permit.decision_id, outcome="failed")])
         raise
+    found = replace(found, hits=tuple(without(hit, permit.redact) for hit in found.hits))
     retrieval_id = new_id()
     event = performed_event(found, retrieval_id=retrieval_id)
     # Its row among the metrics has the same id.
@@ -97,9 +100,10 @@ def read_as(
 ) -> Read:
     """Let a person or their program read characters `start` to `end` of a document: return what `read` gives.
 
-    Nothing is read before it is decided. Raises DocumentNotFound, also where policy leaves the document out;
-    BadInput while it has no text; what `read` raises; and where policy does not let it happen now
-    DeniedByPolicy, ApprovalNeeded or Throttled, whose decision stands.
+    Nothing is read before it is decided; what is read is the document as it is, redacted by no rule. Raises
+    DocumentNotFound, also where policy leaves the document out; BadInput while it has no text; what `read`
+    raises; and where policy does not let it happen now DeniedByPolicy, ApprovalNeeded or Throttled, whose
+    decision stands.
     """
     detail = queries.document(document_id, workspace_id=caller.workspace_id, session_id=session_id)
     if detail.characters is None:
@@ -150,6 +154,7 @@ def _permitted(
         tool=tool,
         arguments=arguments,
         safety_level="safe",
+        findings=kinds_within(arguments),
     )
     act = Act(
         request=request,
