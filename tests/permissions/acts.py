@@ -44,6 +44,11 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "POST /api/v2/budgets": lambda it: {
         "name": "new", "scope_kind": "user", "scope": str(it["user_id"]), "period": "day", "limit_tokens": 9
     },
+    "POST /api/v2/break-glass": lambda it: {
+        "reason": "The gateway is down.", "minutes": 5, "scope_kind": "session", "scope": str(it["session_id"])
+    },
+    "POST /api/v2/break-glass/<uuid:glass_id>/end": lambda _: {"note": "It is back."},
+    "POST /api/v2/break-glass/<uuid:glass_id>/review": lambda _: {"note": "Seen."},
     "POST /api/v2/budgets/<uuid:budget_id>/raise": lambda _: {"limit_tokens": 2_000_000, "reason": "more"},
     "POST /api/v2/sessions": lambda _: {},
     "PATCH /api/v2/sessions/<uuid:session_id>": lambda _: {"turnPolicy": "reject"},
@@ -69,6 +74,13 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "POST /admin/governance/budget/<uuid:budget_id>/command/<slug:act>/": lambda _: {
         "raise-limit_tokens": "2000000", "raise-reason": "more"
     },
+    "POST /admin/governance/breakglass/new/": lambda it: {
+        "workspace": str(it["workspace_id"]), "open-reason": "The gateway is down.", "open-minutes": "5",
+        "open-scope_kind": "session", "open-scope": str(it["session_id"]),
+    },
+    "POST /admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": lambda _: {
+        "end-note": "It is back."
+    },
     "POST /admin/governance/policyrule/new/": lambda it: {"workspace": str(it["workspace_id"])},
     "POST /admin/governance/policyrule/import/": lambda it: {
         "workspace": str(it["workspace_id"]), "import-text": it["policy_text"]
@@ -90,6 +102,8 @@ QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "GET /admin/governance/policyrule/import/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/breakglass/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/breakglass/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/autocomplete/": lambda _: {
@@ -116,6 +130,7 @@ WORDS: Mapping[str, str] = {
 }
 ACTS: Mapping[str, str] = {
     "/admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": "approve",
+    "/admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": "end",
     "/admin/governance/budget/<uuid:budget_id>/command/<slug:act>/": "raise",
     "/admin/governance/policyrule/set/<slug:act>/": "activate",
     "/admin/governance/policyversion/<uuid:version_id>/command/<slug:act>/": "propose",

@@ -24,7 +24,7 @@ from cartrita.eventstore.models import Log
 from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
 from cartrita.upkeep.models import Job
-from governance.commands import approvals, budgets, policies
+from governance.commands import approvals, break_glass, budgets, policies
 from governance.decide import DecisionRequest
 from governance.models import Approval, PolicyRule
 from governance.queries import policies as policy_queries
@@ -189,6 +189,13 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         limit_tokens=1_000_000,
     )
     (node,) = policy_budgets(workspace_id)
+    glass_id, _ = break_glass.open_break_glass(
+        caller=as_caller(people["operator"]),
+        reason=f"The {MARK} gateway is down.",
+        minutes=480,
+        scope_kind="user",
+        scope=str(owner.id),
+    )
     issued = accounts.issue_token(
         user_id=owner.id,
         workspace_id=workspace_id,
@@ -203,6 +210,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         "approval_asked": asked.id,
         "approval_granted": granted.id,
         "budget_id": node,
+        "glass_id": glass_id,
         "name": name,
         "rule_id": PolicyRule.objects.get(workspace_id=workspace_id, name=name).pk,
         "policy_hash": draft.policy_hash,
