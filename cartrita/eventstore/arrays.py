@@ -4,7 +4,7 @@ Each function takes one column (None for null) and returns a parameter for a pla
 """
 
 from collections.abc import Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from struct import Struct
 from typing import Any
 from uuid import UUID
@@ -24,7 +24,6 @@ _NULL = _LENGTH.pack(-1)
 _UUID_LENGTH = _LENGTH.pack(16)
 _FALSE, _TRUE = _LENGTH.pack(1) + b"\0", _LENGTH.pack(1) + b"\1"
 _EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 
 # Numbers of pg_type.
 _BOOL, _BYTEA, _INT8_OID, _INT2_OID, _INT4_OID, _TEXT, _TIMESTAMPTZ, _UUID = (
@@ -106,15 +105,12 @@ def integers8(column: Sequence[int]) -> _Int8Array:
 
 def times(column: Sequence[datetime]) -> _TimeArray:
     """Return a timestamptz[] of aware times."""
-    # The events of one append share one time.
-    packed = {one: _INT8.pack(8, (one - _EPOCH) // _MICROSECOND) for one in set(column)}
-    items = [packed[one] for one in column]
-    return _TimeArray(_array(_TIMESTAMPTZ, items))
+    return _TimeArray(_array(_TIMESTAMPTZ, [_INT8.pack(8, _microseconds(one)) for one in column]))
 
 
 def time(moment: datetime) -> bytes:
     """Return an aware time as a timestamptz, alone."""
-    return _TIME.pack((moment - _EPOCH) // _MICROSECOND)
+    return _TIME.pack(_microseconds(moment))
 
 
 def texts(column: Sequence[str]) -> _TextArray:
@@ -125,6 +121,12 @@ def texts(column: Sequence[str]) -> _TextArray:
 def byteas(column: Sequence[bytes]) -> _ByteaArray:
     """Return a bytea[]."""
     return _ByteaArray(_array(_BYTEA, _sized(column)))
+
+
+def _microseconds(moment: datetime) -> int:
+    since = moment - _EPOCH
+    # A third of the time that a division by a timedelta takes.
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _sized(items: Iterable[bytes]) -> list[bytes]:

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import ClassVar, LiteralString
 
 from cartrita.errors import BadInput, Conflict
-from cartrita.eventstore.types import RecordedEvent
+from cartrita.eventstore.types import Event, RecordedEvent
 
 
 class BlobGone(Conflict):
@@ -30,7 +30,11 @@ def named_by(rows: Iterable[RecordedEvent]) -> list[bytes]:
 
     Raises BadInput for a name that is no hexadecimal SHA-256.
     """
-    names = {name for row in rows for name in row.event.named_blobs() if name}
+    # Most types name none: a look at the class saves a call for each of their events.
+    naming = [row.event for row in rows if type(row.event).named_blobs is not Event.named_blobs]
+    if not naming:
+        return []
+    names = {name for event in naming for name in event.named_blobs() if name}
     try:
         return sorted(bytes.fromhex(name) for name in names)
     except ValueError:

@@ -1,20 +1,24 @@
 """Statements of autocommit that recur, run by libpq in one call.
 
 A psycopg cursor costs twice the CPU of all else that an append of one event does: it looks up how to write
-each value, and waits in steps. Here values come ready, and libpq waits: Ctrl-C is heard after the answer.
-Whatever goes wrong is left to a cursor, which runs the statement again and tells.
+each value, and waits in steps. Here values come ready. Of a synchronous connection libpq waits: Ctrl-C is
+heard after the answer. What goes wrong there is left to a cursor, which runs the statement again and tells.
 """
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any, LiteralString
 from weakref import WeakKeyDictionary
 
 import psycopg
+from psycopg.errors import InvalidSqlStatementName, error_from_result
 from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
+from psycopg.pq.abc import PGconn, PGresult
 
 # How often each statement was run on a connection; negative once it is prepared there.
 _PREPARED = -1
 _uses: WeakKeyDictionary[psycopg.Connection[Any], dict[bytes, int]] = WeakKeyDictionary()
+_prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
 
 
 class Prepared:
@@ -72,3 +76,68 @@ class Prepared:
             del uses[self._name]
             return None
         return result.command_tuples
+
+    async def ask(self, connection: psycopg.AsyncConnection[Any], values: Sequence[bytes | None]) -> PGresult:
+        """Run and commit it on a connection of asyncio that nobody else uses meanwhile; return the answer.
+
+        Values are in the server's binary format, and so is the answer. Raises psycopg's errors. Who is
+        cancelled while waiting must close the connection.
+        """
+        names = _prepared.setdefault(connection, set())
+        # The stubs do not know that None is null.
+        ready: Any = values
+        while True:
+            pgconn = connection.pgconn
+            is_new = self._name not in names
+            if is_new:
+                pgconn.send_prepare(self._name, self._query)
+                _raise_failure(await _answer(pgconn))
+                names.add(self._name)
+            pgconn.send_query_prepared(self._name, ready, self._formats, Format.BINARY)
+            answer = await _answer(pgconn)
+            try:
+                _raise_failure(answer)
+            except InvalidSqlStatementName:
+                # A pooler gave us another of its connections.
+                names.discard(self._name)
+                if is_new:
+                    raise
+            else:
+                return answer
+
+
+async def _answer(pgconn: PGconn) -> PGresult:
+    """Send what libpq holds back, and wait for the one answer of a statement."""
+    while pgconn.flush():
+        # What the server says meanwhile is read, or neither side could go on.
+        await _ready(pgconn.socket, to_write=True)
+        pgconn.consume_input()
+    answers: list[PGresult] = []
+    while True:
+        while pgconn.is_busy():
+            await _ready(pgconn.socket)
+            pgconn.consume_input()
+        answer = pgconn.get_result()
+        if answer is None:
+            return answers[-1]
+        answers.append(answer)
+
+
+async def _ready(socket: int, *, to_write: bool = False) -> None:
+    """Wait until something can be read from a socket, or written to it."""
+    loop = asyncio.get_running_loop()
+    turn = asyncio.Event()
+    loop.add_reader(socket, turn.set)
+    if to_write:
+        loop.add_writer(socket, turn.set)
+    try:
+        await turn.wait()
+    finally:
+        loop.remove_reader(socket)
+        if to_write:
+            loop.remove_writer(socket)
+
+
+def _raise_failure(answer: PGresult) -> None:
+    if answer.status not in {ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK}:
+        raise error_from_result(answer, "utf-8")

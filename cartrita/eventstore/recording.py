@@ -13,12 +13,13 @@ from collections.abc import Coroutine, Sequence
 from contextvars import Context
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, LiteralString
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg import errors
+from psycopg.pq.abc import PGresult
 from psycopg_pool import PoolTimeout
 
 from cartrita.errors import BadInput, Unavailable
@@ -26,6 +27,7 @@ from cartrita.eventstore import arrays, codec, log, projections
 from cartrita.eventstore.aio import async_pool, close_with_loop, connect
 from cartrita.eventstore.codec import row_of
 from cartrita.eventstore.holding import HOLD, BlobGone, named_by
+from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.rows import as_arrays
 from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
 from cartrita.eventstore.store import MAX_VERSION, EventIdReused, StreamMoved, find_gap, says_the_same
@@ -45,9 +47,12 @@ WRITERS_ALONE = 2
 # For how long a recording is tried again while the database is away.
 AWAY_SECONDS = 30.0
 
+# Of so many that came together, half are written while the others are being made. Fewer share one commit.
+HALVED_FROM = 32
+
 # One statement probes the heads and inserts the rows of the calls whose streams have not moved. A writer that
 # commits in between violates the primary key and fails it: sent again, it sees the new head.
-_INSERT = f"""
+_INSERT: LiteralString = f"""
     with moved as materialized (
         select call, stream_id, actual from (
             select call, stream_id, expected, coalesce((
@@ -66,6 +71,11 @@ _INSERT = f"""
     )
     select call, stream_id, actual from moved
 """  # noqa: S608 - a constant list of columns
+_PREPARED_INSERT = Prepared("insert_batch", _INSERT)
+
+
+# A stream that is not where a call expects it, and its version.
+_Moved = tuple[UUID, int]
 
 
 @dataclass(slots=True, eq=False)
@@ -153,12 +163,17 @@ class Recorder:
 
     async def _run(self) -> None:
         while True:
-            await self._wanted.wait()
-            batch = self._take()
-            if not batch:
+            together = not self._waiting
+            if together:
                 if self._closed:
                     return
                 self._wanted.clear()
+                await self._wanted.wait()
+            # Who waits here came while a batch was written, and a batch that came all at once is halved: so
+            # the ones are written while the others are made, in turns.
+            count = len(self._waiting)
+            batch = self._take((count + 1) // 2 if together and count >= HALVED_FROM else count)
+            if not batch:
                 continue
             try:
                 await self._write(batch)
@@ -167,13 +182,15 @@ class Recorder:
                 for call in batch:
                     call.fail(error)
 
-    def _take(self) -> list[_Call]:
-        """Return the calls of the next batch: no stream twice, so that each call stands or falls alone."""
+    def _take(self, most: int) -> list[_Call]:
+        """Return the calls of the next batch, at most so many: no stream twice, so that each call stands or
+        falls alone.
+        """
         batch: list[_Call] = []
         later: list[_Call] = []
         streams: set[UUID] = set()
         events = size = 0
-        while self._waiting:
+        while self._waiting and len(batch) < most:
             call = self._waiting.popleft()
             if call.outcome.done():  # its waiter was cancelled before anything was written
                 continue
@@ -196,7 +213,8 @@ class Recorder:
         while True:
             try:
                 connection = await self._connected()
-                moved = await _insert(connection, batch)
+                answer = await _PREPARED_INSERT.ask(connection, _columns(batch))
+                moved = _moved_of(answer)
             except errors.UniqueViolation:
                 races += 1
                 if races >= RACES:
@@ -299,35 +317,44 @@ def _encode(ordered: Sequence[Append], ciphers: dict[UUID, DataKeyCipher | None]
     return [row for one in ordered for row in codec.encode(one, recorded_at=moment, ciphers=ciphers)]
 
 
-async def _insert(
-    connection: psycopg.AsyncConnection[tuple[Any, ...]], batch: Sequence[_Call]
-) -> dict[int, tuple[UUID, int]]:
-    """Insert the rows of the calls whose streams are where they expect them; return the others by number."""
-    wanted = [
-        (number, one.stream_id, one.expected_version)
+async def _insert(connection: psycopg.AsyncConnection[tuple[Any, ...]], call: _Call) -> _Moved | None:
+    """Insert the rows of one call in the connection's transaction, unless one of its streams has moved."""
+    cursor = await connection.execute(_INSERT, _columns([call]), prepare=True, binary=True)
+    row = await cursor.fetchone()
+    return None if row is None else (row[1], row[2])
+
+
+def _columns(batch: Sequence[_Call]) -> list[bytes]:
+    """Return the parameters of `_INSERT`: where the streams are expected, then the rows."""
+    firsts = [
+        (number, one)
         for number, call in enumerate(batch)
-        for one in first_of_each_stream(call.appends)
+        for one in (call.appends if len(call.appends) == 1 else first_of_each_stream(call.appends))
     ]
-    # Rows go in by stream, as those of all writers do, so that no two wait for one another.
-    rows = sorted(
-        [(number, row_of(row)) for number, call in enumerate(batch) for row in call.rows],
-        # As PostgreSQL orders them: by stream and version.
-        key=lambda row: (row[1][0].int, row[1][1]),
-    )
-    numbers, streams, versions = zip(*wanted, strict=True)
-    cursor = await connection.execute(
-        _INSERT,
-        [
-            arrays.integers4(numbers),
-            arrays.uuids(streams),
-            arrays.integers4(versions),
-            arrays.integers4([number for number, _ in rows]),
-            *as_arrays([row for _, row in rows]),
-        ],
-        prepare=True,
-        binary=True,
-    )
-    return {number: (stream_id, actual) for number, stream_id, actual in await cursor.fetchall()}
+    # Rows go in by stream and version, as PostgreSQL orders them and those of all writers do, so that no two
+    # wait for one another.
+    rows = [
+        (row.stream_id.int, row.version, number, row)
+        for number, call in enumerate(batch)
+        for row in call.rows
+    ]
+    rows.sort()  # no two are of one stream and version
+    return [
+        arrays.integers4([number for number, _ in firsts]),
+        arrays.uuids([one.stream_id for _, one in firsts]),
+        arrays.integers4([one.expected_version for _, one in firsts]),
+        arrays.integers4([number for _, _, number, _ in rows]),
+        *as_arrays([row_of(row) for _, _, _, row in rows]),
+    ]
+
+
+def _moved_of(answer: PGresult) -> dict[int, _Moved]:
+    """Return the calls that were not written, with the stream that stands elsewhere and its version."""
+    found = {}
+    for row in range(answer.ntuples):
+        call, stream_id, version = (answer.get_value(row, column) or b"" for column in range(3))
+        found[int.from_bytes(call, "big")] = (UUID(bytes=bytes(stream_id)), int.from_bytes(version, "big"))
+    return found
 
 
 def first_of_each_stream(ordered: Sequence[Append]) -> list[Append]:
@@ -348,7 +375,7 @@ async def _write_alone(call: _Call, turn: asyncio.Semaphore, *, named: Sequence[
         try:
             async with turn, async_pool().connection() as connection, connection.transaction():
                 await connection.execute(f"set local lock_timeout = '{ALONE_LOCK_TIMEOUT}'")
-                moved = await _insert(connection, [call])
+                moved = await _insert(connection, call)
                 if named and not moved:
                     await _hold(connection, named)
         except errors.UniqueViolation:
@@ -372,7 +399,7 @@ async def _write_alone(call: _Call, turn: asyncio.Semaphore, *, named: Sequence[
             call.fail(error)
         else:
             if moved:
-                await _settle_moved(call, *moved[0])
+                await _settle_moved(call, *moved)
             else:
                 wake_sequencer()
                 call.succeed(list(call.rows))

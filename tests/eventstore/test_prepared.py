@@ -11,6 +11,7 @@ from django.db import connection, transaction
 from cartrita.eventstore import Append, Context, EventIdReused, StreamMoved, append, load, new_id
 from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.store import execute
+from tests.databases import Database
 from tests.eventstore.notes import WORKSPACE, NoteStarred, a_key
 
 pytestmark = pytest.mark.flow
@@ -123,3 +124,42 @@ class TestPrepared:
             connection.connection.info.dsn, autocommit=True, prepare_threshold=None
         ) as pooled:
             assert [Prepared("never", "select 1").run(pooled, []) for _ in range(9)] == [None] * 9
+
+
+class TestAsk:
+    """Of statements on a connection of asyncio."""
+
+    async def test_answers(self, database: Database) -> None:
+        asked = Prepared("asked", "select %b::int4, %b::text")
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+            for number in (b"\0\0\0\1", None):
+                answer = await asked.ask(connection, [number, b"\xc3\xa9" * 3_000_000])
+                assert answer.get_value(0, 0) == number
+                assert len(answer.get_value(0, 1) or b"") == 6_000_000
+
+    async def test_raises_what_the_server_says_and_goes_on(self, database: Database) -> None:
+        divided = Prepared("divided", "select 1 / %b::int4")
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+            with pytest.raises(psycopg.errors.DivisionByZero):
+                await divided.ask(connection, [b"\0\0\0\0"])
+            with pytest.raises(psycopg.errors.SyntaxError):
+                await Prepared("wrong", "selekt").ask(connection, [])
+            answer = await divided.ask(connection, [b"\0\0\0\1"])
+            assert answer.get_value(0, 0) == b"\0\0\0\1"
+
+    async def test_prepares_again_what_was_deallocated(self, database: Database) -> None:
+        asked = Prepared("asked", "select 1::int4")
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+            await asked.ask(connection, [])
+            await connection.execute("deallocate all")
+            answer = await asked.ask(connection, [])
+            assert answer.get_value(0, 0) == b"\0\0\0\1"
+
+    async def test_tells_of_a_lost_connection(self, database: Database) -> None:
+        asked = Prepared("asked", "select pg_terminate_backend(pg_backend_pid())")
+        async with await psycopg.AsyncConnection.connect(database.url, autocommit=True) as connection:
+            with pytest.raises(psycopg.OperationalError):
+                await asked.ask(connection, [])
+            with pytest.raises(psycopg.OperationalError):
+                await asked.ask(connection, [])
+            assert connection.broken
