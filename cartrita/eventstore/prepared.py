@@ -12,11 +12,12 @@ from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.errors import InvalidSqlStatementName, error_from_result
-from psycopg.pq import ExecStatus, Format, PipelineStatus, TransactionStatus
+from psycopg.pq import DiagnosticField, ExecStatus, Format, PipelineStatus, TransactionStatus
 from psycopg.pq.abc import PGconn, PGresult
 
 # How often each statement was run on a connection; negative once it is prepared there.
 _PREPARED = -1
+_NO_SUCH_STATEMENT = b"26000"
 _uses: WeakKeyDictionary[psycopg.Connection[Any], dict[bytes, int]] = WeakKeyDictionary()
 _prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
 
@@ -72,8 +73,9 @@ class Prepared:
         except psycopg.Error:
             return None
         if result.status != ExecStatus.COMMAND_OK:
-            # psycopg deallocates all of a connection's statements now and then, and a pooler may.
-            del uses[self._name]
+            # psycopg deallocates all of a connection's statements after a rollback, and a pooler may.
+            if result.error_field(DiagnosticField.SQLSTATE) == _NO_SUCH_STATEMENT:
+                uses[self._name] = threshold
             return None
         return result.command_tuples
 

@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 LEADER_LOCK = 0x6361727472697461  # "cartrita"; advisory locks are per database
 BUSY_SECONDS = 0.003
 # Under a flood the writers need the processors more: a tick costs as much as ordering a hundred events. At
-# 500 events a second this is nothing, from about 4,000 on it is the whole pause.
-SECONDS_PER_EVENT = 0.0002
-FLOOD_SECONDS = 0.01
+# 500 events a second this is nothing, from about 3,000 on it is the whole pause.
+SECONDS_PER_EVENT = 0.0003
+FLOOD_SECONDS = 0.02
 POLL_SECONDS = 0.5
 STANDBY_SECONDS = 0.5
 CHUNK_EVENTS = 2_000

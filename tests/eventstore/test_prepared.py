@@ -98,6 +98,19 @@ class TestPrepared:
         assert (outcomes[0], outcomes[1], outcomes[-1]) == (None, None, 1)
         assert [recorded.version for recorded in load(stream)] == list(range(1, 10))
 
+    def test_goes_on_after_a_conflict(self) -> None:
+        stream = new_id()
+        append(starred(stream))
+        for count in (1, 2):
+            with pytest.raises(StreamMoved):
+                append(starred(stream, ids=tuple(new_id() for _ in range(count))))
+        with recorded_outcomes() as outcomes:
+            for _ in range(2):
+                append(starred(new_id()))
+                append(starred(new_id(), ids=(new_id(), new_id())))
+        # psycopg has deallocated all after the rollback.
+        assert outcomes == [None, None, 1, 2]
+
     def test_leaves_transactions_to_the_cursor(self) -> None:
         stream = new_id()
         with recorded_outcomes() as outcomes:
