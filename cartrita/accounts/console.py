@@ -16,10 +16,13 @@ CONSOLE_ROLES: frozenset[str] = frozenset({"reviewer", "operator", "admin", "pol
 CONSOLE_APPS: frozenset[str] = frozenset(
     {"eventstore", "governance", "llm", "retrieval", "sessions_app", "tasks_app"}
 )
+# Pages of other apps that they see.
+CONSOLE_PAGES: frozenset[str] = frozenset({"accounts.view_team"})
 
 # Who may change what there; an approval names its approvers' roles itself.
 POLICY_ROLES: frozenset[str] = frozenset({"policy_author", "admin"})
 BUDGET_ROLES: frozenset[str] = frozenset({"operator", "admin"})
+TEAM_ROLES: frozenset[str] = frozenset({"admin"})
 
 
 class ConsoleRoles(BaseBackend):
@@ -29,11 +32,13 @@ class ConsoleRoles(BaseBackend):
         """Tell whether `perm` (`app.view_model`) is to look at one of those pages."""
         del obj
         app, _, action = perm.partition(".")
-        return app in CONSOLE_APPS and action.startswith("view_") and self._looks_after_any(user_obj)
+        shown = perm in CONSOLE_PAGES or (app in CONSOLE_APPS and action.startswith("view_"))
+        return shown and self._looks_after_any(user_obj)
 
     def has_module_perms(self, user_obj: Any, app_label: str) -> bool:
         """Tell whether any page of the app is open to the person."""
-        return app_label in CONSOLE_APPS and self._looks_after_any(user_obj)
+        apps = CONSOLE_APPS | {page.partition(".")[0] for page in CONSOLE_PAGES}
+        return app_label in apps and self._looks_after_any(user_obj)
 
     def _looks_after_any(self, user: Any) -> bool:
         return bool(user.is_active and getattr(user, "is_staff", False) and looked_after(user))

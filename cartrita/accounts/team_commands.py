@@ -6,6 +6,7 @@ from uuid import UUID
 from django.db import transaction
 
 from cartrita.accounts import team as teams
+from cartrita.accounts.console import TEAM_ROLES
 from cartrita.accounts.models import Membership, Team, TeamMember, Workspace
 from cartrita.accounts.permissions import RoleMissing
 from cartrita.accounts.queries import Caller
@@ -13,8 +14,6 @@ from cartrita.accounts.team import MOST_TEAMS_OF_A_PERSON
 from cartrita.accounts.workspace import MemberNotFound
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, Event, StreamMoved, append, load, new_id
-
-TEAM_KEEPERS: frozenset[str] = frozenset({"admin"})
 
 
 def create_team(
@@ -88,9 +87,9 @@ def lock_workspace(workspace_id: UUID) -> None:
 
 def require_admin(caller: Caller) -> None:
     """Raise RoleMissing unless the caller administers the workspace."""
-    if not caller.roles & TEAM_KEEPERS:
+    if not caller.roles & TEAM_ROLES:
         raise RoleMissing(
-            f"This needs one of the roles {', '.join(sorted(TEAM_KEEPERS))}.", roles=sorted(TEAM_KEEPERS)
+            f"This needs one of the roles {', '.join(sorted(TEAM_ROLES))}.", roles=sorted(TEAM_ROLES)
         )
 
 

@@ -1,3 +1,10 @@
 """The governance console: what Django's admin shows of governance, one module for each subject."""
 
-from governance.admin import approvals, break_glass, budgets, decisions, policies  # noqa: F401 - registers their pages
+from governance.admin import (  # noqa: F401 - registers their pages
+    approvals,
+    break_glass,
+    budgets,
+    decisions,
+    policies,
+    teams,
+)

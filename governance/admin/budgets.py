@@ -1,7 +1,10 @@
-"""Budgets in the admin: the tree with what is used and left, and the forms that set, raise and close."""
+"""Budgets in the admin: the tree with what is used and left, where it went, and the forms that set, raise and
+close.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from decimal import Decimal
 from typing import Any, ClassVar, get_args
 from uuid import UUID
@@ -12,20 +15,32 @@ from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.urls import URLPattern, path, reverse
 from django.utils import timezone
+from django.utils.http import urlencode
 from django.utils.translation import gettext as _
 from django.utils.translation import gettext_lazy
 
-from cartrita.accounts.console import BUDGET_ROLES
-from cartrita.accounts.models import Membership, User
+from cartrita.accounts.commands import change_workspace_settings
+from cartrita.accounts.console import BUDGET_ROLES, TEAM_ROLES, names_of
+from cartrita.accounts.models import Membership, Team, TeamMember, User, Workspace
 from cartrita.accounts.queries import Caller
+from cartrita.accounts.region import zone
+from cartrita.accounts.team_queries import team_named
+from cartrita.errors import CartritaError
 from cartrita.eventstore.admin import as_uuid
 from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in, row_address, summary
 from governance.budget import Period, ScopeKind
 from governance.commands import budgets as commands
+from governance.commands.exports import record_export
+from governance.known_scopes import known_names
 from governance.models import Budget
-from governance.queries.budgets import BudgetStanding, tree
+from governance.queries.budget_history import PeriodBalance, Spender, periods, spending
+from governance.queries.budget_table import COLUMNS, table_of
+from governance.queries.budgets import BudgetStanding, Scope, scope_names, tree
+from governance.spreadsheet import as_csv, csv_answer
 
 MICROS = 1_000_000
+FULL = 100
+PERIODS_SHOWN = 24
 PERIOD_WORDS = {
     "total": gettext_lazy("in total"),
     "hour": gettext_lazy("each hour"),
@@ -54,11 +69,29 @@ class Line:
     level: int
     scope: str
     address: str
+    # Of the team that it is for.
+    scope_address: str = ""
 
     @property
     def period(self) -> Any:
         """The period in words."""
         return PERIOD_WORDS[self.budget.period]
+
+    @property
+    def begins(self) -> str:
+        """When its period began, by its own clock."""
+        return _local(self.budget.period_start, self.budget.time_zone)
+
+    @property
+    def ends(self) -> str:
+        """When its period ends, by its own clock; empty for a total."""
+        return _local(self.budget.period_end, self.budget.time_zone) if self.budget.period_end else ""
+
+    @property
+    def runs_out(self) -> str:
+        """When it will be used up if it goes on like this, by its own clock; empty where it lasts."""
+        at = self.budget.runs_out_at
+        return _local(at, self.budget.time_zone) if at and self.budget.percent < FULL else ""
 
     @property
     def amounts(self) -> list[dict[str, Any]]:
@@ -72,6 +105,38 @@ class Line:
                 _amount(one.currency, one.limit_micros, one.used_micros, one.reserved_micros, MICROS)
             )
         return found
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """A period of a budget as a line of its history."""
+
+    period: PeriodBalance
+    when: str
+    address: str
+
+    @property
+    def amounts(self) -> list[dict[str, Any]]:
+        """Its limits, as `Line.amounts`; what was used of a budget that limited nothing then."""
+        one = self.period
+        found = []
+        if one.limit_tokens is not None:
+            found.append(_amount(_("tokens"), one.limit_tokens, one.used_tokens, one.reserved_tokens, 1))
+        if one.limit_micros is not None:
+            found.append(
+                _amount(one.currency, one.limit_micros, one.used_micros, one.reserved_micros, MICROS)
+            )
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Went:
+    """A decision that a budget paid for."""
+
+    spender: Spender
+    address: str
+    money: str
+    who: str
 
 
 def _money(label: Any) -> forms.DecimalField:
@@ -97,9 +162,10 @@ class Terms(CommandForm):
         required=False,
         max_length=200,
         help_text=gettext_lazy(
-            "A person's address, the id of a session or task, or the name of an agent or model; "
+            "A person's address, the id of a session or task, or the name of a team, agent or model; "
             "nothing for the workspace."
         ),
+        widget=forms.TextInput(attrs={"list": "known-scopes", "autocomplete": "off"}),
     )
     parent = forms.ChoiceField(label=gettext_lazy("Part of"), required=False)
     period = forms.ChoiceField(
@@ -109,7 +175,10 @@ class Terms(CommandForm):
         label=gettext_lazy("Time zone"),
         max_length=64,
         initial="UTC",
-        help_text=gettext_lazy("Where the period's days begin at midnight, such as Europe/Berlin."),
+        help_text=gettext_lazy(
+            "Where the period's days begin at midnight, such as Europe/Berlin. Another one begins another "
+            "period, with nothing used."
+        ),
     )
     limit_tokens = forms.IntegerField(label=gettext_lazy("Limit in tokens"), required=False, min_value=0)
     limit_money = _money(gettext_lazy("Limit in money"))
@@ -125,6 +194,8 @@ class Terms(CommandForm):
 
     def __init__(self, data: Any = None, *, workspace_id: UUID, of: Budget | None = None) -> None:
         initial: dict[str, Any] = {}
+        if of is None and (workspace := Workspace.objects.filter(pk=workspace_id).first()):
+            initial = {"time_zone": workspace.time_zone, "currency": workspace.currency}
         if of is not None:
             money = None if of.limit_micros is None else Decimal(of.limit_micros) / MICROS
             initial = {
@@ -163,7 +234,9 @@ class Terms(CommandForm):
                 return str(self.workspace_id)
             case "user" if "@" in written:
                 return str(_member(written, self.workspace_id))
-            case "user" | "session" | "task":
+            case "team" if written and as_uuid(written) is None:
+                return _team(written, self.workspace_id)
+            case "team" | "user" | "session" | "task":
                 found = as_uuid(written)
                 if found is None:
                     raise forms.ValidationError(_("Write an id."))
@@ -190,6 +263,36 @@ class Terms(CommandForm):
             limit_micros=_micros(given["limit_money"]),
             currency=given["currency"].upper(),
             warn_percent=given["warn_percent"],
+        )
+
+
+class Settings(CommandForm):
+    """What new budgets of a workspace take."""
+
+    title = gettext_lazy("Time zone and currency")
+    button = gettext_lazy("Save")
+    done = gettext_lazy("New budgets take these.")
+
+    time_zone = forms.CharField(
+        label=gettext_lazy("Time zone"),
+        max_length=64,
+        help_text=gettext_lazy("Where the periods of new budgets begin, such as Europe/Berlin."),
+    )
+    currency = forms.CharField(
+        label=gettext_lazy("Currency"),
+        max_length=3,
+        help_text=gettext_lazy("What new budgets count money in: the code of ISO 4217."),
+    )
+
+    def __init__(self, data: Any = None, *, workspace: Workspace) -> None:
+        initial = {"time_zone": workspace.time_zone, "currency": workspace.currency}
+        super().__init__(data, prefix="settings", initial=initial)
+
+    def carry_out(self, caller: Caller) -> None:
+        """Change the settings."""
+        given = self.cleaned_data
+        change_workspace_settings(
+            caller=caller, time_zone=given["time_zone"], currency=given["currency"].upper()
         )
 
 
@@ -256,6 +359,8 @@ class BudgetAdmin(ConsolePage):
         wrapped = self.admin_site.admin_view
         return [
             path("new/", wrapped(self.new_view), name="governance_budget_new"),
+            path("settings/", wrapped(self.settings_view), name="governance_budget_settings"),
+            path("export/", wrapped(self.export_view), name="governance_budget_export"),
             path(
                 "<uuid:budget_id>/command/<slug:act>/",
                 wrapped(self.command_view),
@@ -271,12 +376,17 @@ class BudgetAdmin(ConsolePage):
         workspace = self.workspace(request)
         with_closed = "closed" in request.GET
         now = timezone.now()
+        lines = lines_of(tree(workspace.pk, now, closed=with_closed))
+        short = [line for line in lines if not line.budget.closed and (line.budget.warning or line.runs_out)]
         context = {
             "title": _("Budgets"),
             "workspace": workspace,
             "workspaces": self.workspaces(request),
-            "lines": list(_lines(tree(workspace.pk, now, closed=with_closed))),
+            "lines": lines,
+            "short": sorted(short, key=lambda line: -line.budget.percent),
+            "now": _local(now, workspace.time_zone),
             "with_closed": with_closed,
+            "may_set_up": self.caller(request, workspace.pk, TEAM_ROLES) is not None,
             "may_change": self.caller(request, workspace.pk, BUDGET_ROLES) is not None,
             **(extra_context or {}),
         }
@@ -293,13 +403,49 @@ class BudgetAdmin(ConsolePage):
             if not status:
                 messages.success(request, str(form.done))
                 return redirect(f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}")
+        teams = Team.objects.filter(workspace_id=workspace.pk, closed=False).order_by("name")
         context = {
             "title": _("Set a budget"),
             "workspace": workspace,
             "form": form,
+            "action": reverse("admin:governance_budget_new"),
             "errors": summary(form),
+            "known": [
+                *((team.name, SCOPE_WORDS["team"]) for team in teams),
+                *((name, SCOPE_WORDS[kind]) for kind in ("agent", "model") for name in known_names(kind)),
+            ],
         }
         return self.page(request, "budget/new.html", context, status=status)
+
+    def settings_view(self, request: HttpRequest) -> HttpResponse:
+        """Show and change what new budgets take."""
+        workspace = self.workspace(request)
+        caller = self.must_be(request, workspace.pk, TEAM_ROLES)
+        form = Settings(request.POST if request.method == "POST" else None, workspace=workspace)
+        status = 200
+        if request.method == "POST":
+            status = form.carried_out(caller)
+            if not status:
+                messages.success(request, str(form.done))
+                return redirect(f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}")
+        context = {
+            "title": form.title,
+            "workspace": workspace,
+            "form": form,
+            "action": reverse("admin:governance_budget_settings"),
+            "errors": summary(form),
+            "events": events_behind(workspace.pk),
+        }
+        return self.page(request, "budget/new.html", context, status=status)
+
+    def export_view(self, request: HttpRequest) -> HttpResponse:
+        """Hand the budgets out as CSV; the log says to whom."""
+        workspace = self.workspace(request)
+        if request.method != "POST":
+            return redirect(f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}")
+        rows = table_of(tree(workspace.pk, timezone.now(), closed="closed" in request.POST))
+        record_export(actor=f"user:{request.user.pk}", what="budgets", workspaces=[workspace.pk] * len(rows))
+        return csv_answer(as_csv(COLUMNS, rows), "budgets")
 
     def change_view(
         self,
@@ -336,7 +482,9 @@ class BudgetAdmin(ConsolePage):
     def _budget_page(
         self, request: HttpRequest, row: Budget, *, answered: CommandForm | None = None, status: int = 200
     ) -> HttpResponse:
-        found = {line.budget.id: line for line in _lines(tree(row.workspace_id, timezone.now(), closed=True))}
+        now = timezone.now()
+        found = {line.budget.id: line for line in lines_of(tree(row.workspace_id, now, closed=True))}
+        standing = found[row.pk].budget
         offered: list[CommandForm] = []
         if self.caller(request, row.workspace_id, BUDGET_ROLES) is not None:
             offered = [Terms(workspace_id=row.workspace_id, of=row)]
@@ -351,33 +499,89 @@ class BudgetAdmin(ConsolePage):
             "forms": offered,
             "errors": errors,
             "events": events_behind(row.pk),
+            "members": _members(standing),
+            **self._history(request, standing, now),
         }
         return self.page(request, "budget/one.html", context, status=status)
 
+    def _history(self, request: HttpRequest, standing: BudgetStanding, now: datetime) -> dict[str, Any]:
+        """Return the periods of a budget, and where that of the address, or the present one, went."""
+        page = periods(standing, limit=PERIODS_SHOWN)
+        here = row_address("budget", standing.id)
+        past = [
+            Past(each, _when(each, standing.time_zone), f"{here}?{urlencode({'period': _key(each)})}#spent")
+            for each in page.items
+        ]
+        wanted = request.GET.get("period", "")
+        start = next((each.period_start for each in page.items if _key(each) == wanted), None)
+        found = spending(standing, at=now, period_start=start)
+        people = names_of([f"user:{each.requester_id}" for each in found.spenders if each.requester_id])
+        return {
+            "past": past,
+            "spending": found,
+            "spending_since": _local(found.since, standing.time_zone),
+            "went": [
+                Went(
+                    each,
+                    row_address("policydecision", each.decision_id),
+                    _plain(each.micros),
+                    people.get(f"user:{each.requester_id}", ""),
+                )
+                for each in found.spenders
+            ],
+        }
 
-def _lines(standings: Iterable[BudgetStanding], level: int = 0) -> Iterator[Line]:
+
+def lines_of(standings: Iterable[BudgetStanding]) -> list[Line]:
     """Return a tree as lines, parents before their parts."""
-    for one in standings:
-        yield Line(one, min(level, 4), _scope_shown(one), row_address("budget", one.id))
-        yield from _lines(one.children, level + 1)
+    roots = list(standings)
+    names = scope_names(roots)
+
+    def below(some: Iterable[BudgetStanding], level: int) -> Iterator[Line]:
+        for one in some:
+            team = reverse("admin:accounts_team_change", args=[one.scope]) if one.scope_kind == "team" else ""
+            yield Line(one, min(level, 4), _scope_shown(one, names), row_address("budget", one.id), team)
+            yield from below(one.children, level + 1)
+
+    return list(below(roots, 0))
 
 
-def _scope_shown(one: BudgetStanding) -> str:
+def _scope_shown(one: BudgetStanding, names: Mapping[Scope, str]) -> str:
     kind = str(SCOPE_WORDS[one.scope_kind])
     if one.scope_kind == "workspace":
         return kind
-    if one.scope_kind == "user":
-        person = User.objects.filter(pk=one.scope).first()
-        return f"{kind}: {person or one.scope}"
-    return f"{kind}: {one.scope}"
+    return f"{kind}: {names.get((one.scope_kind, one.scope), one.scope)}"
+
+
+def _members(one: BudgetStanding) -> list[str]:
+    """Return the names of those whose acts a team's budget pays for."""
+    if one.scope_kind != "team":
+        return []
+    members = TeamMember.objects.filter(team_id=one.scope).values_list("user_id", flat=True)
+    return sorted(str(person) for person in User.objects.filter(pk__in=members))
+
+
+def _when(period: PeriodBalance, time_zone: str) -> str:
+    if period.period_end is None:
+        return str(PERIOD_WORDS["total"])
+    return f"{_local(period.period_start, time_zone)} – {_local(period.period_end, time_zone)}"
+
+
+def _key(period: PeriodBalance) -> str:
+    return period.period_start.isoformat()
+
+
+def _local(at: datetime, time_zone: str) -> str:
+    return at.astimezone(zone(time_zone)).strftime("%Y-%m-%d %H:%M %Z")
 
 
 def _amount(unit: str, limit: int, used: int, reserved: int, divisor: int) -> dict[str, Any]:
     taken = used + reserved
-    percent = 100 if limit == 0 else min(taken * 100 // limit, 100)
+    percent = FULL if limit == 0 else min(taken * FULL // limit, FULL)
+    used_part = FULL if limit == 0 else min(used * FULL // limit, FULL)
 
-    def shown(amount: int) -> int | Decimal:
-        return amount if divisor == 1 else (Decimal(amount) / divisor).normalize()
+    def shown(amount: int) -> int | str:
+        return amount if divisor == 1 else _plain(amount)
 
     return {
         "unit": unit,
@@ -386,11 +590,25 @@ def _amount(unit: str, limit: int, used: int, reserved: int, divisor: int) -> di
         "reserved": shown(reserved),
         "left": shown(limit - taken),
         "percent": percent,
+        "used_part": used_part,
+        "held_part": percent - used_part,
     }
+
+
+def _plain(micros: int) -> str:
+    """Return micro-units as a number of whole units."""
+    return f"{(Decimal(micros) / MICROS).normalize():f}"
 
 
 def _micros(money: Decimal | None) -> int | None:
     return None if money is None else int(money * MICROS)
+
+
+def _team(name: str, workspace_id: UUID) -> str:
+    try:
+        return str(team_named(name, workspace_id).id)
+    except CartritaError as error:
+        raise forms.ValidationError(error.message) from None
 
 
 def _member(email: str, workspace_id: UUID) -> UUID:

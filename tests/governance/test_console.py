@@ -827,7 +827,7 @@ class TestBudgets:
         tree = " ".join(page(keeper.client, "/admin/governance/budget/").split())
         assert "1000 tokens" in tree
         assert "2.5 USD" in tree
-        assert "<meter" in tree
+        assert 'aria-label="Team, in tokens: 0 used, 0 held back, 1000 left"' in tree
         address = f"/admin/governance/budget/{row.pk}"
         assert (
             keeper.client.post(f"{address}/command/raise/", {"raise-limit_tokens": "2000"}).status_code == 400
