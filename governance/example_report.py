@@ -106,7 +106,8 @@ def as_junit(file: str, read: PolicySet | PolicyNotValid, examples: Sequence[Tes
         case = ET.SubElement(suite, "testcase", classname=_xml(rule), name=_xml(name))
         if message:
             ET.SubElement(case, "failure", message=_xml(message))
-    return ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    written: bytes = ET.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return written
 
 
 def _xml(text: str) -> str:

@@ -18,11 +18,12 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from itertools import combinations
 from random import Random
-from typing import Any, TypeAlias, get_args
+from typing import Any, TypeAlias, TypeVar, get_args
 from uuid import UUID
 
 import cel as rust
 from cel.stdlib import add_stdlib_to_context
+from cel_expr_python import cel as engine
 
 from governance import cel
 from governance.decide import (
@@ -31,6 +32,7 @@ from governance.decide import (
     Cost,
     Counters,
     DecisionRequest,
+    GlassFact,
     SafetyLevel,
     decide,
     variables,
@@ -76,6 +78,7 @@ _NUMBERS = (0, 1, 2, 5, -1, -7, 10, 1000, 2**31, 2**53 - 1, 2**62, 2**63 - 1, -(
 _DECIMALS = ("0.0", "1.5", "-2.25", "1000.5", "1e10", "0.1")
 _LONGEST_CONDITION = 1500
 _NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+_GLASS = GlassFact(id=UUID(int=9), until=_NOON, by="user:1")
 _TEXTS = ("kind", "actor", "agent", "model.name", "tool.name", "tool.safety", "cost.currency", "session")
 
 
@@ -92,6 +95,7 @@ class Dialect:
         return replace(self, bound={**self.bound, name: written})
 
 
+T = TypeVar("T")
 Written: TypeAlias = Callable[[Dialect], str]
 OURS, PEER = Dialect(), Dialect(peer=True)
 
@@ -120,10 +124,10 @@ class Conditions:
         self._elements: list[Written] = []
         self._named = 0
         declared = cel.environment().variables
-        kinds = {"number": cel.cel.Type.INT, "truth": cel.cel.Type.BOOL}
+        kinds = {"number": engine.Type.INT, "truth": engine.Type.BOOL}
         self._numbers = [name for name, (kind, _) in declared.items() if kind == kinds["number"]]
         self._truths = [name for name, (kind, _) in declared.items() if kind == kinds["truth"]]
-        lists = cel.cel.Type.List(cel.cel.Type.STRING)
+        lists = engine.Type.List(engine.Type.STRING)
         self._lists = [name for name, (kind, _) in declared.items() if kind.name() == lists.name()]
 
     def condition(self) -> Written:
@@ -488,7 +492,7 @@ class Conditions:
     def _sign(self) -> str:
         return self._choice(("==", "!=", "<", "<=", ">", ">="))
 
-    def _choice(self, of: Sequence[Any]) -> Any:
+    def _choice(self, of: Sequence[T]) -> T:
         return self.random.choice(of)
 
     def _one_of(self, *ways: Callable[[], Written]) -> Written:
@@ -520,11 +524,6 @@ def random_request(random: Random) -> DecisionRequest:
         )
         for number in range(random.choice((0, 0, 1, 2)))
     )
-    known = {
-        "findings": lambda: _some(random, ("secret", "email", "injection")),
-        "teams": lambda: _some(random, ("legal", "sales")),
-    }
-    names = DecisionRequest.__dataclass_fields__
     return DecisionRequest(
         subject_kind=random.choice(get_args(SubjectKind)),
         workspace_id=UUID(int=7),
@@ -545,7 +544,9 @@ def random_request(random: Random) -> DecisionRequest:
         counters=Counters(repeats=random.randint(0, 6), calls_last_minute=amount()),
         environment=random.choice(({}, {"deployment": "prod"}, {"deployment": "test"})),
         budgets=budgets,
-        **{name: make() for name, make in known.items() if name in names},
+        findings=_some(random, ("secret", "email", "injection")),
+        teams=_some(random, ("legal", "sales")),
+        glass=random.choice((None, _GLASS)),
     )
 
 
@@ -618,7 +619,8 @@ def compared(report: Report) -> str:
 
 
 def _compare_set(random: Random, report: Report) -> None:
-    conditions, written = Conditions(random), []
+    conditions = Conditions(random)
+    written: list[tuple[Written, Written | None]] = []
     while len(written) < RULES_A_SET:
         one = conditions.condition()
         unless = conditions.condition() if random.random() < 0.15 else None
@@ -748,15 +750,14 @@ def _converted_text(value: Any) -> str:
 def _double_as_text(value: float) -> str:
     """Return a double as ours writes it: its shortest digits, an exponent from a million and below 0.0001."""
     if not math.isfinite(value):
-        sign = "-" if math.copysign(1, value) < 0 else ""
-        return f"{sign}{'nan' if math.isnan(value) else 'inf'}"
-    sign, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
+        return f"{'-' * (math.copysign(1, value) < 0)}{'nan' if math.isnan(value) else 'inf'}"
+    negative, digits, exponent = Decimal(repr(value)).normalize().as_tuple()
     assert isinstance(exponent, int)
     place = len(digits) + exponent - 1
     if -4 <= place < 6 or value == 0:
         return f"{Decimal(repr(value)).normalize():f}"
     first, rest = digits[0], "".join(map(str, digits[1:]))
-    return f"{'-' * sign}{first}{'.' if rest else ''}{rest}e{place:+03d}"
+    return f"{'-' * negative}{first}{'.' if rest else ''}{rest}e{place:+03d}"
 
 
 def _part_before_the_end(text: str, start: int, end: int) -> str:
