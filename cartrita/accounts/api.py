@@ -12,6 +12,7 @@ from rest_framework.response import Response
 from cartrita.accounts import commands, queries
 from cartrita.accounts.api_token import NAME_LIMIT, Scope
 from cartrita.accounts.authentication import caller
+from cartrita.accounts.team_queries import team_names
 from cartrita.accounts.workspace import Role
 from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
 from cartrita.http.fields import Text
@@ -94,6 +95,7 @@ class MeEntry(serializers.Serializer[Any]):
     email = serializers.CharField()
     workspace = WorkspaceEntry()
     roles = serializers.ListField(child=serializers.ChoiceField(choices=ROLES))
+    teams = serializers.ListField(child=serializers.CharField(), help_text="Names of the teams you are in.")
     scopes = serializers.ListField(child=serializers.ChoiceField(choices=get_args(Scope)))
     token_id = serializers.UUIDField(allow_null=True, help_text="The API token that asks.")
 
@@ -149,6 +151,7 @@ class Me(ApiView):
                 "email": person.email,
                 "workspace": _workspace(asked.workspace_id),
                 "roles": [role for role in ROLES if role in asked.roles],
+                "teams": sorted(team_names(asked.user_id, asked.workspace_id)),
                 "scopes": [scope for scope in get_args(Scope) if scope in asked.scopes],
                 "token_id": asked.token_id,
             }

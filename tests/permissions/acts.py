@@ -23,6 +23,9 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     },
     "POST /v1/responses": lambda _: {"model": "no-such-model", "input": "Well?"},
     "POST /v1/embeddings": lambda _: {"model": "no-such-model", "input": "Well?"},
+    "PATCH /api/v2/workspace": lambda _: {"time_zone": "Europe/Berlin"},
+    "POST /api/v2/teams": lambda it: {"name": "new team", "members": [str(it["user_id"])]},
+    "PATCH /api/v2/teams/<uuid:team_id>": lambda _: {"name": "another name"},
     "POST /api/v2/tokens": lambda _: {"name": "new", "scopes": ["read"]},
     "POST /api/v2/policies/import": lambda it: {"text": it["policy_text"]},
     "POST /api/v2/policies/validate": lambda it: {"text": it["policy_text"]},
@@ -81,6 +84,14 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "POST /admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": lambda _: {
         "end-note": "It is back."
     },
+    "POST /admin/governance/budget/settings/": lambda it: {
+        "workspace": str(it["workspace_id"]), "settings-time_zone": "Asia/Tokyo", "settings-currency": "EUR"
+    },
+    "POST /admin/governance/budget/export/": lambda it: {"workspace": str(it["workspace_id"])},
+    "POST /admin/accounts/team/new/": lambda it: {
+        "workspace": str(it["workspace_id"]), "new-name": "new team", "new-members": [str(it["user_id"])]
+    },
+    "POST /admin/accounts/team/<uuid:team_id>/command/<slug:act>/": lambda _: {"rename-name": "another name"},
     "POST /admin/governance/policyrule/new/": lambda it: {"workspace": str(it["workspace_id"])},
     "POST /admin/governance/policyrule/import/": lambda it: {
         "workspace": str(it["workspace_id"]), "import-text": it["policy_text"]
@@ -106,6 +117,10 @@ QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "GET /admin/governance/breakglass/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/new/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/budget/settings/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/budget/export/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/accounts/team/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/accounts/team/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/autocomplete/": lambda _: {
         "app_label": "admin", "model_name": "logentry", "field_name": "user", "term": ""
     },
@@ -132,6 +147,7 @@ ACTS: Mapping[str, str] = {
     "/admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": "approve",
     "/admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": "end",
     "/admin/governance/budget/<uuid:budget_id>/command/<slug:act>/": "raise",
+    "/admin/accounts/team/<uuid:team_id>/command/<slug:act>/": "rename",
     "/admin/governance/policyrule/set/<slug:act>/": "activate",
     "/admin/governance/policyversion/<uuid:version_id>/command/<slug:act>/": "propose",
 }
@@ -180,6 +196,8 @@ def row_id(app: str, model: str, named: Mapping[str, Any]) -> object:
     fields = {field.name for field in rows.model._meta.get_fields()}
     if model == "workspace":
         return named["workspace_id"]
+    if model == "team":
+        return named["team_id"]
     found = rows.filter(workspace_id=named["workspace_id"]) if "workspace_id" in fields else rows.all()
     if {"governance": "approval"}.get(app) == model:
         return named["approval_id"]

@@ -17,6 +17,7 @@ from django_celery_beat import models as beat
 
 from cartrita.accounts import commands as accounts
 from cartrita.accounts.models import User
+from cartrita.accounts.team_commands import create_team
 from cartrita.accounts.workspace import create
 from cartrita.eventstore import Append, Context, append, new_id
 from cartrita.eventstore.heads import Signing
@@ -189,6 +190,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         limit_tokens=1_000_000,
     )
     (node,) = policy_budgets(workspace_id)
+    team_id = create_team(caller=as_caller(people["admin"]), name=f"{MARK} crew", members=[owner.id])
     glass_id, _ = break_glass.open_break_glass(
         caller=as_caller(people["operator"]),
         reason=f"The {MARK} gateway is down.",
@@ -210,6 +212,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         "approval_asked": asked.id,
         "approval_granted": granted.id,
         "budget_id": node,
+        "team_id": team_id,
         "glass_id": glass_id,
         "name": name,
         "rule_id": PolicyRule.objects.get(workspace_id=workspace_id, name=name).pk,
