@@ -24,7 +24,9 @@ class HttpApp(AppConfig):
         """Register the parts that every installation has."""
         from cartrita.eventstore import heads
         from cartrita.http import connections, health
+        from cartrita.http.fields import refuse_other_types
 
+        refuse_other_types()
         connections.register()
         health.register_component("database", health.check_database)
         health.register_component("redis", health.check_redis)

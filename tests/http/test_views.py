@@ -1,6 +1,7 @@
 """What every REST view does: keys, doors, failures of what it stands on."""
 
 import logging
+import re
 from typing import Any
 from uuid import uuid4
 
@@ -39,19 +40,8 @@ class TestEveryView:
 
     def test_needs_somebody_who_is_known(self, database: Database) -> None:
         for address, view in rest_views().items():
-            path = "/" + address.replace("<uuid:", "<").replace("<str:", "<").replace("<int:", "<")
-            for name in (
-                "session_id",
-                "document_id",
-                "plan_id",
-                "run_id",
-                "any_id",
-                "approval_id",
-                "user_id",
-            ):
-                path = path.replace(f"<{name}>", str(uuid4()))
-            for name in ("budget_id", "decision_id", "token_id", "retrieval_id"):
-                path = path.replace(f"<{name}>", str(uuid4()))
+            path = re.sub(r"<(uuid|str|int):", "<", f"/{address}")
+            path = re.sub(r"<\w+_id>", lambda _: str(uuid4()), path)
             path = path.replace("<name>", "x").replace("<version>", "1").replace("<position>", "1")
             assert "<" not in path, path
             for method in ("get", "post", "put", "patch", "delete"):
