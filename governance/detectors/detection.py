@@ -7,8 +7,9 @@ Time is bounded by the text's length: patterns run in RE2, over blocks, and no d
 
 import re
 import unicodedata
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
@@ -20,6 +21,7 @@ BLOCK_BYTES = 16 * 1024
 # Longer than any match, but for keys and tokens, which are followed to their end.
 OVERLAP_BYTES = 1024
 _NEAR = 512
+_MARK = re.compile("⟦[a-z-]{1,20}⟧")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID_LENGTH = 36
 
@@ -28,14 +30,15 @@ def detect(text: str) -> tuple[Finding, ...]:
     """Return what is found, in order; findings of different kinds may overlap, those of one kind do not."""
     found = {Finding(start, end, "private-key", "private-key") for start, end in secrets.private_keys(text)}
     content = text.encode("utf-8", "surrogatepass")
+    marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
     if text.isascii() or _unusual().search(content) is None:
-        return _sorted(found | set(_matches(content)))
+        return _sorted(_beside(marks, found | set(_matches(content))))
     found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
     plain = text.translate(_plain_forms())
     found |= set(_matches(plain.encode("utf-8", "surrogatepass")))
     if injection.INVISIBLE.search(plain):
         found |= set(_without_invisible(plain))
-    return _sorted(found)
+    return _sorted(_beside(marks, found))
 
 
 def kinds_in(text: str) -> frozenset[str]:
@@ -66,6 +69,19 @@ def kinds_within(value: Any) -> frozenset[str]:
             case _:
                 pass
     return frozenset(kinds)
+
+
+def _beside(marks: Sequence[tuple[int, int]], found: Iterable[Finding]) -> Iterable[Finding]:
+    """Leave out what was found of a mark that stands in the place of something."""
+    if not marks:
+        return found
+    begins = [start for start, _ in marks]
+
+    def is_mark(one: Finding) -> bool:
+        place = bisect_right(begins, one.start) - 1
+        return place >= 0 and one.end <= marks[place][1]
+
+    return [one for one in found if not is_mark(one)]
 
 
 def is_identifier(text: str) -> bool:

@@ -92,7 +92,7 @@ def _found(detector: Detector, block: bytes, checks: Counter[str]) -> Spans:
     while at <= len(block) and (match := detector.regexp.search(block, at)) is not None:
         checks[detector.name] += 1
         check = detector.check if checks[detector.name] <= MOST_CHECKS else as_it_is
-        accepted = list(check(block, *match.span(group)))
+        accepted = list(check(block, *match.span(group if match.start(group) >= 0 else 0)))
         yield from accepted
         if detector.again:
             at = max([end for _, end in accepted], default=match.start() + 1)

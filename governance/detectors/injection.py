@@ -123,8 +123,8 @@ _RULES: dict[str, tuple[str, str]] = {
          (?:(?:reading|processing|summari[sz]ing|reviewing|that|which|who|reads?|this|document|page|text) )*
         (?:you )?(?:must|should|shall|have to|need to|please|ignore|do|respond|reply|send|include|say|always
         |never|execute|call|forward)\\b
-        |\\bif you are an? (?:ai|llm|language model|large language model|chatbot
-        |(?:ai|llm|virtual) (?:assistant|agent|model))\\b
+        |\\bif you are an? (?:(?:ai|llm|virtual) (?:assistant|agent|model)|ai|llm|(?:large )?language model
+        |chatbot)\\b
         """,
     ),
     "to-the-model-de": (
@@ -170,7 +170,8 @@ def detectors() -> Iterator[Detector]:
 def _pattern(written: str) -> str:
     for name, words in _MANY.items():
         written = written.replace(name, _joined(words))
-    return _joined(written).replace(" ", _BLANK)
+    # A word ends before an underscore, too: Markdown's emphasis.
+    return _joined(written).replace(" ", _BLANK).replace(r"\b", r"(?:\b|_)")
 
 
 def _joined(written: str) -> str:

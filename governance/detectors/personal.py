@@ -22,9 +22,8 @@ def detectors() -> Iterator[Detector]:
         "phone-international", "phone", r"(?:\+|\b00)[1-9](?:[ ()./\-\x{A0}]{0,3}\d){6,16}", _phone
     )
     yield Detector("phone-named", "phone", rf"(?i){_PHONE_NAMES}[^\d+\n]{{0,16}}{_NATIONAL}", _national_phone)
-    yield Detector(
-        "phone-us", "phone", r"\(\d{3}\) ?\d{3}[\- ]\d{4}\b|\b\d{3}([\-.])\d{3}[\-.]\d{4}\b", _us_phone
-    )
+    yield Detector("phone-us", "phone", r"\(\d{3}\) ?\d{3}[\- ]\d{4}\b", _us_phone)
+    yield Detector("phone-us-plain", "phone", r"\b\d{3}[\-.]\d{3}[\-.]\d{4}\b", _us_phone)
     yield Detector(
         "phone-dialled", "phone", r"\(?\b0[1-9]\d{1,4}\)?[ /\-]{1,3}\d(?:[ \-]?\d){5,9}", _german_phone
     )
@@ -117,16 +116,13 @@ def _national_phone(block: bytes, start: int, end: int) -> Spans:
 
 
 def _us_phone(block: bytes, start: int, end: int) -> Spans:
-    if block[start : start + 1] in {b"-", b"."}:
-        # The group is the number's separator, which stands behind its first three digits.
-        start, end = start - 3, start + 9
     if _goes_on(block, start, end):
         return ()
     return ((start, end),) if _exists(block[start:end].decode(errors="ignore"), "US") else ()
 
 
 def _german_phone(block: bytes, start: int, end: int) -> Spans:
-    if _goes_on(block, start, end):
+    if _goes_on(block, start, end) or block[max(start - 2, 0) : max(start - 1, 0)].isdigit():
         return ()
     return ((start, end),) if _exists(block[start:end].decode(errors="ignore"), "DE") else ()
 

@@ -8,8 +8,7 @@ from collections.abc import Iterator
 from cartrita.accounts.secrets import TOKEN_PREFIX
 from governance.detectors.finding import Check, Detector, Spans, as_it_is
 
-# What it takes for a secret: addresses are found here, private keys as a whole (below), and an Artifactory
-# password's form also fits words in capitals, so that one needs a digit.
+# Addresses are found elsewhere, and private keys as a whole (below).
 _NOT_THESE = frozenset({"IPPublicDetector", "PrivateKeyDetector"})
 
 # RE2 knows no look-around; these say the same where only the group counts.
@@ -112,8 +111,11 @@ def _whole_token(block: bytes, start: int, end: int) -> Spans:
     return ((start, end),)
 
 
-def _with_digit(block: bytes, start: int, end: int) -> Spans:
-    return _trimmed(block, start, end) if any(48 <= each <= 57 for each in block[start:end]) else ()
+def _mixed(block: bytes, start: int, end: int) -> Spans:
+    """Take what has a digit, capitals and small letters, and so is no word in capitals."""
+    written = block[start:end]
+    mixed = any(48 <= each <= 57 for each in written) and not (written.isupper() or written.islower())
+    return _trimmed(block, start, end) if mixed else ()
 
 
 def _trimmed(block: bytes, start: int, end: int) -> Spans:
@@ -157,7 +159,7 @@ def _random_looking(value: str) -> bool:
 
 
 _CHECKS: dict[str, Check] = {
-    "ArtifactoryDetector": _with_digit,
+    "ArtifactoryDetector": _mixed,
     "BasicAuthDetector": as_it_is,
     "JwtTokenDetector": _jwt,
     "NpmDetector": as_it_is,

@@ -1,0 +1,260 @@
+"""What detectors find, where, in which time, and what is left when it is taken out."""
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from governance.detectors import (
+    HOLD_BACK,
+    KINDS,
+    LABELS,
+    Holdback,
+    detect,
+    detection,
+    finding,
+    kinds_in,
+    kinds_within,
+    labels_of,
+    redacted,
+    redacted_within,
+    secrets,
+)
+from tests.governance.findings import LONG, ORDINARY, SECRETS, WITHIN, made, private_key
+
+HITS = [*((kind, text) for kind, text, _ in WITHIN), *(("secret", make()) for make in SECRETS.values())]
+
+characters = st.characters(codec="utf-8", exclude_characters="\0")
+ordinary = st.text(characters, max_size=40) | st.sampled_from(ORDINARY)
+found = st.sampled_from([text for _, text in HITS] + [private_key()])
+texts = st.lists(ordinary | found, max_size=6).map(" ".join)
+glued = st.lists(
+    ordinary | found | st.sampled_from(["4", "@", "+", ":", "⟦email⟧", "-----"]), max_size=8
+).map("".join)
+kinds = st.sets(st.sampled_from([*KINDS, "*"]), min_size=1)
+
+
+class TestDetect:
+    @pytest.mark.parametrize("detector", SECRETS)
+    def test_finds_secrets_by_their_form(self, detector: str) -> None:
+        secret = SECRETS[detector]()
+        text = f"It is {secret} and no other."
+        (one,) = [each for each in detect(text) if each.kind == "secret"]
+        assert (text[one.start : one.end], one.kind, one.detector) == (secret, "secret", detector)
+
+    @pytest.mark.parametrize(("kind", "text", "expected"), WITHIN, ids=[text for _, text, _ in WITHIN])
+    def test_finds(self, kind: str, text: str, expected: str) -> None:
+        assert expected in [text[each.start : each.end] for each in detect(text) if each.kind == kind]
+
+    @pytest.mark.parametrize("name", ["RSA ", "OPENSSH ", "", "EC "])
+    def test_finds_private_keys_from_end_to_end(self, name: str) -> None:
+        key = private_key(name)
+        text = f"before {key} after"
+        spans = [text[each.start : each.end] for each in detect(text) if each.kind == "private-key"]
+        assert spans == [key]
+
+    def test_finds_a_private_key_that_was_cut_off(self) -> None:
+        key = private_key().partition("-----END")[0]
+        assert redacted(f"a {key}", ["private-key"]) == "a ⟦private-key⟧"
+
+    @pytest.mark.parametrize("text", ORDINARY)
+    def test_finds_nothing_in(self, text: str) -> None:
+        assert [(each.detector, text[each.start : each.end]) for each in detect(text)] == []
+
+    def test_finds_what_blocks_cut(self) -> None:
+        for before in range(detection.BLOCK_BYTES - 30, detection.BLOCK_BYTES + 30, 3):
+            text = "ä " * (before // 3) + "x" * (before % 3) + " jane.doe@example.com." + " word" * 500
+            (one,) = detect(text)
+            assert text[one.start : one.end] == "jane.doe@example.com"
+
+    def test_takes_the_whole_of_a_token_that_is_longer_than_usual(self) -> None:
+        token = "ghp_" + made(60)
+        assert redacted(f"{token} x", ["secret"]) == "⟦secret⟧ x"
+
+    def test_uses_every_format_of_its_library(self) -> None:
+        named = {each.name for each in secrets.detectors()}
+        assert len(named) > 30
+        assert {"AWSKey", "AzureStorageKey", "Cloudant", "DiscordBotToken", "GitLabToken"} <= named
+        assert all(each.regexp.search(b"") is None for each in secrets.detectors())
+
+    @given(texts | glued)
+    @settings(max_examples=150, deadline=None)
+    def test_gives_exact_places_in_order(self, text: str) -> None:
+        findings = detect(text)
+        assert list(findings) == sorted(findings)
+        assert findings == detect(text)
+        for one in findings:
+            assert 0 <= one.start < one.end <= len(text)
+            assert one.kind in KINDS
+        for kind in KINDS:
+            ends = [(one.start, one.end) for one in findings if one.kind == kind]
+            assert all(before[1] <= after[0] for before, after in pairwise(ends))
+
+    @given(st.lists(found, min_size=1, max_size=4), st.lists(ordinary, min_size=5, max_size=5))
+    @settings(max_examples=60, deadline=None)
+    def test_finds_the_same_whatever_stands_in_the_next_paragraph(
+        self, hits: Sequence[str], between: Sequence[str]
+    ) -> None:
+        text = "\n\n".join(part for pair in zip(between, hits, strict=False) for part in pair)
+        assert kinds_in(text) >= {kind for hit in hits for kind in kinds_in(hit)} - {"hidden", "injection"}
+
+    def test_takes_lone_surrogates_and_nulls(self) -> None:
+        assert redacted("\ud800 a@b.co \0", ["email"]) in {"\ud800 a@b.co \0", "\ud800 ⟦email⟧ \0"}
+
+
+class TestBounds:
+    """Hostile texts cost work in proportion to their length: counted, not timed."""
+
+    @pytest.mark.parametrize(
+        "piece",
+        [
+            "a@b.co ",
+            "a.b-c_d+e@",
+            "+491512345678 ",
+            "tel 030 901820 ",
+            "4111 1111 1111 1111 ",
+            "1 ",
+            "DE89370400440532013000",
+            "GB82 ",
+            "8.8.8.8.",
+            "2001:",
+            "-----BEGIN RSA PRIVATE" + " KEY-----",
+            "password: a1b2c3 ",
+            "eyJ",
+            "//a/:_authToken=",
+            "://a:a@",
+            "ignore all ",
+            "ig\u200bnore ",
+            "\u200b",
+            "sk-",
+            "aws key '",
+            "x",
+        ],
+    )
+    def test_of_checks_and_searches(self, piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        looked: Counter[str] = Counter()
+        seen = finding._found
+
+        def counted(detector: Any, block: bytes, checks: Counter[str]) -> Any:
+            looked["bytes"] += len(block)
+            for span in seen(detector, block, checks):
+                looked["spans"] += 1
+                yield span
+            looked["checks"] = max(looked["checks"], *checks.values(), 0) if checks else 0
+
+        monkeypatch.setattr(finding, "_found", counted)
+        text = piece * (100_000 // len(piece))
+        detect(text)
+        size = len(text.encode())
+        # Each detector looks at a text but once, and at what the blocks share, in the plain form of it too.
+        assert looked["bytes"] <= 2.2 * size * 12
+        assert looked["spans"] <= size
+
+    def test_are_kept_by_taking_further_matches_for_real(self) -> None:
+        addresses = [f"a{number}@b.co" for number in range(finding.MOST_CHECKS + 100)]
+        assert len([each for each in detect(" ".join(addresses)) if each.kind == "email"]) == len(addresses)
+        # No address that can be, and yet found behind so many others.
+        text = " ".join([*addresses, "x@-.-"])
+        assert "x@-.-" not in redacted(text, ["email"])
+
+
+class TestRedacted:
+    @pytest.mark.parametrize(("kind", "text", "expected"), WITHIN, ids=[text for _, text, _ in WITHIN])
+    def test_puts_a_mark_there(self, kind: str, text: str, expected: str) -> None:
+        assert f"⟦{kind}⟧" in redacted(text, [kind])
+        assert expected not in redacted(text, [kind])
+
+    def test_leaves_other_kinds(self) -> None:
+        assert redacted("a@b.co 4111111111111111", ["card"]) == "a@b.co ⟦card⟧"
+
+    @given(texts | glued, kinds)
+    @example("password: a1b2c3d4 a@b.co", {"*"})
+    @settings(max_examples=150, deadline=None)
+    def test_changes_nothing_the_second_time(self, text: str, wanted: set[str]) -> None:
+        once = redacted(text, wanted)
+        assert redacted(once, wanted) == once
+        left = kinds_in(once)
+        assert left.isdisjoint(KINDS if "*" in wanted else wanted)
+
+    @given(texts, kinds)
+    @settings(max_examples=100, deadline=None)
+    def test_keeps_all_else(self, text: str, wanted: set[str]) -> None:
+        pieces = re.split(r"⟦[a-z-]+⟧", redacted(text, wanted))
+        at = 0
+        for piece in pieces:
+            at = text.index(piece, at) + len(piece)
+
+    def test_reaches_into_json(self) -> None:
+        value = {"to": ["a@b.co"], "n": 3, "api_key": LONG, "id": "550e8400-e29b-41d4-a716-446655440000"}
+        assert kinds_within(value) == {"email", "secret"}
+        assert redacted_within(value, ["*"]) == {
+            "to": ["⟦email⟧"],
+            "n": 3,
+            "api_key": "⟦secret⟧",
+            "id": "550e8400-e29b-41d4-a716-446655440000",
+        }
+
+
+class TestLabelsOf:
+    def test_are_those_of_the_kinds(self) -> None:
+        assert labels_of(KINDS) == LABELS
+        assert labels_of(["email", "national-id"]) == {"pii"}
+        assert labels_of(["private-key"]) == {"secret"}
+        assert labels_of(["hidden"]) == {"injection"}
+        assert all(labels_of([kind]) for kind in KINDS)
+
+
+def cut(text: str, sizes: Sequence[int]) -> list[str]:
+    pieces, at = [], 0
+    for size in sizes:
+        pieces.append(text[at : at + size])
+        at += size
+    return [*pieces, text[at:]]
+
+
+# Orders to models may be longer than what is held back.
+GUARDED = [text for kind, text in HITS if kind not in {"injection", "hidden"}] + [private_key()]
+
+
+class TestHoldback:
+    @given(
+        st.lists(ordinary | st.sampled_from(GUARDED), max_size=5).map("\n".join),
+        st.lists(st.integers(0, 90), max_size=60),
+    )
+    @settings(max_examples=200, deadline=None)
+    def test_lets_no_character_of_a_finding_out_however_the_text_is_cut(
+        self, text: str, sizes: Sequence[int]
+    ) -> None:
+        live = Holdback()
+        out = ""
+        stopped = False
+        for piece in [*(live.add(each) for each in cut(text, sizes)), live.rest()]:
+            stopped = stopped or bool(piece.kinds)
+            if not stopped:
+                out += piece.text
+        assert text.startswith(out)
+        first = [each.start for each in detect(text) if labels_of([each.kind]) != {"injection"}]
+        if first:
+            assert stopped
+            assert len(out) <= min(first)
+        elif not stopped:
+            assert out == text
+
+    @given(st.text("abc \n", max_size=400), st.lists(st.integers(0, 9), max_size=200))
+    @settings(max_examples=60, deadline=None)
+    def test_is_never_further_behind_than_a_word_and_64_characters(
+        self, text: str, sizes: Sequence[int]
+    ) -> None:
+        live = Holdback()
+        written = out = ""
+        for each in cut(text, sizes):
+            written += each
+            out += live.add(each).text
+            words = re.split(r"\s", written[: max(0, len(written) - HOLD_BACK)])
+            assert len(written) - len(out) <= HOLD_BACK + len(words[-1])
+        assert out + live.rest().text == text
