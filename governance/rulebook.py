@@ -728,12 +728,13 @@ def activate(
             f"{_listed(APPROVERS)} to put it in force.",
             field="policy_hash",
         )
-    events: list[Event] = [
-        _activated(policy, by=by, proposed_by=proposed_by or by, approved_by=approved_by, note=note)
-    ]
+    events = _without_shadow(rulebook, policy_hash, by, "It comes into force.")
     if rulebook.active_hash:
         events.append(PolicyRetired(policy_hash=rulebook.active_hash, by=by))
-    return [*events, *_without_shadow(rulebook, policy_hash, by, "It is in force.")]
+    return [
+        *events,
+        _activated(policy, by=by, proposed_by=proposed_by or by, approved_by=approved_by, note=note),
+    ]
 
 
 def require_author(roles: Collection[str]) -> None:

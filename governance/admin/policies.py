@@ -31,6 +31,16 @@ from governance.admin.pages import (
     row_address,
     summary,
 )
+from governance.admin.policy_life import (
+    STEPS,
+    SetForm,
+    card,
+    on_their_way,
+    put_in_set,
+    shadow_page,
+    stages_shown,
+    try_page,
+)
 from governance.admin.rule_editor import EDITORS, Editor, Shown, Try, rule_text, unix_lines, with_caret
 from governance.commands import policies as commands
 from governance.models import PolicyRule, PolicyVersion, Rulebook
@@ -50,8 +60,8 @@ from governance.rulebook import APPROVERS, rulebook_id
 NAMES_SHOWN = [(name, kind.name(), meaning) for name, (kind, meaning) in cel.VARIABLES.items()]
 
 
-class SetForm(CommandForm):
-    """A form about one set of rules; `policy_hash` is the one that the person looked at."""
+class OldSetForm(CommandForm):
+    """A form about one set that was in force; `policy_hash` is the one that the person looked at."""
 
     policy_hash = forms.CharField(widget=forms.HiddenInput, max_length=64)
     note = forms.CharField(
@@ -67,13 +77,13 @@ class SetForm(CommandForm):
         self.workspace_id = workspace_id
 
 
-class Propose(SetForm):
-    title = gettext_lazy("Propose the draft")
+class ProposeAgain(OldSetForm):
+    title = gettext_lazy("Propose this set again")
     button = gettext_lazy("Propose")
-    done = gettext_lazy("The draft is proposed: a second person puts it in force.")
+    done = gettext_lazy("The set is proposed: a second person puts it in force.")
 
     def carry_out(self, caller: Caller) -> None:
-        """Propose the draft."""
+        """Propose the set."""
         given = self.cleaned_data
         commands.propose(
             workspace_id=self.workspace_id,
@@ -83,33 +93,7 @@ class Propose(SetForm):
         )
 
 
-class Activate(SetForm):
-    title = gettext_lazy("Put it in force")
-    button = gettext_lazy("Put it in force")
-    done = gettext_lazy("The set is in force.")
-    dangerous = True
-
-    def carry_out(self, caller: Caller) -> None:
-        """Put the set in force."""
-        given = self.cleaned_data
-        commands.activate(
-            workspace_id=self.workspace_id,
-            policy_hash=given["policy_hash"],
-            caller=caller,
-            note=given["note"],
-        )
-
-
-class ActivateProposed(Activate):
-    title = gettext_lazy("Put the proposed set in force")
-
-
-class ProposeAgain(Propose):
-    title = gettext_lazy("Propose this set again")
-    done = gettext_lazy("The set is proposed: a second person puts it in force.")
-
-
-class ActivateAgain(SetForm):
+class ActivateAgain(OldSetForm):
     title = gettext_lazy("Put this set in force again")
     button = gettext_lazy("Put it in force")
     done = gettext_lazy("The set is in force again. The draft stays as it is.")
@@ -206,6 +190,8 @@ class PolicyRuleAdmin(ConsolePage):
             path("export/", wrapped(self.export_view), name="governance_policyrule_export"),
             path("coverage/", wrapped(partial(coverage_page, self)), name="governance_policyrule_coverage"),
             path("set/<slug:act>/", wrapped(self.set_view), name="governance_policyrule_set"),
+            path("shadow/", wrapped(partial(shadow_page, self)), name="governance_policyrule_shadow"),
+            path("try/", wrapped(partial(try_page, self)), name="governance_policyrule_try"),
             path(
                 "<uuid:rule_id>/withdraw/", wrapped(self.withdraw_view), name="governance_policyrule_withdraw"
             ),
@@ -220,18 +206,17 @@ class PolicyRuleAdmin(ConsolePage):
         return self._rules_page(request, self.workspace(request).pk)
 
     def set_view(self, request: HttpRequest, act: str) -> HttpResponse:
-        """Propose the draft, or put a set in force."""
+        """Take a set one step further, or back: what each button of the page asks for."""
         workspace = self.workspace(request)
-        kinds: dict[str, type[SetForm]] = {"propose": Propose, "activate": Activate}
-        if act not in kinds:
+        if act not in STEPS:
             raise Http404
         if request.method != "POST":
             return redirect(_rules_address(workspace.pk))
-        caller = self.must_be(request, workspace.pk, POLICY_ROLES if act == "propose" else APPROVERS)
-        form = kinds[act](request.POST, act=act, workspace_id=workspace.pk)
+        caller = self.must_be(request, workspace.pk, STEPS[act].roles)
+        form = SetForm(request.POST, act=act, workspace_id=workspace.pk)
         status = form.carried_out(caller)
         if not status:
-            messages.success(request, str(form.done))
+            messages.success(request, str(STEPS[act].done))
             return redirect(_rules_address(workspace.pk))
         return self._rules_page(request, workspace.pk, answered=form, status=status)
 
@@ -313,9 +298,27 @@ class PolicyRuleAdmin(ConsolePage):
         in_force = queries.version_in_force(workspace_id)
         active = queries.active_policy(workspace_id)
         writer = self.caller(request, workspace_id, POLICY_ROLES)
-        offered = _set_forms(draft, workspace_id, writer, self.caller(request, workspace_id, APPROVERS))
-        errors = put_in(offered, answered)
-        said = [in_force.by, in_force.proposed_by, draft.proposal.by if draft.proposal else ""]
+        approver = self.caller(request, workspace_id, APPROVERS)
+        changes = [line for line in _differences(draft.rules, active) if line["change"]]
+        differs = draft.policy_hash != draft.active_hash
+        cards = [
+            card(
+                draft,
+                each,
+                workspace_id,
+                changes=_changes_of(each, active, workspace_id),
+                writer=writer,
+                approver=approver,
+            )
+            for each in on_their_way(draft)
+        ]
+        own = card(draft, draft.policy_hash, workspace_id, changes=changes, writer=writer, approver=approver)
+        errors = put_in_set([*cards, own], answered)
+        said = [in_force.by, in_force.proposed_by, in_force.approved_by]
+        said += [draft.proposal.by] if draft.proposal else []
+        said += [draft.shadow.by] if draft.shadow else []
+        for leave in draft.approved:
+            said += [leave.by, leave.proposed_by]
         workspaces = self.workspaces(request)
         context = {
             "title": _("Policy rules"),
@@ -327,11 +330,10 @@ class PolicyRuleAdmin(ConsolePage):
             "names": names_of(filter(None, said)),
             "rules": _rule_lines(draft, active, workspace_id),
             "removed": [name for name in draft.changed if name not in {rule.name for rule in draft.rules}],
-            "changes": [line for line in _differences(draft.rules, active) if line["change"]],
-            "proposed_changes": _proposed_changes(draft, active, workspace_id),
-            "proposed_differs": draft.proposal and draft.proposal.policy_hash != draft.policy_hash,
+            "cards": cards,
+            "own": own,
+            "differs": differs,
             "writer": writer,
-            "forms": offered,
             "errors": errors,
             "events": event_log(rulebook_id(workspace_id)),
         }
@@ -466,7 +468,7 @@ class PolicyVersionAdmin(ConsolePage):
     def command_view(self, request: HttpRequest, version_id: UUID, act: str) -> HttpResponse:
         """Propose the set again, or put it in force again."""
         row: PolicyVersion | None = self.found(request, version_id)
-        kinds: dict[str, type[SetForm]] = {"propose": ProposeAgain, "activate": ActivateAgain}
+        kinds: dict[str, type[OldSetForm]] = {"propose": ProposeAgain, "activate": ActivateAgain}
         if row is None or act not in kinds:
             raise Http404
         if request.method != "POST":
@@ -480,14 +482,20 @@ class PolicyVersionAdmin(ConsolePage):
         return self._set_page(request, row, answered=form, status=status)
 
     def _set_page(
-        self, request: HttpRequest, row: PolicyVersion, *, answered: SetForm | None = None, status: int = 200
+        self,
+        request: HttpRequest,
+        row: PolicyVersion,
+        *,
+        answered: OldSetForm | None = None,
+        status: int = 200,
     ) -> HttpResponse:
         policy = policy_set(row.policy_hash)
         active = queries.active_policy(row.workspace_id)
         draft = queries.draft(row.workspace_id)
-        offered: list[SetForm] = []
+        offered: list[OldSetForm] = []
         if policy.content_hash != active.content_hash:
             proposed = draft.proposal is not None and draft.proposal.policy_hash == row.policy_hash
+            proposed = proposed or any(each.policy_hash == row.policy_hash for each in draft.approved)
             if draft.four_eyes and not proposed and self.caller(request, row.workspace_id, POLICY_ROLES):
                 offered.append(
                     ProposeAgain(act="propose", workspace_id=row.workspace_id, policy_hash=row.policy_hash)
@@ -502,8 +510,9 @@ class PolicyVersionAdmin(ConsolePage):
             "title": _("Set %(hash)s") % {"hash": row.policy_hash[:12]},
             "row": row,
             "workspace": None,
-            "names": names_of(filter(None, [row.by, row.proposed_by])),
+            "names": names_of(filter(None, [row.by, row.proposed_by, row.approved_by])),
             "policy": policy,
+            "stages": stages_shown(queries.stage(row.workspace_id, row.policy_hash, checked=draft)),
             "differences": _differences(policy.rules, active),
             "forms": offered,
             "errors": errors,
@@ -514,36 +523,10 @@ class PolicyVersionAdmin(ConsolePage):
         return self.page(request, "policyrule/set.html", context, status=status)
 
 
-def _set_forms(
-    draft: Draft, workspace_id: UUID, writer: Caller | None, approver: Caller | None
-) -> list[SetForm]:
-    """Return the forms that may follow now: propose the draft, put the proposed set or the draft in force."""
-    offered: list[SetForm] = []
-    differs = bool(draft.policy_hash) and draft.policy_hash != draft.active_hash
-    proposal = draft.proposal
-    if draft.four_eyes:
-        if proposal and approver and proposal.by != f"user:{approver.user_id}":
-            offered.append(
-                ActivateProposed(act="activate", workspace_id=workspace_id, policy_hash=proposal.policy_hash)
-            )
-        if (
-            differs
-            and writer
-            and draft.ready
-            and not (proposal and proposal.policy_hash == draft.policy_hash)
-        ):
-            offered.append(Propose(act="propose", workspace_id=workspace_id, policy_hash=draft.policy_hash))
-    elif differs and writer and draft.ready:
-        offered.append(Activate(act="activate", workspace_id=workspace_id, policy_hash=draft.policy_hash))
-    return offered
-
-
-def _proposed_changes(draft: Draft, active: PolicySet, workspace_id: UUID) -> list[dict[str, Any]]:
-    """Return what the proposed set would change."""
-    if draft.proposal is None:
-        return []
-    proposed = queries.known_set(workspace_id, draft.proposal.policy_hash)
-    return [line for line in _differences(proposed.rules, active) if line["change"]]
+def _changes_of(policy_hash: str, active: PolicySet, workspace_id: UUID) -> list[dict[str, Any]]:
+    """Return what a set would change."""
+    found = queries.known_set(workspace_id, policy_hash)
+    return [line for line in _differences(found.rules, active) if line["change"]]
 
 
 def _rule_lines(draft: Draft, active: PolicySet, workspace_id: UUID) -> list[dict[str, Any]]:

@@ -29,6 +29,7 @@ from governance.policy import (
     rule_hash,
 )
 from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
+from governance.queries.backtests import latest
 from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
 from governance.queries.shadow_reports import ShadowReport, report_on
 from governance.queries.stages import Stage, stages_in, trials_stage, with_skipped
@@ -267,7 +268,9 @@ def stage(
         _known(_folded(history), named)
     stages = stages_in(history, named, is_draft=is_draft)
     stages["validated"] = _validated(present) if is_draft else Stage("validated", "done")
-    stages["tried"] = trials_stage(load(trials_id(workspace_id, named)) if named else ())
+    if named:
+        stages["tried"] = trials_stage(load(trials_id(workspace_id, named)))
+        stages["back_tested"] = _back_tested(workspace_id, named)
     return with_skipped([*stages.values()])
 
 
@@ -416,6 +419,16 @@ def _changed(written: tuple[Rule, ...], active: PolicySet) -> tuple[str, ...]:
     drafted = {each.name: rule_hash(each) for each in written}
     names = drafted.keys() | active.rule_hashes.keys()
     return tuple(sorted(name for name in names if drafted.get(name) != active.rule_hashes.get(name)))
+
+
+def _back_tested(workspace_id: UUID, policy_hash: str) -> Stage:
+    found = latest(workspace_id, policy_hash)
+    if found is None:
+        return Stage("back_tested")
+    said = f"{found.decisions} past decisions, {found.changed or 'none'} would change"
+    if found.not_redecidable:
+        said += f", {found.not_redecidable} are erased"
+    return Stage("back_tested", "done", found.ended_at, found.by, said)
 
 
 def _counts(decisions: QuerySet[PolicyDecision, Any], field: str) -> Mapping[str, int]:

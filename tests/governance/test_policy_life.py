@@ -80,7 +80,7 @@ class TestApprove:
         assert approve(rulebook, BOB) == [approved()]
         rulebook = begun(proposed(), approved())
         assert rulebook.proposal is None
-        event, retired = activate(rulebook, ANN)
+        retired, event = activate(rulebook, ANN)
         assert isinstance(event, PolicyActivated)
         assert (event.by, event.proposed_by, event.approved_by, event.alone) == (ANN, ANN, BOB, False)
         assert retired == PolicyRetired(policy_hash=FIRST.content_hash, by=ANN)
@@ -237,7 +237,11 @@ class TestShadow:
     def test_ends_where_the_set_comes_into_force_and_goes_on_beside_another(self) -> None:
         rulebook = begun(proposed(), approved(), shadowed())
         events = activate(rulebook, ANN)
-        assert [type(event) for event in events] == [PolicyActivated, PolicyRetired, ShadowEnded]
+        assert [event.type_name.removeprefix("governance.") for event in events] == [
+            "ShadowEnded",
+            "PolicyRetired",
+            "PolicyActivated",
+        ]
         rulebook = begun(shadowed(), proposed(ANN, THIRD))
         after = rulebooks.fold_onto(rulebook, activate(rulebook, BOB, THIRD))
         assert after.shadow is not None

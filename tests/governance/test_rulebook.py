@@ -140,7 +140,7 @@ class TestActivate:
     def test_is_for_authors_while_one_person_looks_after_the_rules(self) -> None:
         rulebook = with_another(begun())
         draft = compile_draft(rulebook)
-        event, _ = rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=False)
+        _, event = rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=False)
         assert isinstance(event, PolicyActivated)
         assert (event.policy_hash, event.proposed_by, event.alone) == (draft.content_hash, ANN, True)
         for roles in (REVIEWER, MEMBER, set()):
@@ -159,7 +159,7 @@ class TestActivate:
             rulebooks.activate(proposed, draft, by=ANN, roles=AUTHOR, four_eyes=True)
         with pytest.raises(MayNotChangePolicy, match="reviewer"):
             rulebooks.activate(proposed, draft, by=BOB, roles=MEMBER, four_eyes=True)
-        event, _ = rulebooks.activate(proposed, draft, by=BOB, roles=REVIEWER, four_eyes=True)
+        _, event = rulebooks.activate(proposed, draft, by=BOB, roles=REVIEWER, four_eyes=True)
         assert isinstance(event, PolicyActivated)
         assert (event.by, event.proposed_by, event.alone) == (BOB, ANN, False)
         assert rulebooks.evolve(proposed, event).proposal is None
