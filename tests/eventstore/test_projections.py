@@ -37,6 +37,7 @@ from tests.eventstore.notes import (
     Tally,
     a_key,
     note_projections,
+    project_note,
     project_tally,
     starring,
     writing,
@@ -232,6 +233,30 @@ class TestRebuild:
         order()
         run_following()
         assert Tally.objects.get().notes == 4
+
+    def test_gives_many_events_to_a_projection_that_takes_them(
+        self, database: Database, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        some_notes(5)
+        batches: list[int] = []
+
+        def project_notes(batch: Sequence[RecordedEvent]) -> None:
+            batches.append(len(batch))
+            for recorded in batch:
+                project_note(recorded)
+
+        projections._inline.clear()
+        projections.inline_batched(NoteWritten, NoteStarred, tables=[Note])(project_notes)
+        monkeypatch.setattr("cartrita.eventstore.rebuild.BATCH", 4)
+        with database.as_owner():
+            rebuild.rebuild(["tests.eventstore.test_projections.project_notes"])
+            assert batches == [4, 4, 2]
+            # Rows of the same tables that another one writes come between in their order.
+            projections.inline(NoteStarred, tables=[Note])(project_note)
+            batches.clear()
+            rebuild.rebuild(["tests.eventstore.test_projections.project_notes"])
+            assert batches == [1] * 10
+        assert differences() == []
 
     def test_keeps_names_rights_indexes_and_triggers(self, database: Database) -> None:
         with database.as_owner(), connection.cursor() as cursor:
