@@ -588,14 +588,15 @@ def _limit(limit: int | None) -> int:
 
 
 def _left_percent(request: DecisionRequest) -> int:
-    if request.budgets:
-        return int(min(one.left for one in request.budgets) * 100)
-    budget = request.budget
-    limits = ((budget.limit_tokens, budget.used_tokens), (budget.limit_micros, budget.used_micros))
-    shares = [
-        max(limit - used, 0) * 100 // limit if limit else 0 for limit, used in limits if limit is not None
-    ]
-    return min(shares, default=100)
+    least = 100
+    for budget in request.budgets or (request.budget,):
+        for limit, used in (
+            (budget.limit_tokens, budget.used_tokens),
+            (budget.limit_micros, budget.used_micros),
+        ):
+            if limit is not None:
+                least = min(least, max(limit - used, 0) * 100 // limit if limit else 0)
+    return least
 
 
 _READERS: Mapping[str, Callable[[DecisionRequest], Any]] = {

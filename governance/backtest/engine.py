@@ -30,6 +30,7 @@ Loss = Literal["erased", "policy_missing", "unreadable"]
 Levels = Mapping[str, int]
 
 _MOST_PAIRS = 4096
+_MOST_COMBINED = 512
 _MOST_STEADY = 20_000
 
 
@@ -114,6 +115,8 @@ class _Pair:
     varying: cel.Combination | None = None
     varying_reads: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
+    versions: tuple[str, ...] = ()
+    tested_versions: tuple[str, ...] = ()
     known: dict[Any, list[bool]] = field(default_factory=dict)
 
 
@@ -136,7 +139,9 @@ class Redecider:
         self._policy = policy
         self._read_blob = read_blob
         self._reload = reload
-        self._pairs: dict[tuple[Any, ...], _Pair] = {}
+        self._pairs: dict[tuple[str, ...], _Pair] = {}
+        # By the set and the groups themselves, which a pair keeps alive.
+        self._combined: dict[tuple[str, int, int], _Pair] = {}
 
     def again(self, stored: Stored, cipher: DataKeyCipher | None, levels: Levels) -> Again | Loss:
         """Decide a decision again, or say why that cannot be.
@@ -154,7 +159,7 @@ class Redecider:
             verdict = decide(request, original, of_original)
             if _is_as_recorded(made, verdict, results, cipher):
                 new = verdict
-                if not pair.same:
+                if of_tested is not None:
                     new = decide(_with_levels(request, pair, levels), self._tested, of_tested)
                 return _again(made, request, new, short=_short(pair, levels, new), differs=None)
         return self._plainly(stored, original, levels)
@@ -270,17 +275,30 @@ class Redecider:
         if found is None:
             if len(self._pairs) >= _MOST_PAIRS:
                 self._pairs.clear()
-            found = self._pairs[sort] = self._new_pair(original, request)
+            found = self._pairs[sort] = self._pair_of_groups(original, request)
         return found
 
-    def _new_pair(self, original: PolicySet, request: DecisionRequest) -> _Pair:
+    def _pair_of_groups(self, original: PolicySet, request: DecisionRequest) -> _Pair:
+        """Return the pair of the two groups, which many sorts of requests share, put together once."""
         ours, tested = original.group(request), self._tested.group(request)
-        versions = [original.rule_hashes[rule.name] for rule in ours.rules]
+        groups = (original.content_hash, id(ours), id(tested))
+        found = self._combined.get(groups)
+        if found is None:
+            if len(self._combined) >= _MOST_COMBINED:
+                self._combined.clear()
+                self._pairs.clear()
+            found = self._combined[groups] = self._new_pair(original, ours, tested)
+        return found
+
+    def _new_pair(self, original: PolicySet, ours: Group, tested: Group) -> _Pair:
+        versions = tuple(original.rule_hashes[rule.name] for rule in ours.rules)
+        tested_versions = tuple(self._tested.rule_hashes[rule.name] for rule in tested.rules)
         pair = _Pair(
             original=ours,
             tested=tested,
-            same=original.environment == self._tested.environment
-            and versions == [self._tested.rule_hashes[rule.name] for rule in tested.rules],
+            same=original.environment == self._tested.environment and versions == tested_versions,
+            versions=versions,
+            tested_versions=tested_versions,
             simulated=tuple(
                 rule.name
                 for rule in tested.rules
@@ -317,22 +335,34 @@ class Redecider:
             pair.varying = environment.combine([conditions[source] for source in varying])
             pair.varying_reads = environment.read_by([conditions[source] for source in varying])
 
-    def _evaluations(self, request: DecisionRequest, pair: _Pair) -> tuple[Evaluation, Evaluation, _Results]:
-        """Return what the rules of both groups gave, and the names of the original ones by that."""
+        """Return what the rules of both groups gave, and the names of the original ones by that.
+
+        None for the tested ones where the same rules hold in both, so that the verdict is the same, too.
+        """
+        self, request: DecisionRequest, pair: _Pair
+    ) -> tuple[Evaluation, Evaluation | None, _Results]:
+        """Return what the rules of both groups gave, and the names of the original ones by that.
+
+        None for the tested ones where the same rules hold in both, so that the verdict is the same, too.
+        """
         results = self._together(request, pair) if pair.together else None
         if results is None:
             # Two languages, or a rule that errs: each set by itself, which says which one.
             of_original = evaluate(pair.original, request, pair.environment)
             return (
                 of_original,
-                of_original if pair.same else evaluate(pair.tested, request, self._tested.environment),
+                None if pair.same else evaluate(pair.tested, request, self._tested.environment),
                 _results(of_original),
             )
         flags = pair.pick_original(results)
-        of_original = _evaluation(pair.original, flags)
+        of_original, of_tested = _evaluation(pair.original, flags), None
+        if not pair.same:
+            tested_flags = pair.pick_tested(results)
+            if [*compress(pair.versions, flags)] != [*compress(pair.tested_versions, tested_flags)]:
+                of_tested = _evaluation(pair.tested, tested_flags)
         return (
             of_original,
-            of_original if pair.same else _evaluation(pair.tested, pair.pick_tested(results)),
+            of_tested,
             _Results([*compress(pair.names, flags)], [*compress(pair.names, map(not_, flags))], {}),
         )
 

@@ -2,15 +2,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from cartrita.eventstore import erase_key
-from governance.backtest import runner
 from governance.policy import PolicySet
 from governance.step import take_step
-from tests.databases import Database
-from tests.governance.backtests import as_counted, carried_out, counted_plainly, reported, without_zeros
+from tests.governance.backtests import as_counted, counted_plainly, reported, without_zeros
 from tests.governance.policies import NOON, rule, yaml_policy
 from tests.governance.steps import Place, settled
 
