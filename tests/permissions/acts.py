@@ -32,6 +32,11 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "POST /api/v2/policies/try": lambda it: {"decision_id": str(it["decision_id"])},
     "POST /api/v2/policies/propose": lambda _: {"note": "again"},
     "POST /api/v2/policies/activate": lambda it: {"policy_hash": it["policy_hash"]},
+    "POST /api/v2/policies/approve": lambda it: {"policy_hash": it["policy_hash"]},
+    "POST /api/v2/policies/reject": lambda it: {"policy_hash": it["policy_hash"], "reason": "no"},
+    "POST /api/v2/policies/withdraw": lambda it: {"policy_hash": it["policy_hash"]},
+    "POST /api/v2/policies/shadow": lambda it: {"policy_hash": it["policy_hash"]},
+    "POST /api/v2/policies/unshadow": lambda it: {"policy_hash": it["policy_hash"], "reason": "no"},
     "PUT /api/v2/policies/rules/<str:name>": lambda _: {
         "sentence": "Another sentence.",
         "match": {"kinds": ["tool_call"]},
@@ -99,6 +104,9 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "POST /admin/governance/policyrule/set/<slug:act>/": lambda it: {
         "workspace": str(it["workspace_id"]), "activate-policy_hash": it["policy_hash"], "activate-note": "go"
     },
+    "POST /admin/governance/policyrule/try/": lambda it: {
+        "workspace": str(it["workspace_id"]), "try-decision_id": str(it["decision_id"])
+    },
     "POST /admin/governance/policyversion/<uuid:version_id>/command/<slug:act>/": lambda it: {
         "propose-policy_hash": it["policy_hash"], "propose-note": "again"
     },
@@ -113,6 +121,12 @@ QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "GET /admin/governance/policyrule/import/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/policyrule/shadow/": lambda it: {"workspace": it["workspace_id"]},
+    "POST /admin/governance/policyrule/shadow/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/policyrule/try/": lambda it: {"workspace": it["workspace_id"]},
+    "POST /admin/governance/policyrule/try/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /api/v2/policies/stage": lambda it: {"policy_hash": it["policy_hash"]},
+    "GET /api/v2/policies/shadow-report": lambda it: {"policy_hash": it["policy_hash"]},
     "GET /admin/governance/breakglass/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/breakglass/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/": lambda it: {"workspace": it["workspace_id"]},

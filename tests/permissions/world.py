@@ -181,6 +181,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
     )
     policies.propose(workspace_id=workspace_id, caller=proposer, note=f"The {MARK} rule.")
     draft = policy_queries.draft(workspace_id)
+    policies.shadow(workspace_id=workspace_id, caller=author, policy_hash=draft.policy_hash)
     budgets.set_budget(
         caller=as_caller(people["operator"]),
         name=f"{MARK} budget",
