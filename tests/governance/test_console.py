@@ -11,8 +11,11 @@ import pytest
 from django.test import Client
 from django.utils import timezone
 
-from cartrita.accounts.commands import ensure_user
+from cartrita.accounts.commands import change_workspace_settings, ensure_user
+from cartrita.accounts.models import Team
+from cartrita.accounts.team_commands import create_team
 from cartrita.eventstore import RecordedEvent, load
+from cartrita.eventstore.models import Event
 from governance.approval import ApprovalGranted, ApprovalReplaced, fits
 from governance.budget import BudgetClosed, BudgetRaised, BudgetSet
 from governance.commands import approvals as approval_commands
@@ -22,6 +25,7 @@ from governance.models import Approval, Budget, PolicyDecision, PolicyRule, Poli
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
 from governance.spreadsheet import spreadsheet_cell
+from governance.step import take_step
 from tests.databases import Database
 from tests.governance.consoles import (
     ROLES,
@@ -31,6 +35,8 @@ from tests.governance.consoles import (
     held_answer,
     new_workspace,
 )
+from tests.governance.policies import rule
+from tests.governance.steps import Place
 
 pytestmark = pytest.mark.flow
 
@@ -892,6 +898,101 @@ class TestBudgets:
         answer = keeper.client.post(f"/admin/governance/budget/{team_budget.pk}/command/set/", cyclic)
         assert answer.status_code == 400
         assert "itself a part of this one" in answer.content.decode()
+
+    def test_shows_what_is_about_to_run_out_and_where_it_went(self, team: UUID) -> None:
+        keeper = guardian(team, "admin", name="Kay Keeper")
+        change_workspace_settings(caller=keeper.caller, time_zone="Asia/Tokyo")
+        place = Place(workspace_id=team, user_id=keeper.user.pk)
+        place.follows(rule("ok", "allow"))
+        budget_id, _ = set_budget(
+            caller=keeper.caller, name="<b>Team</b>", scope_kind="workspace", period="day", limit_tokens=100
+        )
+        (decided,) = take_step(context=place.context, acts=[place.act(tokens=85)])
+        tree = " ".join(page(keeper.client, "/admin/governance/budget/").split())
+        assert "About to run out" in tree
+        assert "&lt;b&gt;Team&lt;/b&gt;</a> (workspace): 85 % taken" in tree
+        assert " JST" in tree
+        assert "0 used, 85 held back, 15 left" in tree
+        shown = " ".join(page(keeper.client, f"/admin/governance/budget/{budget_id}/change/").split())
+        assert f"/admin/governance/policydecision/{decided.decision_id}/change/" in shown
+        assert "Kay Keeper" in shown
+        assert "Its periods" in shown
+        period = shown.partition("?period=")[2].partition("#")[0]
+        again = page(keeper.client, f"/admin/governance/budget/{budget_id}/change/?period={period}")
+        assert str(decided.decision_id) in again
+
+    def test_hands_them_out_as_csv_and_records_it(self, team: UUID) -> None:
+        auditor = guardian(team, "auditor")
+        set_budget(
+            caller=guardian(team, "admin").caller, name="=cmd", scope_kind="workspace", limit_tokens=10
+        )
+        assert auditor.client.get("/admin/governance/budget/export/").status_code == 302
+        answer = auditor.client.post("/admin/governance/budget/export/", {"workspace": str(team)})
+        assert "'=cmd" in answer.content.decode("utf-8-sig")
+        exported = Event.objects.get(type="governance.DataExported", workspace_id=team)
+        assert exported.actor == f"user:{auditor.user.pk}"
+
+    def test_sets_up_the_workspace(self, team: UUID) -> None:
+        keeper, operator = guardian(team, "admin"), guardian(team, "operator")
+        address = "/admin/governance/budget/settings/"
+        wrong = {"settings-time_zone": "Moon/Sea", "settings-currency": "USD"}
+        assert keeper.client.post(address, wrong).status_code == 400
+        wanted = {"settings-time_zone": "Europe/Berlin", "settings-currency": "eur"}
+        assert operator.client.post(address, wanted).status_code == 403
+        assert keeper.client.post(address, wanted).status_code == 302
+        assert 'value="Europe/Berlin"' in page(operator.client, "/admin/governance/budget/new/")
+
+
+class TestTeams:
+    def test_are_made_filled_renamed_and_closed(self, team: UUID) -> None:
+        keeper = guardian(team, "admin", name="Kay Keeper")
+        mate = guardian(team, "auditor", name="Mia <i>Mate</i>")
+        assert "There is no team." in page(keeper.client, "/admin/accounts/team/")
+        new = {"new-name": "Blue", "new-members": [str(keeper.user.pk)]}
+        assert keeper.client.post("/admin/accounts/team/new/", new).status_code == 302
+        row = Team.objects.get(workspace_id=team)
+        address = f"/admin/accounts/team/{row.pk}"
+        assert keeper.client.post("/admin/accounts/team/new/", new).status_code == 409
+        joining = {"join-person": str(mate.user.pk)}
+        assert keeper.client.post(f"{address}/command/join/", joining).status_code == 302
+        set_budget(
+            caller=keeper.caller, name="Blue money", scope_kind="team", scope=str(row.pk), limit_tokens=10
+        )
+        shown = page(keeper.client, f"{address}/change/")
+        assert "Mia &lt;i&gt;Mate&lt;/i&gt;" in shown
+        assert "Blue money" in shown
+        assert "accounts.TeamMembersChanged" in shown
+        tree = page(keeper.client, "/admin/governance/budget/")
+        assert f'href="{address}/change/">team: Blue</a>' in tree
+        leaving = {"leave-person": str(keeper.user.pk)}
+        assert keeper.client.post(f"{address}/command/leave/", leaving).status_code == 302
+        assert keeper.client.post(f"{address}/command/rename/", {"rename-name": "Azure"}).status_code == 302
+        assert "Azure" in page(mate.client, "/admin/accounts/team/")
+        assert keeper.client.post(f"{address}/command/close/").status_code == 302
+        assert "There is no team." in page(keeper.client, "/admin/accounts/team/")
+        assert "It is closed" in page(keeper.client, f"{address}/change/")
+
+    @pytest.mark.parametrize("role", ["member", *ROLES])
+    def test_are_changed_by_administrators_alone(self, role: str, team: UUID) -> None:
+        team_id = create_team(caller=guardian(team, "admin").caller, name="Blue")
+        one = guardian(team, role)
+        for address in (
+            "/admin/accounts/team/new/",
+            *(f"/admin/accounts/team/{team_id}/command/{act}/" for act in ("join", "leave", "rename")),
+        ):
+            expected = {400} if role == "admin" else {403, 404} if role == "member" else {403}
+            assert one.client.post(address).status_code in expected, address
+        assert one.client.get("/admin/accounts/team/").status_code == (403 if role == "member" else 200)
+        assert one.client.get("/admin/accounts/team/add/").status_code == 403
+
+    def test_of_other_workspaces_are_not_there(self, team: UUID) -> None:
+        theirs = new_workspace()
+        team_id = create_team(caller=guardian(theirs, "admin").caller, name="Theirs")
+        keeper = guardian(team, "admin")
+        assert "Theirs" not in page(keeper.client, "/admin/accounts/team/")
+        assert keeper.client.get(f"/admin/accounts/team/{team_id}/change/").status_code == 302
+        assert keeper.client.post(f"/admin/accounts/team/{team_id}/command/close/").status_code == 404
+        assert keeper.client.get(f"/admin/accounts/team/?workspace={theirs}").status_code == 403
 
 
 class TestDecisions:

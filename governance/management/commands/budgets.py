@@ -130,7 +130,7 @@ class Command(BaseCommand):
             what = f"{each.subject_kind} {each.subject}".strip()
             self.stdout.write(f"  {each.decision_id}  {what}: {each.tokens} tokens{micros}{held}")
         if found.refused:
-            self.stdout.write(f"It refused {found.refused} acts.")
+            self.stdout.write(f"It refused {found.refused} act{'s' if found.refused > 1 else ''}.")
 
     def _export(self, caller: Caller, *, closed: bool) -> None:
         require_reader(caller)
