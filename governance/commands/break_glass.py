@@ -22,6 +22,7 @@ from governance.break_glass import (
     BreakGlassNotFound,
     GlassScope,
 )
+from governance.known_scopes import require_known
 from governance.models import BreakGlass as BreakGlassRow
 from governance.models import GlassReview
 from governance.queries.approvals import four_eyes
@@ -44,7 +45,7 @@ def open_break_glass(
     """Open break-glass in the caller's workspace, and return its id and what was recorded.
 
     `minutes` are at most 480, counted from now. `scope` is the id of a session or person, empty for the
-    workspace. Raises RoleMissing, AlreadyOpen, BadInput.
+    workspace. Raises RoleMissing, AlreadyOpen, UnknownScope, BadInput.
     """
     _require(caller, OPENERS)
     scope = _checked_scope(caller, scope_kind, scope)
@@ -185,6 +186,8 @@ def _checked_scope(caller: Caller, scope_kind: str, scope: str) -> str:
         raise BadInput(f"The scope of a {scope_kind} is its id, a UUID.", field="scope") from None
     if scope_kind == "user" and not roles_of(found, caller.workspace_id):
         raise BadInput("Nobody in this workspace has that id.", field="scope")
+    if scope_kind == "session":
+        require_known(scope_kind, str(found), caller.workspace_id)
     return str(found)
 
 

@@ -55,7 +55,7 @@ def page(client: Client, address: str, status: int = 200) -> str:
     return response.content.decode()
 
 
-def opened(person: Guardian, status: int = 302, **more: str) -> BreakGlass | None:
+def opened(person: Guardian, status: int = 302, **more: Any) -> BreakGlass | None:
     answer = person.client.post(f"{LIST}new/?workspace={person.workspace_id}", {**GIVEN, **more})
     assert answer.status_code == status, answer.content.decode()
     return BreakGlass.objects.filter(workspace_id=person.workspace_id).first()
@@ -154,7 +154,8 @@ class TestForms:
         assert opened(ann, 409) is not None
 
     def test_take_a_persons_address(self, ann: Guardian, ben: Guardian) -> None:
-        row = opened(ann, **{"open-scope_kind": "user", "open-scope": ben.user.email})
+        of_ben: dict[str, Any] = {"open-scope_kind": "user", "open-scope": ben.user.email}
+        row = opened(ann, **of_ben)
         assert row is not None
         assert (row.scope_kind, row.scope) == ("user", str(ben.user.pk))
         assert "one person: Ben" in page(ben.client, one(row))

@@ -36,6 +36,7 @@ from governance.queries import break_glass as queries
 from governance.queries.decisions import recount, redecide_all
 from governance.queries.policies import active_policy
 from governance.step import Decided, take_step
+from sessions_app.commands import create_session
 from tests.accounts.people import Person, someone
 from tests.databases import Database
 from tests.governance.approvals import as_caller
@@ -84,13 +85,17 @@ def eve(ann: Person) -> Person:
 
 @pytest.fixture
 def place(ann: Person, eve: Person) -> Place:
-    made = Place(workspace_id=ann.workspace_id, user_id=eve.id)
+    made = Place(workspace_id=ann.workspace_id, user_id=eve.id, session_id=chat_of(eve))
     made.follows(NO_SEND, NO_SHELL, ASK, SLOW, ALLOW)
     return made
 
 
 def opened(person: Person, *, minutes: int = 60, **more: Any) -> UUID:
     return commands.open_break_glass(caller=as_caller(person), reason=REASON, minutes=minutes, **more)[0]
+
+
+def chat_of(person: Person) -> UUID:
+    return create_session(user_id=person.id, workspace_id=person.workspace_id, actor=f"user:{person.id}")
 
 
 def asked(place: Place, tool: str = "send", *, now: datetime | None = None, **more: Any) -> Decided:
@@ -211,39 +216,57 @@ class TestStep:
         suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
         phases=[Phase.explicit, Phase.generate],
     )
-    @given(data=st.data())
-    def test_decides_with_what_is_in_force_then(self, data: st.DataObject, place: Place, ann: Person) -> None:
+    @given(
+        openings=st.lists(
+            st.tuples(st.sampled_from(["workspace", "session", "user"]), st.integers(1, 120), st.booleans()),
+            max_size=2,
+            unique_by=lambda each: each[0],
+        ),
+        tries=st.lists(
+            st.tuples(st.integers(0, 121), st.sampled_from(["send", "shell", "python", "calculate"])),
+            min_size=1,
+            max_size=3,
+        ),
+    )
+    def test_decides_with_what_is_in_force_then(
+        self,
+        openings: list[tuple[Any, int, bool]],
+        tries: list[tuple[int, str]],
+        place: Place,
+        ann: Person,
+        eve: Person,
+    ) -> None:
         begin = timezone.now()
-        here = place.another_session()
+        here = Place(workspace_id=place.workspace_id, user_id=eve.id, session_id=chat_of(eve))
         scopes = {"workspace": "", "session": str(here.session_id), "user": str(here.user_id)}
-        openings = {}
-        for kind in data.draw(st.permutations(sorted(scopes)).map(lambda each: each[:2])):
-            minutes = data.draw(st.integers(1, 120))
-            glass_id = opened(ann, scope_kind=kind, scope=scopes[kind], minutes=minutes, now=begin)
-            if data.draw(st.booleans()):
-                openings[glass_id] = BreakGlass.objects.get(id=glass_id)
-            else:
-                commands.end_break_glass(glass_id=glass_id, caller=as_caller(ann), now=begin)
-        policy = active_policy(here.workspace_id)
-        for minutes in sorted(data.draw(st.lists(st.integers(0, 121), min_size=1, max_size=3))):
-            tool = data.draw(st.sampled_from(["send", "shell", "python", "calculate"]))
-            at = begin + timedelta(minutes=minutes)
-            decided = asked(here, tool, now=at)
-            in_force = {id_ for id_, row in openings.items() if at < row.until}
-            event = recorded(decided)
-            assert (event.glass_id in in_force) if in_force else event.glass_id is None
-            request = request_of(event, lambda _: b"")
-            whole = decide(request.with_facts(glass=None), policy)
-            assert SEVERITY[decided.verdict.outcome] <= SEVERITY[whole.outcome]
-            if tool == "shell" or not in_force:
-                assert decided.verdict.outcome == whole.outcome
-            else:
-                assert decided.permit is not None
-            if (whole.outcome, whole.rule) != (event.outcome, event.rule):
-                assert (event.unbroken_outcome, event.unbroken_rule) == (whole.outcome, whole.rule)
-        # The next example has the same people.
-        for id_ in openings:
-            commands.end_break_glass(glass_id=id_, caller=as_caller(ann), now=begin)
+        stand: dict[UUID, BreakGlass] = {}
+        try:
+            for kind, minutes, stays in openings:
+                glass_id = opened(ann, scope_kind=kind, scope=scopes[kind], minutes=minutes, now=begin)
+                if stays:
+                    stand[glass_id] = BreakGlass.objects.get(id=glass_id)
+                else:
+                    commands.end_break_glass(glass_id=glass_id, caller=as_caller(ann), now=begin)
+            policy = active_policy(here.workspace_id)
+            for minutes, tool in sorted(tries):
+                at = begin + timedelta(minutes=minutes)
+                decided = asked(here, tool, now=at)
+                in_force = {id_ for id_, row in stand.items() if at < row.until}
+                event = recorded(decided)
+                assert (event.glass_id in in_force) if in_force else event.glass_id is None
+                request = request_of(event, lambda _: b"")
+                whole = decide(request.with_facts(glass=None), policy)
+                assert SEVERITY[decided.verdict.outcome] <= SEVERITY[whole.outcome]
+                if tool == "shell" or not in_force:
+                    assert decided.verdict.outcome == whole.outcome
+                else:
+                    assert decided.permit is not None
+                if (whole.outcome, whole.rule) != (event.outcome, event.rule):
+                    assert (event.unbroken_outcome, event.unbroken_rule) == (whole.outcome, whole.rule)
+        finally:
+            # The next example has the same people.
+            for id_ in stand:
+                commands.end_break_glass(glass_id=id_, caller=as_caller(ann), now=begin)
 
 
 class TestOpen:
@@ -270,6 +293,8 @@ class TestOpen:
             ("user", str(stranger.id)),
             ("user", ""),
             ("session", "x"),
+            ("session", str(uuid4())),
+            ("session", str(chat_of(stranger))),
             ("workspace", str(stranger.workspace_id)),
             ("team", "x"),
         ):
@@ -294,7 +319,8 @@ class TestOpen:
         opened(ann, minutes=1, now=begin)
         with pytest.raises(AlreadyOpen):
             opened(ann, now=begin + timedelta(seconds=59))
-        assert opened(ann, now=begin + timedelta(seconds=60))
+        second = opened(ann, now=begin + timedelta(seconds=60))
+        assert BreakGlass.objects.get(id=second).opened_at == begin + timedelta(seconds=60)
 
 
 class TestEnd:

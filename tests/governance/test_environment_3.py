@@ -71,7 +71,7 @@ class TestNames:
         asked = request_from_names(
             {"kind": "tool_call", "findings": ["email"], "teams": ["red"], "break_glass": True}
         )
-        assert (asked.findings, asked.teams) == ({"email"}, {"red"})
+        assert (asked.findings, asked.teams) == (frozenset({"email"}), frozenset({"red"}))
         assert asked.broken_glass is not None
         assert request_from_names({"kind": "plan", "break_glass": False}).glass is None
         late = request_from_names({"kind": "plan", "break_glass": True, "at": "2031-01-01T00:00:00+00:00"})
@@ -314,8 +314,7 @@ class TestBreakGlass:
     def test_changes_nothing_for_sets_of_before(
         self, written: list[tuple[str, str | None, bool, int]], facts: dict[str, Any]
     ) -> None:
-        plain = [(outcome, None, False, priority) for outcome, _, _, priority in written]
-        rules = of_version(2, *rules_of(plain))
+        rules = of_version(2, *rules_of([(one[0], None, False, one[3]) for one in written]))
         levels = {f"r{n}": 0 for n, one in enumerate(written) if one[0] == "throttle"}
         whole = decide(request(**facts, throttles=levels), rules)
         assert decide(request(**facts, throttles=levels, glass=GLASS), rules) == whole
