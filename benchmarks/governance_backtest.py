@@ -1,17 +1,17 @@
 """How long the whole history takes to be decided again under another 100 rules, beside reading it alone.
 
-Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and what
-the peer is. A database of its own is filled through the event store's own append with synthetic decisions
-(1,000,000; --quick: 20,000): sessions of sixteen acts of all kinds, under 100 rules of which some are about
-each, with budgets, throttles and grants as steps state them, a tenth of the prompts in blobs. Then it is
-decided again, by as many processes as there are cores,
+Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
+what the peer is. A database of its own is filled through the event store's own append with synthetic
+decisions (1,000,000; --quick: 20,000): sessions of sixteen acts of all kinds, under 100 rules of which some
+are about each, with budgets, throttles and labels as steps state them, a tenth of the prompts in blobs. Then
+it is decided again, by as many processes as there are cores,
 
 - `same_rules`: under the set that decided, which must give no difference;
 - `other_rules`: under a set with 12 of the 100 rules changed;
 - `all_other`: under one with other conditions in all of them;
 - `other_rates`: under one whose throttle rules have other rates, so that buckets are worked out first.
 
-Each is checked against itself first: `differences` under the recorded sets must be 0, or it ends with an error.
+Each checks itself: `differences` under the recorded sets must be 0, or it ends with an error.
 The peer reads the same decisions from the log, in one process, and does nothing with them.
 
     python benchmarks/governance_backtest.py [--quick] [--decisions N] [--processes N]
@@ -91,16 +91,16 @@ def main() -> None:
     decisions = 20_000 if options.quick else options.decisions
     builders = min(os.cpu_count() or 1, 4)
     with harness.installation(shared_buffers="512MB", max_wal_size="4GB") as environ:
-        environ = {**environ, "CARTRITA_BACKTEST_PROCESSES": str(options.processes)}
+        many = {**environ, "CARTRITA_BACKTEST_PROCESSES": str(options.processes)}
         began = time.perf_counter()
         sessions = -(-decisions // A_SESSION)
         shares = [sessions // builders + (n < sessions % builders) for n in range(builders)]
-        children = [child(environ, "build", share, seed) for seed, share in enumerate(shares)]
+        children = [child(many, "build", share, seed) for seed, share in enumerate(shares)]
         if any(one.wait() for one in children):
             sys.exit("The history could not be built.")
         print(json.dumps({"name": "governance_backtest.built", "ours": round(time.perf_counter() - began, 1),
                           "unit": "s", "decisions": sessions * A_SESSION}), flush=True)  # fmt: skip
-        if child(environ, "measure", decisions, 0).wait():
+        if child(many, "measure", decisions, 0).wait():
             sys.exit(1)
 
 
@@ -227,8 +227,8 @@ def requests(chance: random.Random, session_id: UUID, user_id: UUID, at: datetim
         used = chance.randrange(400_000)
         budgets = tuple(
             BudgetFact(
-                id=UUID(int=WORKSPACE.int + n), name=name, scope_kind=name, scope=str(scope), period_start=BEGAN,
-                limit_tokens=1_000_000, used_tokens=used,
+                id=UUID(int=WORKSPACE.int + n), name=name, scope_kind=name, scope=str(scope),
+                period_start=BEGAN, limit_tokens=1_000_000, used_tokens=used,
             )
             for n, (name, scope) in enumerate((("workspace", WORKSPACE), ("session", session_id)), start=1)
         )  # fmt: skip

@@ -2,7 +2,16 @@
 
 from django.urls import path
 
-from governance.api import approvals, break_glass, budgets, coverage, decisions, policies, policy_life
+from governance.api import (
+    approvals,
+    backtests,
+    break_glass,
+    budgets,
+    coverage,
+    decisions,
+    policies,
+    policy_life,
+)
 
 urlpatterns = [
     path("api/v2/policies/rules", policies.Rules.as_view(), name="policy-rules"),
@@ -46,6 +55,18 @@ urlpatterns = [
         break_glass.BreakGlassReviewing.as_view(),
         name="break-glass-review",
     ),
+    path("api/v2/backtests", backtests.BackTests.as_view(), name="back-tests"),
+    path("api/v2/backtests/<uuid:back_test_id>", backtests.BackTestOne.as_view(), name="back-test"),
+    path(
+        "api/v2/backtests/<uuid:back_test_id>/report",
+        backtests.BackTestReported.as_view(),
+        name="back-test-report",
+    ),
+    path(
+        "api/v2/backtests/<uuid:back_test_id>/cancel",
+        backtests.BackTestCancel.as_view(),
+        name="back-test-cancel",
+    ),
     path("api/v2/budgets", budgets.Budgets.as_view(), name="budgets"),
     path("api/v2/budgets/export", budgets.BudgetExport.as_view(), name="budgets-export"),
     path("api/v2/budgets/<uuid:budget_id>", budgets.BudgetOne.as_view(), name="budget"),
@@ -56,5 +77,14 @@ urlpatterns = [
         "api/v2/budgets/<uuid:budget_id>/spending", budgets.BudgetSpending.as_view(), name="budget-spending"
     ),
     path("api/v2/decisions", decisions.Decisions.as_view(), name="decisions"),
+    path("api/v2/decisions/export", decisions.DecisionExport.as_view(), name="decisions-export"),
+    path(
+        "api/v2/decisions/<uuid:decision_id>/capsule",
+        decisions.DecisionCapsule.as_view(),
+        name="decision-capsule",
+    ),
+    path(
+        "api/v2/decisions/<uuid:decision_id>/again", decisions.DecisionAgain.as_view(), name="decision-again"
+    ),
     path("api/v2/decisions/<uuid:decision_id>", decisions.DecisionOne.as_view(), name="decision"),
 ]

@@ -335,10 +335,7 @@ class Redecider:
             pair.varying = environment.combine([conditions[source] for source in varying])
             pair.varying_reads = environment.read_by([conditions[source] for source in varying])
 
-        """Return what the rules of both groups gave, and the names of the original ones by that.
-
-        None for the tested ones where the same rules hold in both, so that the verdict is the same, too.
-        """
+    def _evaluations(
         self, request: DecisionRequest, pair: _Pair
     ) -> tuple[Evaluation, Evaluation | None, _Results]:
         """Return what the rules of both groups gave, and the names of the original ones by that.

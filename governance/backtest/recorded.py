@@ -149,7 +149,7 @@ _MAKERS: Mapping[str, _Make | None] = {
 }
 # Facts that a stored request leaves out stand at their defaults.
 _DEFAULTS: Mapping[str, Any] = {
-    one.name: one.default if one.default is not MISSING else one.default_factory()  # type: ignore[misc]
+    one.name: one.default if one.default is not MISSING else one.default_factory()  # type: ignore[operator]
     for one in fields(DecisionRequest)
     if one.default is not MISSING or one.default_factory is not MISSING
 }
