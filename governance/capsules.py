@@ -7,7 +7,7 @@ from typing import ClassVar
 from uuid import UUID
 
 from cartrita import verify
-from cartrita.errors import NotFound
+from cartrita.errors import CartritaError, NotFound
 from cartrita.eventstore import RecordedEvent, get_blob, sealing
 from cartrita.eventstore.blobs import UnknownBlob
 from cartrita.eventstore.exports import (
@@ -47,6 +47,19 @@ class DecidedAgain:
         return in_order(self.recorded) == in_order(self.now)
 
 
+@dataclass(frozen=True, slots=True)
+class DecisionProof:
+    """What verifying a decision's capsule under this installation's keys came to, now.
+
+    `problem` says why it is not proven, and is empty where it is; `beyond` tells that only the next signed
+    head is missing.
+    """
+
+    report: verify.Report | None
+    problem: str = ""
+    beyond: bool = False
+
+
 def is_decision(stream_id: UUID) -> bool:
     """Tell whether a stream is a decision's."""
     try:
@@ -77,6 +90,23 @@ def decision_capsule(decision_id: UUID, *, with_blobs: bool = True) -> bytes:
         "blobs": _blobs(recorded) if with_blobs else [],
     }
     return make_capsule(positions, decision=decided)
+
+
+def prove_decision(decision_id: UUID) -> DecisionProof:
+    """Verify a decision as whoever gets its capsule does: its events, its policy, up to the newest head.
+
+    Raises UnknownDecision.
+    """
+    try:
+        content = decision_capsule(decision_id, with_blobs=False)
+        with verifying():
+            return DecisionProof(verify.verify_capsule(content, verify.Trust(trusted())))
+    except UnknownDecision:
+        raise
+    except HeadMissing as error:
+        return DecisionProof(None, error.message, beyond=True)
+    except CartritaError as error:
+        return DecisionProof(None, error.message)
 
 
 def redecide_capsule(content: bytes, keys: Sequence[str] = ()) -> DecidedAgain:

@@ -8,12 +8,13 @@ from uuid import UUID
 from django.contrib import admin
 from django.core.exceptions import PermissionDenied
 from django.db.models import Q, QuerySet
-from django.http import HttpRequest, HttpResponse
+from django.http import Http404, HttpRequest, HttpResponse
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext_lazy as _
 
-from cartrita.eventstore.models import Event, OrderedEvent
+from cartrita.eventstore.models import Event, OrderedEvent, TreeHead
 from cartrita.eventstore.registry import all_event_classes
 
 if TYPE_CHECKING:
@@ -170,3 +171,50 @@ class OrderedEventAdmin(ReadOnlyAdmin):
     def leaf_hash(self, row: OrderedEvent) -> str:
         """Show the leaf of the Merkle tree in hexadecimal."""
         return bytes(row.leaf).hex()
+
+
+@admin.register(TreeHead)
+class TreeHeadAdmin(ReadOnlyAdmin):
+    """The signed tree heads: each stands for all events up to its size. Keep one elsewhere, to compare."""
+
+    list_display = ("size", "signed_at", "root_hash")
+    ordering = ("-size",)
+    fields: ClassVar[tuple[str, ...]] = ("size", "signed_at", "root_hash", "checkpoint", "download")
+    readonly_fields = fields
+
+    def get_urls(self) -> list[URLPattern]:
+        """Add the download of a checkpoint."""
+        wrapped = self.admin_site.admin_view(self.checkpoint_view)
+        return [
+            path("<int:size>/checkpoint/", wrapped, name="eventstore_treehead_checkpoint"),
+            *super().get_urls(),
+        ]
+
+    def checkpoint_view(self, request: HttpRequest, size: int) -> HttpResponse:
+        """Return a signed head as the text that witnesses and `cartrita-verify --head` read."""
+        if not self.has_view_permission(request):
+            raise PermissionDenied
+        row = TreeHead.objects.filter(size=size).first() if size < 2**63 else None
+        if row is None:
+            raise Http404
+        return HttpResponse(
+            row.note.encode(),
+            content_type="text/plain; charset=utf-8",
+            headers={"Content-Disposition": f'attachment; filename="head-{row.size}.txt"'},
+        )
+
+    @admin.display(description=_("root"))
+    def root_hash(self, row: TreeHead) -> str:
+        """Show the root of the Merkle tree in hexadecimal."""
+        return bytes(row.root).hex()
+
+    @admin.display(description=_("checkpoint"))
+    def checkpoint(self, row: TreeHead) -> SafeString:
+        """Show the signed note."""
+        return format_html("<pre>{}</pre>", row.note)
+
+    @admin.display(description=_("file"))
+    def download(self, row: TreeHead) -> SafeString:
+        """Return the way to the checkpoint as a file."""
+        address = reverse("admin:eventstore_treehead_checkpoint", args=[row.size])
+        return format_html('<a href="{}" download>{}</a>', address, _("Download the checkpoint"))

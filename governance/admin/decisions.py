@@ -5,10 +5,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 from uuid import UUID
 
-from django.contrib import admin
+from django.contrib import admin, messages
 from django.db.models import Q, QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
-from django.urls import URLPattern, path
+from django.shortcuts import redirect
+from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
@@ -19,11 +20,14 @@ from cartrita.errors import CartritaError
 from cartrita.eventstore import unseal_or_empty
 from cartrita.eventstore.admin import as_uuid
 from governance.admin.pages import ConsolePage, Exports, events_behind, link, row_address
+from governance.capsules import decision_capsule, prove_decision
+from governance.commands.exports import record_export
 from governance.decide import Verdict
 from governance.decision import DecisionMade, verdict_of
+from governance.downloads import capsule_answer
 from governance.models import Budget, PolicyDecision, PolicyRule
-from governance.queries.decision_log import may_read_request
-from governance.queries.decisions import decision_made, redecide
+from governance.queries.decision_log import EXPORTED_COLUMNS, may_read_request
+from governance.queries.decisions import decision_made, in_order, redecide
 
 _RESULTS = {
     "matched": gettext_lazy("matched"),
@@ -113,12 +117,16 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                 )
             },
         ),
-        ("Behind it", {"fields": ("id", "workspace_id", "session_id", "trace_id", "created_at", "events")}),
+        (
+            "Behind it",
+            {"fields": ("id", "workspace_id", "session_id", "trace_id", "created_at", "events", "proof")},
+        ),
     )
     readonly_fields = (
         "request",
         "request_withheld",
         "events",
+        "proof",
         "rules",
         "rule_page",
         "approval_page",
@@ -127,41 +135,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "unbroken",
         "budgets",
     )
-    exported_columns = (
-        "id",
-        "created_at",
-        "workspace_id",
-        "session_id",
-        "subject_kind",
-        "tool_name",
-        "model_name",
-        "agent_name",
-        "decision",
-        "policy_rule",
-        "reason",
-        "review",
-        "policy_hash",
-        "rule_hash",
-        "matched",
-        "not_matched",
-        "erred",
-        "approval_id",
-        "retry_after_ms",
-        "redact",
-        "glass_id",
-        "unbroken_outcome",
-        "unbroken_rule",
-        "cost_limit_before",
-        "cost_limit_after",
-        "currency",
-        "act_outcome",
-        "act_cost_micros",
-        "act_currency",
-        "act_tokens",
-        "act_estimated",
-        "settled_at",
-        "trace_id",
-    )
+    exported_columns = EXPORTED_COLUMNS
 
     def get_fieldsets(self, request: HttpRequest, obj: PolicyDecision | None = None) -> Any:
         """Show exact requests, which hold what people wrote, to those who read them over REST too."""
@@ -185,10 +159,17 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         ]
 
     def get_urls(self) -> list[URLPattern]:
-        """Add the page that decides again."""
-        again = self.admin_site.admin_view(self.again_view)
+        """Add the page that decides again, and the capsule."""
+        wrapped = self.admin_site.admin_view
         return [
-            path("<uuid:decision_id>/again/", again, name="governance_policydecision_again"),
+            path(
+                "<uuid:decision_id>/again/", wrapped(self.again_view), name="governance_policydecision_again"
+            ),
+            path(
+                "<uuid:decision_id>/capsule/",
+                wrapped(self.capsule_view),
+                name="governance_policydecision_capsule",
+            ),
             *super().get_urls(),
         ]
 
@@ -212,10 +193,25 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
             "errors": [problem] if problem else [],
             "sides": side_by_side(before, after) if after else [],
             "rules": rules_side_by_side(before, after) if after else [],
-            "same": after is not None and not differences(before, after),
+            "same": after is not None and in_order(before) == in_order(after),
             "events": events_behind(row.pk),
         }
         return self.page(request, "policydecision/again.html", context, status=200 if after else 409)
+
+    def capsule_view(self, request: HttpRequest, decision_id: UUID) -> HttpResponse:
+        """Return the decision with what proves it as a file; the log says who took it along."""
+        row: PolicyDecision | None = self.found(request, decision_id)
+        if row is None:
+            raise Http404
+        try:
+            content = decision_capsule(decision_id)
+        except CartritaError as error:
+            messages.error(request, error.message)
+            return redirect(row_address("policydecision", row.pk))
+        record_export(
+            actor=f"user:{request.user.pk}", what="decision capsules", workspaces=[row.workspace_id]
+        )
+        return capsule_answer(decision_id, content)
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[PolicyDecision], search_term: str
@@ -333,6 +329,25 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         """Return the events of the decision's stream, and a link to them in the log."""
         return events_behind(row.pk)
 
+    @admin.display(description=gettext_lazy("proof"))
+    def proof(self, row: PolicyDecision) -> SafeString:
+        """Return what verifying the decision against the newest signed head comes to, at this moment."""
+        proven = prove_decision(row.pk)
+        heads = reverse("admin:eventstore_treehead_changelist")
+        if proven.report is None:
+            said = _("Not proven yet: %(problem)s") if proven.beyond else _("NOT VERIFIED: %(problem)s")
+            return format_html("<strong>{}</strong>", said % {"problem": proven.problem})
+        report = proven.report
+        verified = _("Verified up to the signed head of %(size)s events") % {"size": report.size}
+        signers = _("Signed by %(keys)s") % {"keys": ", ".join(report.signed_by)}
+        return format_html(
+            '<p><strong>{}</strong> (<a href="{}">{}</a>)</p><ul>{}</ul>',
+            verified,
+            heads,
+            _("all signed heads"),
+            format_html_join("", "<li>{}</li>", ((line,) for line in (*report.says, signers))),
+        )
+
 
 def differences(before: Verdict, after: Verdict) -> list[str]:
     """Return what differs between two verdicts, and the rules that gave another result."""
@@ -368,4 +383,11 @@ def _lines(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield _("Marked for review"), _("yes") if verdict.review else _("no")
     yield _("Message for the agent"), verdict.message_for_agent
     yield _("Message for people"), verdict.message_for_people
+    yield _("Left out"), ", ".join(verdict.left_out)
+    yield _("Taken out"), ", ".join(verdict.redact)
+    yield _("Approvals used"), ", ".join(map(str, verdict.grants))
+    yield _("Wait"), "" if verdict.retry_after_ms is None else f"{verdict.retry_after_ms} ms"
+    yield _("Without break-glass"), " · ".join(verdict.unbroken or ())
+    yield _("Redacted"), " ".join(verdict.redact)
+    yield _("Without break-glass"), " · ".join(verdict.unbroken or ())
     yield _("Parameters"), json.dumps(dict(verdict.parameters), sort_keys=True) if verdict.parameters else ""

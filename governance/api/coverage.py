@@ -1,10 +1,8 @@
 """REST: what the rules of a set did, and which of them never did anything."""
 
-from datetime import datetime
 from operator import itemgetter
 from typing import Any, get_args
 
-from django.utils.dateparse import parse_datetime
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -12,9 +10,9 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
-from cartrita.errors import BadInput
 from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from governance.api.policies import PolicyView
+from governance.api.shared import time_parameter
 from governance.policy import Outcome
 from governance.queries.coverage import RuleCoverage, coverage
 
@@ -102,8 +100,8 @@ class CoverageView(PolicyView):
         cursor, limit = page_parameters(request)
         found = coverage(
             caller(request).workspace_id,
-            since=_time(request, "since"),
-            until=_time(request, "until"),
+            since=time_parameter(request, "since"),
+            until=time_parameter(request, "until"),
             policy_hash=request.query_params.get("policy_hash"),
         )
         placed = [(f"{number:05}", each) for number, each in enumerate(found.rules)]
@@ -126,16 +124,3 @@ class CoverageView(PolicyView):
 def rule_as_json(rule: RuleCoverage) -> dict[str, Any]:
     """Return what a rule did as JSON."""
     return dict(RuleCoverageEntry(rule).data)
-
-
-def _time(request: Request, name: str) -> datetime | None:
-    text = request.query_params.get(name)
-    if text is None:
-        return None
-    try:
-        at = parse_datetime(text)
-    except ValueError:
-        at = None
-    if at is None or at.tzinfo is None:
-        raise BadInput(f"{name} is a time with its zone, such as 2026-03-01T00:00:00Z.", field=name)
-    return at

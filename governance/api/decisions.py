@@ -3,6 +3,7 @@
 from typing import Any, get_args
 from uuid import UUID
 
+from django.http import HttpResponse
 from drf_spectacular.types import OpenApiTypes
 from drf_spectacular.utils import OpenApiParameter, extend_schema
 from rest_framework import serializers
@@ -10,13 +11,21 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 
 from cartrita.accounts.authentication import caller
+from cartrita.accounts.console import CONSOLE_ROLES
 from cartrita.errors import BadInput
 from cartrita.http.pagination import PAGE_PARAMETERS, page_parameters
 from cartrita.http.parameters import uuid_parameter
 from cartrita.http.views import ApiView
-from governance.decision import ActOutcome
+from governance.api.shared import time_parameter
+from governance.capsules import decision_capsule
+from governance.commands.exports import record_export
+from governance.decide import Verdict
+from governance.decision import ActOutcome, DecisionMade, verdict_of
+from governance.downloads import capsule_answer
 from governance.policy import Outcome, SubjectKind
 from governance.queries import decision_log
+from governance.queries.decisions import decision_made, in_order, redecide
+from governance.spreadsheet import as_csv, csv_answer
 
 
 class DecisionEntry(serializers.Serializer[Any]):
@@ -86,18 +95,50 @@ class DecisionPage(serializers.Serializer[Any]):
     next_cursor = serializers.CharField(allow_null=True)
 
 
+class DecidedVerdict(serializers.Serializer[Any]):
+    """A verdict. `rules` says of each rule: matched, not_matched or error."""
+
+    outcome = serializers.ChoiceField(choices=get_args(Outcome))
+    rule = serializers.CharField()
+    reason = serializers.CharField()
+    review = serializers.BooleanField()
+    left_out = serializers.ListField(child=serializers.CharField())
+    redact = serializers.ListField(child=serializers.CharField())
+    grants = serializers.ListField(child=serializers.UUIDField())
+    retry_after_ms = serializers.IntegerField(allow_null=True)
+    unbroken = serializers.ListField(
+        child=serializers.CharField(), help_text="Outcome and rule without break-glass, where they differ."
+    )
+    rules = serializers.DictField(child=serializers.CharField())
+
+
+class DecidedAgain(serializers.Serializer[Any]):
+    """A decision as it was recorded, and as its own policy decides it now."""
+
+    decision_id = serializers.UUIDField()
+    policy_hash = serializers.CharField()
+    same = serializers.BooleanField()
+    recorded = DecidedVerdict()
+    now = DecidedVerdict()
+
+
+_SORTS = (
+    OpenApiParameter("session_id", OpenApiTypes.UUID),
+    OpenApiParameter("outcome", {"type": "string", "enum": list(get_args(Outcome))}),
+    OpenApiParameter("subject_kind", {"type": "string", "enum": list(get_args(SubjectKind))}),
+    OpenApiParameter("rule", OpenApiTypes.STR, description="The rule that decided."),
+    OpenApiParameter("tool", OpenApiTypes.STR),
+    OpenApiParameter("review", OpenApiTypes.BOOL, description="Those marked for review, or not."),
+)
+
+
 class Decisions(ApiView):
     """The decisions that the caller may see."""
 
     @extend_schema(
         operation_id="decisions_list",
         parameters=[
-            OpenApiParameter("session_id", OpenApiTypes.UUID),
-            OpenApiParameter("outcome", {"type": "string", "enum": list(get_args(Outcome))}),
-            OpenApiParameter("subject_kind", {"type": "string", "enum": list(get_args(SubjectKind))}),
-            OpenApiParameter("rule", OpenApiTypes.STR, description="The rule that decided."),
-            OpenApiParameter("tool", OpenApiTypes.STR),
-            OpenApiParameter("review", OpenApiTypes.BOOL, description="Those marked for review, or not."),
+            *_SORTS,
             *PAGE_PARAMETERS,
         ],
         responses=DecisionPage,
@@ -105,18 +146,7 @@ class Decisions(ApiView):
     def get(self, request: Request) -> Response:
         """List decisions, newest first."""
         cursor, limit = page_parameters(request)
-        wanted = request.query_params
-        page = decision_log.decisions(
-            caller(request),
-            session_id=uuid_parameter(request, "session_id"),
-            outcome=wanted.get("outcome", ""),
-            subject_kind=wanted.get("subject_kind", ""),
-            rule=_name(request, "rule"),
-            tool=_name(request, "tool"),
-            review=_truth(request, "review"),
-            cursor=cursor,
-            limit=limit,
-        )
+        page = decision_log.decisions(caller(request), **_sorts(request), cursor=cursor, limit=limit)
         return Response({"items": page.items, "next_cursor": page.next_cursor})
 
 
@@ -127,6 +157,102 @@ class DecisionOne(ApiView):
     def get(self, request: Request, decision_id: UUID) -> Response:
         """Return a decision with its exact request."""
         return Response(decision_log.decision(decision_id, caller(request)))
+
+
+class DecisionCapsule(ApiView):
+    """A decision with what proves it."""
+
+    roles = CONSOLE_ROLES
+
+    @extend_schema(
+        operation_id="decisions_capsule", responses={(200, "application/json"): OpenApiTypes.BINARY}
+    )
+    def get(self, request: Request, decision_id: UUID) -> HttpResponse:
+        """Return the decision's capsule, for `cartrita-verify`; the log says who took it along."""
+        asked = caller(request)
+        decision_log.visible_decision(decision_id, asked)
+        content = decision_capsule(decision_id)
+        record_export(actor=asked.actor, what="decision capsules", workspaces=[asked.workspace_id])
+        return capsule_answer(decision_id, content)
+
+
+class DecisionAgain(ApiView):
+    """A decision, made once more."""
+
+    roles = CONSOLE_ROLES
+
+    @extend_schema(operation_id="decisions_again", responses=DecidedAgain)
+    def get(self, request: Request, decision_id: UUID) -> Response:
+        """Decide the stored request again under the policy of that time. Nothing is recorded."""
+        row = decision_log.visible_decision(decision_id, caller(request))
+        recorded = decision_made(row.id)
+        made = recorded.event
+        assert isinstance(made, DecisionMade)  # noqa: S101 # what decision_made returns
+        before, now = verdict_of(made), redecide(recorded)
+        return Response(
+            {
+                "decision_id": row.id,
+                "policy_hash": made.policy_hash,
+                "same": in_order(before) == in_order(now),
+                "recorded": verdict_as_json(before),
+                "now": verdict_as_json(now),
+            }
+        )
+
+
+class DecisionExport(ApiView):
+    """Decisions as a file."""
+
+    @extend_schema(
+        operation_id="decisions_export",
+        parameters=[
+            OpenApiParameter("since", OpenApiTypes.DATETIME),
+            OpenApiParameter("until", OpenApiTypes.DATETIME, description="Excluded."),
+            *_SORTS,
+        ],
+        responses={(200, "text/csv"): OpenApiTypes.STR},
+    )
+    def get(self, request: Request) -> HttpResponse:
+        """Return at most 10,000 decisions as CSV, without requests; the log says who took them along."""
+        asked = caller(request)
+        rows = decision_log.export(
+            asked,
+            since=time_parameter(request, "since"),
+            until=time_parameter(request, "until"),
+            **_sorts(request),
+        )
+        columns = decision_log.EXPORTED_COLUMNS
+        content = as_csv(columns, ([getattr(row, column) for column in columns] for row in rows))
+        record_export(actor=asked.actor, what="decisions", workspaces=[row.workspace_id for row in rows])
+        return csv_answer(content, "decisions")
+
+
+def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
+    """Return what a verdict says, but for what may quote the request."""
+    return {
+        "outcome": verdict.outcome,
+        "rule": verdict.rule,
+        "reason": verdict.reason,
+        "review": verdict.review,
+        "left_out": list(verdict.left_out),
+        "redact": list(verdict.redact),
+        "grants": list(verdict.grants),
+        "retry_after_ms": verdict.retry_after_ms,
+        "unbroken": list(verdict.unbroken or ()),
+        "rules": {one.rule: one.result for one in verdict.evaluated},
+    }
+
+
+def _sorts(request: Request) -> dict[str, Any]:
+    wanted = request.query_params
+    return {
+        "session_id": uuid_parameter(request, "session_id"),
+        "outcome": wanted.get("outcome", ""),
+        "subject_kind": wanted.get("subject_kind", ""),
+        "rule": _name(request, "rule"),
+        "tool": _name(request, "tool"),
+        "review": _truth(request, "review"),
+    }
 
 
 def _name(request: Request, name: str) -> str:

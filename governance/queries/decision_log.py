@@ -1,6 +1,7 @@
 """What was decided, for people: a workspace's decisions, page by page, and one with its exact request."""
 
 import json
+from datetime import datetime
 from typing import Any, get_args
 from uuid import UUID
 
@@ -16,6 +17,39 @@ from governance.policy import Outcome, SubjectKind
 from governance.queries.approvals import may_read
 from governance.queries.decisions import UnknownDecision
 
+MOST_EXPORTED = 10_000
+# What a file of decisions has of each; exact requests stay here.
+EXPORTED_COLUMNS = (
+    "id",
+    "created_at",
+    "workspace_id",
+    "session_id",
+    "subject_kind",
+    "tool_name",
+    "model_name",
+    "agent_name",
+    "decision",
+    "policy_rule",
+    "reason",
+    "review",
+    "policy_hash",
+    "rule_hash",
+    "matched",
+    "not_matched",
+    "erred",
+    "approval_id",
+    "retry_after_ms",
+    "cost_limit_before",
+    "cost_limit_after",
+    "currency",
+    "act_outcome",
+    "act_cost_micros",
+    "act_currency",
+    "act_tokens",
+    "act_estimated",
+    "settled_at",
+    "trace_id",
+)
 # Who reads the exact requests of others, which hold what they wrote.
 READERS: frozenset[str] = frozenset({"admin", "auditor", "reviewer"})
 
@@ -36,21 +70,64 @@ def decisions(
 
     Raises BadInput for an unknown outcome or subject kind.
     """
-    if outcome and outcome not in get_args(Outcome):
-        raise BadInput(f"outcome is one of {', '.join(get_args(Outcome))}.", field="outcome")
-    if subject_kind and subject_kind not in get_args(SubjectKind):
-        raise BadInput(f"subject_kind is one of {', '.join(get_args(SubjectKind))}.", field="subject_kind")
-    asked: dict[str, Any] = {
-        "session_id": session_id,
-        "decision": outcome or None,
-        "subject_kind": subject_kind or None,
-        "policy_rule": rule or None,
-        "tool_name": tool or None,
-        "review": review,
-    }
-    rows = _visible(caller).filter(**{name: value for name, value in asked.items() if value is not None})
+    rows = _chosen(
+        caller,
+        session_id=session_id,
+        outcome=outcome,
+        subject_kind=subject_kind,
+        rule=rule,
+        tool=tool,
+        review=review,
+    )
     page = page_of(rows, order=("-created_at", "-id"), cursor=cursor, limit=limit)
     return Page([_entry(row) for row in page.items], page.next_cursor)
+
+
+def export(
+    caller: Caller,
+    *,
+    since: datetime | None = None,
+    until: datetime | None = None,
+    session_id: UUID | None = None,
+    outcome: str = "",
+    subject_kind: str = "",
+    rule: str = "",
+    tool: str = "",
+    review: bool | None = None,
+) -> list[PolicyDecision]:
+    """Return all decisions of these sorts that the caller may see, newest first, to be taken along.
+
+    From `since` up to `until`, the end excluded. Raises BadInput for an unknown outcome or subject kind, and
+    where there are more than 10,000.
+    """
+    rows = _chosen(
+        caller,
+        session_id=session_id,
+        outcome=outcome,
+        subject_kind=subject_kind,
+        rule=rule,
+        tool=tool,
+        review=review,
+    )
+    if since is not None:
+        rows = rows.filter(created_at__gte=since)
+    if until is not None:
+        rows = rows.filter(created_at__lt=until)
+    found = list(rows.order_by("-created_at", "-id")[: MOST_EXPORTED + 1])
+    if len(found) > MOST_EXPORTED:
+        raise BadInput(
+            f"More than {MOST_EXPORTED} decisions are asked for; name fewer with since and until.",
+            field="since",
+        )
+    return found
+
+
+def visible_decision(decision_id: UUID, caller: Caller) -> PolicyDecision:
+    """Return a decision that the caller may see. Raises UnknownDecision."""
+    row = _visible(caller).filter(id=decision_id).first()
+    if row is None:
+        raise UnknownDecision(f"There is no decision {decision_id}.", field="decision_id")
+    return row
 
 
 def decision(decision_id: UUID, caller: Caller) -> dict[str, Any]:
@@ -76,6 +153,31 @@ def may_read_request(row: PolicyDecision, caller: Caller) -> bool:
     if approval is not None:
         return may_read(approval, caller)
     return row.decision in {"allow", "audit"}
+
+
+def _chosen(
+    caller: Caller,
+    *,
+    session_id: UUID | None,
+    outcome: str,
+    subject_kind: str,
+    rule: str,
+    tool: str,
+    review: bool | None,
+) -> QuerySet[PolicyDecision]:
+    if outcome and outcome not in get_args(Outcome):
+        raise BadInput(f"outcome is one of {', '.join(get_args(Outcome))}.", field="outcome")
+    if subject_kind and subject_kind not in get_args(SubjectKind):
+        raise BadInput(f"subject_kind is one of {', '.join(get_args(SubjectKind))}.", field="subject_kind")
+    asked: dict[str, Any] = {
+        "session_id": session_id,
+        "decision": outcome or None,
+        "subject_kind": subject_kind or None,
+        "policy_rule": rule or None,
+        "tool_name": tool or None,
+        "review": review,
+    }
+    return _visible(caller).filter(**{name: value for name, value in asked.items() if value is not None})
 
 
 def _visible(caller: Caller) -> QuerySet[PolicyDecision]:
