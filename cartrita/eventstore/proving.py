@@ -11,7 +11,7 @@ from cartrita.eventstore.proofs import ConsistencyProof, InclusionProof, ProofOu
 
 LARGEST_POSITION = 2**53 - 1
 
-# No index leads to an event's id: reads the table of events, half a second for each million.
+# By the blocks that may hold the id (docs/decisions/0018): milliseconds for each million of events.
 _POSITION_OF: LiteralString = (
     "select log.position from event left join log using (stream_id, version) "
     "where event_id = %b::uuid limit 1"
@@ -32,7 +32,7 @@ class NotOrderedYet(NotFound):
 
 
 def position_of(event_id: UUID) -> int:
-    """Return an event's position. Raises EventMissing, NotOrderedYet. Reads all events."""
+    """Return an event's position. Raises EventMissing, NotOrderedYet."""
     row = store.execute(_POSITION_OF, [event_id]).fetchone()
     if row is None:
         raise EventMissing(f"No event has the id {event_id}", field="event")
