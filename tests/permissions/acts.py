@@ -120,6 +120,8 @@ QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "GET /admin/governance/policyrule/export/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/import/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/new/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/policyrule/coverage/": lambda it: {"workspace": it["workspace_id"]},
+    "POST /admin/governance/policyrule/coverage/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/policyrule/shadow/": lambda it: {"workspace": it["workspace_id"]},
     "POST /admin/governance/policyrule/shadow/": lambda it: {"workspace": it["workspace_id"]},
@@ -156,6 +158,7 @@ WORDS: Mapping[str, str] = {
     "url": "nowhere",
     "app_label": "governance",
     "content_type_id": "1",
+    "size": "1",
 }
 ACTS: Mapping[str, str] = {
     "/admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": "approve",
