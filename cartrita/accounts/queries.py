@@ -1,11 +1,13 @@
 """Who somebody is and what they may do."""
 
+import json
 from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
+from django.db import connection
 from django.db.models import QuerySet
 
 from cartrita.accounts.api_token import SCOPES
@@ -124,7 +126,7 @@ def callers_again(callers: Collection[Caller], *, now: datetime) -> dict[Caller,
             if held:
                 found[caller] = _in_browser(caller.user_id, caller.workspace_id, held)
         elif (row := tokens.get(caller.token_id)) and (held := roles.get((row.user_id, row.workspace_id))):
-            found[caller] = _by_token(row, held)
+            found[caller] = _by_token(row.id, row.user_id, row.workspace_id, row.scopes, held)
     return found
 
 
@@ -156,13 +158,12 @@ def caller_of_secret(secret: str, *, now: datetime) -> tuple[User, Caller] | Non
     """Return whom a token's secret names; None where token or membership is unknown or has ended."""
     if not secret.startswith(TOKEN_PREFIX):
         return None
-    row = ApiToken.objects.filter(secret_sha256=secret_hash(secret)).first()
-    return _caller_of_row(row, now)
+    return _account("secret_sha256", secret_hash(secret), now)
 
 
 def account_of_token(token_id: UUID, *, now: datetime) -> tuple[User, Caller] | None:
     """Return whom a token's id names, None as in `caller_of_secret`."""
-    return _caller_of_row(ApiToken.objects.filter(id=token_id).first(), now)
+    return _account("id", token_id, now)
 
 
 def tokens_of(
@@ -252,22 +253,40 @@ def _in_browser(user_id: UUID, workspace_id: UUID, roles: Collection[str]) -> Ca
     )
 
 
-def _by_token(row: ApiToken, roles: Collection[str]) -> Caller:
+def _by_token(
+    token_id: UUID, user_id: UUID, workspace_id: UUID, scopes: Collection[str], roles: Collection[str]
+) -> Caller:
     return Caller(
-        user_id=row.user_id,
-        workspace_id=row.workspace_id,
+        user_id=user_id,
+        workspace_id=workspace_id,
         roles=frozenset(roles),
-        scopes=frozenset(row.scopes),
-        actor=f"token:{row.id}",
-        token_id=row.id,
+        scopes=frozenset(scopes),
+        actor=f"token:{token_id}",
+        token_id=token_id,
     )
 
 
-def _caller_of_row(row: ApiToken | None, now: datetime) -> tuple[User, Caller] | None:
-    if row is None or row.revoked_at is not None or row.expires_at <= now:
+def _account(
+    column: Literal["id", "secret_sha256"], value: UUID | str, now: datetime
+) -> tuple[User, Caller] | None:
+    """Return whom a token names: one statement, for it is asked with every request."""
+    fields = [field.column for field in User._meta.concrete_fields]  # noqa: SLF001 - public by its documentation
+    columns = ", ".join(f'u."{field}"' for field in fields)
+    with connection.cursor() as cursor:
+        cursor.execute(
+            f"""
+            select t.id, t.workspace_id, t.scopes, m.roles, {columns}
+            from accounts_api_token t
+            join accounts_user u on u.id = t.user_id and u.is_active
+            join accounts_membership m on m.user_id = t.user_id and m.workspace_id = t.workspace_id
+            where t.{column} = %s and t.revoked_at is null and t.expires_at > %s
+            """,  # noqa: S608 - names of columns alone
+            [value, now],
+        )
+        found = cursor.fetchone()
+    if found is None:
         return None
-    user = User.objects.filter(id=row.user_id, is_active=True).first()
-    roles = roles_of(row.user_id, row.workspace_id)
-    if user is None or not roles:
-        return None
-    return user, _by_token(row, roles)
+    token_id, workspace_id, scopes, roles, *values = found
+    user = User.from_db(connection.alias, fields, values)
+    caller = _by_token(token_id, user.pk, workspace_id, json.loads(scopes), json.loads(roles))
+    return (user, caller) if caller.roles else None
