@@ -298,7 +298,7 @@ def shadow_page(console: ConsolePage, request: HttpRequest) -> HttpResponse:
         "spans": SPANS,
         "matrix": matrix_of(report) if report else [],
         "outcomes": _OUTCOMES,
-        "hours": round(report.watched / timedelta(hours=1), 1) if report else 0,
+        "watched": _in_words(report.watched) if report else "",
         "a_day": f"{report.approvals_a_day:+g}" if report else "",
         "examples": [(each, row_address("policydecision", each.decision_id)) for each in report.examples]
         if report
@@ -375,6 +375,12 @@ def matrix_of(report: ShadowReport) -> list[dict[str, Any]]:
         }
         for before in _OUTCOMES
     ]
+
+
+def _in_words(time: timedelta) -> str:
+    if time < timedelta(hours=1):
+        return _("%(minutes)s minutes of that time") % {"minutes": time // timedelta(minutes=1)}
+    return _("%(hours)s hours of that time") % {"hours": round(time / timedelta(hours=1), 1)}
 
 
 _OUTCOMES = ("deny", "escalate", "throttle", "audit", "allow")

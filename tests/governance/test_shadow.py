@@ -214,7 +214,7 @@ class TestStep:
         without = statements()
         in_shadow(ann, NO_MAIL, ALLOW)
         decided(place, "mail")
-        assert statements() == without
+        assert statements() == without > 0
 
     def test_watches_each_act_of_a_step(self, ann: Person, place: Place) -> None:
         in_shadow(ann, NO_MAIL, ALLOW)
