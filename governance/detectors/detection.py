@@ -31,12 +31,14 @@ def detect(text: str) -> tuple[Finding, ...]:
     found = {Finding(start, end, "private-key", "private-key") for start, end in secrets.private_keys(text)}
     content = text.encode("utf-8", "surrogatepass")
     marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
-    if text.isascii() or _unusual().search(content) is None:
+    if text.isascii():
         return _sorted(_beside(marks, found | set(_matches(content))))
-    found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
-    plain = text.translate(_plain_forms())
-    found |= set(_matches(plain.encode("utf-8", "surrogatepass")))
-    if injection.INVISIBLE.search(plain):
+    hides = _invisible().search(content) is not None
+    if hides:
+        found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
+    plain = _plain(text)
+    found |= set(_matches(content if plain is text else plain.encode("utf-8", "surrogatepass")))
+    if hides:
         found |= set(_without_invisible(plain))
     return _sorted(_beside(marks, found))
 
@@ -117,12 +119,10 @@ def _detectors() -> Detectors:
 
 
 @lru_cache(maxsize=1)
-def _unusual() -> Any:
-    """Return the pattern of characters for whose sake a text is looked at more closely."""
+def _invisible() -> Any:
     import re2
 
-    forms = "".join(rf"\x{{{code:X}}}" for code in _plain_forms())
-    return re2.compile(rf"[{forms}{injection.INVISIBLE_CHARACTERS}]")
+    return re2.compile(f"[{injection.INVISIBLE_CHARACTERS}]")
 
 
 def _matches(content: bytes) -> Iterator[Finding]:
@@ -173,16 +173,23 @@ def _without_invisible(text: str) -> Iterator[Finding]:
         yield Finding(places[found.start], places[found.end - 1] + 1, found.kind, found.detector)
 
 
+def _plain(text: str) -> str:
+    """Return a text with plain letters, digits, blanks and hyphens for those that stand for them."""
+    forms = _plain_forms()
+    for form in forms.keys() & set(text):
+        text = text.replace(form, forms[form])
+    return text
+
+
 @lru_cache(maxsize=1)
-def _plain_forms() -> Mapping[int, int]:
-    """Return the letters, digits, blanks and hyphens that stand for plain ones, by their code points."""
+def _plain_forms() -> Mapping[str, str]:
     forms = {}
-    for code in (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800)):
-        plain = unicodedata.normalize("NFKC", chr(code))
+    for form in map(chr, (*range(0xFF01, 0xFF5F), *range(0x1D400, 0x1D800))):
+        plain = unicodedata.normalize("NFKC", form)
         if len(plain) == 1 and plain.isascii():
-            forms[code] = ord(plain)
-    forms |= dict.fromkeys([0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000], ord(" "))
-    return forms | dict.fromkeys([0x2010, 0x2011, 0x2212, 0xFE63], ord("-"))
+            forms[form] = plain
+    forms |= dict.fromkeys(map(chr, (0xA0, 0x1680, *range(0x2000, 0x200B), 0x202F, 0x205F, 0x3000)), " ")
+    return forms | dict.fromkeys(map(chr, (0x2010, 0x2011, 0x2212, 0xFE63)), "-")
 
 
 def _sorted(found: Iterable[Finding]) -> tuple[Finding, ...]:

@@ -52,7 +52,8 @@ _RULES: dict[str, tuple[str, str]] = {
         "The same in German.",
         """
         \\b(?:ignorier(?:e|en|t)?|vergiss|vergesst|vergessen|missachte[nt]?|verwirf|verwerfen|übergehe?n?)
-         (?:sie )?[wovon][anweisungen]\\b
+         (?:sie )?(?:(?:die|den|der) )*(?:alle[nr]?|sämtlichen?|deinen?|bisherigen?|vorherigen?|vorigen
+        |obigen?|früheren?|vorangegangenen|vorangehenden|ursprünglichen) (?:[wovon])?[anweisungen]\\b
         |\\b(?:vergiss|ignoriere?) (?:alles|das) (?:was|bisherige|obige|vorherige)
         (?: (?:dir|ihnen|man|ich|bisher|vorher|zuvor|bislang|oben|gesagt|steht|stand|geschrieben|wurde))*\\b
         """,

@@ -11,6 +11,8 @@ from governance.detectors.finding import Detector, Spans
 # Where a number without its country's code may be from, where words around it say that it is one.
 REGIONS = ("DE", "AT", "CH", "US", "GB", "FR", "NL", "ES", "IT")
 _LONGEST_EMAIL = 254
+# Four small numbers with dots between are the number of a section.
+_LEAST_TELLING = 32
 _LETTER_OR_DIGIT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
 _AFTER_VERSION = re.compile(rb"(?i)(?:\bv|version|release|build|ver\.)[ :=v]{0,3}\Z")
 
@@ -214,6 +216,8 @@ def _ipv4(block: bytes, start: int, end: int) -> Spans:
     if _goes_on(block, start, end) or (start and block[start - 1 : start] in {b".", b"-", b"/"}):
         return ()
     if _AFTER_VERSION.search(block[max(0, start - 12) : start]):
+        return ()
+    if all(int(part) < _LEAST_TELLING for part in block[start:end].split(b".")):
         return ()
     return ((start, end),) if _is_public(block[start:end].decode()) else ()
 

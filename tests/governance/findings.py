@@ -67,7 +67,7 @@ WITHIN: list[tuple[str, str, str]] = [
     ("card", "5555-5555-5555-4444", "5555-5555-5555-4444"),
     ("iban", "IBAN DE89 3704 0044 0532 0130 00 is mine", "DE89 3704 0044 0532 0130 00"),
     ("iban", "GB82WEST12345698765432", "GB82WEST12345698765432"),
-    ("ip", "it came from 8.8.8.8 again", "8.8.8.8"),
+    ("ip", "it came from 185.199.108.153 again", "185.199.108.153"),
     ("ip", "and from 2001:4860:4860::8888 too", "2001:4860:4860::8888"),
     ("national-id", "AHV 756.9217.0769.85", "756.9217.0769.85"),
     ("national-id", "Steuer-ID: 36 574 261 809", "36 574 261 809"),
@@ -103,7 +103,7 @@ WITHIN: list[tuple[str, str, str]] = [
 ]
 # What looks like something and is nothing.
 ORDINARY = [
-    "Version 10.0.19041.1, released 2026-11-22 at 12:30:45, build 8.8.8.8",
+    "Version 10.0.19041.1, released 2026-11-22 at 12:30:45, build 88.8.8.8, section 15.4.2.2",
     "The host 127.0.0.1 and 192.168.10.4 and 10.1.2.3 are ours; so is ::1 and fe80::1.",
     "std::vector<int> a::b and 3.14159 26535 89793",
     "Order 4111 1111 1111 1112 of 1234567890123456 pieces, 9780306406157",
