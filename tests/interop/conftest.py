@@ -97,6 +97,14 @@ POLICY = rules(
     outcome: escalate
     parameters: {approvers: [reviewer], expires_in: 1h, scopes: [once]}
 """,
+    """
+  - name: keys-are-redacted
+    sentence: Keys are taken out of what a model says to programs of auditors.
+    priority: 102
+    match: {kinds: [message_out], agents: [relay], roles: [auditor]}
+    outcome: audit
+    parameters: {redact: [secret, private-key]}
+""",
 )
 
 

@@ -14,6 +14,7 @@ from governance.decision import DecisionMade
 from sessions_app.models import ChatSession
 from sessions_app.session import MessagePosted, ReplyPosted
 from tests.accounts.people import someone
+from tests.governance.findings import SECRETS
 from tests.interop.conftest import Api, of_type
 
 pytestmark = [pytest.mark.flow, pytest.mark.xdist_group("openai-chat")]
@@ -87,6 +88,20 @@ class TestStream:
             )
         assert refused.value.code == "approval_needed"
         assert "SECRET" not in refused.value.response.text
+
+    def test_lets_no_character_of_a_key_out_that_a_rule_takes_out(self, api: Api) -> None:
+        auditor = someone(f"{uuid4().hex}@example.org", roles=("member", "auditor"))
+        key = SECRETS["anthropic-key"]()
+        before = "What I know of it is not little, so that I need some words. " * 3
+        api.says({"text": f"{before}The key is {key}, as you know."}, seconds_per_token=0.01)
+        chunks = list(
+            api.client(token=auditor.token("read", "write")).chat.completions.create(
+                model="scripted", messages=[{"role": "user", "content": "Which key?"}], stream=True
+            )
+        )
+        words = [each.choices[0].delta.content for each in chunks if each.choices]
+        assert "".join(filter(None, words)) == f"{before}The key is ⟦secret⟧, as you know."
+        assert len([word for word in words if word]) > 1
 
 
 class TestCall:
