@@ -2,6 +2,7 @@
 
 from governance.admin import (  # noqa: F401 - registers their pages
     approvals,
+    backtests,
     break_glass,
     budgets,
     decisions,
