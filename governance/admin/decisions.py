@@ -71,6 +71,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                     "redact",
                     "glass_page",
                     "unbroken",
+                    "in_shadow",
                 )
             },
         ),
@@ -133,6 +134,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "grant_pages",
         "glass_page",
         "unbroken",
+        "in_shadow",
         "budgets",
     )
     exported_columns = EXPORTED_COLUMNS
@@ -289,6 +291,15 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
             return "—"
         said = _("%(outcome)s by %(rule)s")
         return said % {"outcome": row.unbroken_outcome, "rule": row.unbroken_rule}
+
+    @admin.display(description=gettext_lazy("In shadow"))
+    def in_shadow(self, row: PolicyDecision) -> str:
+        """Return what the set in shadow would have decided, where there was one."""
+        if not row.shadow_hash:
+            return "—"
+        said = _("%(outcome)s by %(rule)s (set %(hash)s)")
+        outcome = row.shadow_outcome or _("nothing")
+        return said % {"outcome": outcome, "rule": row.shadow_rule, "hash": row.shadow_hash[:12]}
 
     @admin.display(description=gettext_lazy("budgets"))
     def budgets(self, row: PolicyDecision) -> SafeString | str:

@@ -218,8 +218,8 @@ def card(
     steps = steps_for(draft, policy_hash, writer, approver)
     is_draft = policy_hash == draft.policy_hash
     in_shadow = draft.shadow is not None and draft.shadow.policy_hash == policy_hash and bool(policy_hash)
-    workspace = {"workspace": str(workspace_id)}
-    of_set = urlencode(workspace | ({} if is_draft else {"hash": policy_hash}))
+    workspace: dict[str, str] = {"workspace": str(workspace_id)}
+    of_set = urlencode(workspace if is_draft else {**workspace, "hash": policy_hash})
     return Card(
         policy_hash=policy_hash,
         is_draft=is_draft,
@@ -236,7 +236,7 @@ def card(
         if in_shadow
         else None,
         report_address=f"{reverse('admin:governance_policyrule_shadow')}?"
-        + urlencode({**workspace, "hash": policy_hash, "days": 7}),
+        + urlencode({**workspace, "hash": policy_hash, "days": "7"}),
         try_address=f"{reverse('admin:governance_policyrule_try')}?{of_set}",
         text_address=f"{reverse('admin:governance_policyrule_export')}?{of_set}",
     )

@@ -71,6 +71,11 @@ class DecisionEntry(serializers.Serializer[Any]):
         choices=[*get_args(Outcome), ""], help_text="Without break-glass, where that is something else."
     )
     unbroken_rule = serializers.CharField(allow_blank=True)
+    shadow_hash = serializers.CharField(allow_blank=True, help_text="The set in shadow.")
+    shadow_outcome = serializers.ChoiceField(
+        choices=[*get_args(Outcome), ""], help_text="What it would have decided."
+    )
+    shadow_rule = serializers.CharField(allow_blank=True)
     decided_at = serializers.DateTimeField()
     trace_id = serializers.CharField(allow_blank=True)
     act_outcome = serializers.ChoiceField(choices=[*get_args(ActOutcome), ""])

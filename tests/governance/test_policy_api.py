@@ -66,6 +66,11 @@ def get(client: Client, name: str, status: int = 200) -> Any:
     return answer.json()
 
 
+def stage(client: Client, name: str) -> Any:
+    (found,) = [one for one in get(client, "stage")["stages"] if one["name"] == name]
+    return found
+
+
 def decided(workspace_id: UUID) -> UUID:
     key_id = create_data_key(subject_id=new_id(), scope="session")
     context = Context(workspace_id=workspace_id, key_id=key_id)
@@ -258,3 +263,100 @@ class TestLooking:
         ours = get(client, "draft")["policy_hash"]
         assert get(stranger, f"export?policy_hash={ours}", 404)["code"] == "unknown_policy"
         assert post(stranger, "activate", 404, policy_hash=ours)["code"] == "unknown_policy"
+
+
+class TestLife:
+    def test_leads_through_approval_and_shadow_into_force(
+        self, client: Client, ann: Person, bob: Person
+    ) -> None:
+        reviewer = bob.program("read", "write")
+        put(client, "no-sums", **rule("no-sums", "deny", priority=1))
+        wanted = post(client, "propose")["policy_hash"]
+        assert post(client, "approve", 403, policy_hash=wanted)["code"] == "second_person_needed"
+        draft = post(reviewer, "approve", policy_hash=wanted, note="fine")
+        assert draft["proposal"] is None
+        assert draft["approved"] == [
+            {"policy_hash": wanted, "proposed_by": f"user:{ann.id}", "by": f"user:{bob.id}"}
+        ]
+        assert get(client, "shadow-report", 404)["code"] == "unknown_policy"
+        draft = post(client, "shadow", policy_hash=wanted)
+        assert draft["shadow"] == {"policy_hash": wanted, "by": f"user:{ann.id}"}
+        assert post(reviewer, "shadow", 409, policy_hash=wanted)["code"] == "already_in_shadow"
+        report = get(reviewer, f"shadow-report?policy_hash={wanted}")
+        assert (report["decisions"], report["matrix"], report["approvals_a_day"]) == (0, [], 0)
+        version = post(client, "activate", policy_hash=wanted)
+        assert (version["approved_by"], version["alone"]) == (f"user:{bob.id}", False)
+        retired = get(client, "versions")["items"][1]
+        assert retired["retired_at"] == version["activated_at"]
+        stages = {one["name"]: one for one in get(reviewer, f"stage?policy_hash={wanted}")["stages"]}
+        assert stages["approved"]["by"] == f"user:{bob.id}"
+        assert (stages["shadow"]["state"], stages["active"]["state"]) == ("done", "now")
+        assert post(reviewer, "unshadow", 409)["code"] == "not_in_shadow"
+        assert post(reviewer, "shadow", 409, policy_hash=wanted)["code"] == "already_in_force"
+
+    def test_ends_by_rejecting_and_taking_back(self, client: Client, bob: Person) -> None:
+        reviewer = bob.program("read", "write")
+        put(client, "no-sums", **rule("no-sums", "deny", priority=1))
+        wanted = post(client, "propose")["policy_hash"]
+        for body in ({}, {"reason": ""}, {"reason": "  "}, {"reason": "x" * 2001}):
+            refused = post(reviewer, "reject", 400, policy_hash=wanted, **body)
+            assert "reason" in json.dumps(refused)
+        assert post(reviewer, "withdraw", 403, policy_hash=wanted)["code"] == "may_not_change_policy"
+        assert post(reviewer, "reject", policy_hash=wanted, reason="why?")["proposal"] is None
+        problem = post(reviewer, "approve", 409, policy_hash=wanted)
+        assert problem["code"] == "proposal_ended"
+        assert problem["detail"] == "Bob rejected it: why?"
+        post(client, "propose")
+        assert post(client, "withdraw", policy_hash=wanted)["proposal"] is None
+        proposed = stage(client, "proposed")
+        assert (proposed["state"], proposed["note"]) == ("failed", "taken back")
+
+    def test_refuses_unknown_hashes_and_stale_versions(self, client: Client, bob: Person) -> None:
+        reviewer = bob.program("read", "write")
+        nothing = "0" * 64
+        assert post(reviewer, "approve", 404, policy_hash=nothing)["code"] == "not_proposed"
+        assert post(reviewer, "reject", 404, policy_hash=nothing, reason="no")["code"] == "not_proposed"
+        assert post(client, "withdraw", 404, policy_hash=nothing)["code"] == "not_proposed"
+        assert post(reviewer, "shadow", 404, policy_hash=nothing)["code"] == "unknown_policy"
+        assert get(client, f"stage?policy_hash={nothing}", 404)["code"] == "unknown_policy"
+        assert get(client, f"shadow-report?policy_hash={nothing}", 404)["code"] == "unknown_policy"
+        assert get(client, "shadow-report?since=yesterday", 400)["field"] == "since"
+        for act in ("approve", "reject", "withdraw", "shadow"):
+            assert post(reviewer, act, 400, policy_hash="x", reason="no")["field"] == "policy_hash"
+        put(client, "no-sums", **rule("no-sums", "deny", priority=1))
+        proposed = post(client, "propose")
+        put(client, "no-more", **rule("no-more", "deny"))
+        stale = {"policy_hash": proposed["policy_hash"], "expected_version": proposed["version"]}
+        assert post(reviewer, "approve", 409, **stale)["code"] == "rulebook_moved"
+        answer = reviewer.post(
+            "/api/v2/policies/approve",
+            {"policy_hash": proposed["policy_hash"]},
+            content_type="application/json",
+            headers={"If-Match": f'"{proposed["version"]}"'},
+        )
+        assert answer.status_code == 412
+
+    def test_keeps_what_was_tried(self, client: Client, ann: Person) -> None:
+        decision_id = str(decided(ann.workspace_id))
+        put(client, "no-sums", **rule("no-sums", "deny", priority=1))
+        reading = ann.program("read")
+        assert post(reading, "try", decision_id=decision_id)["changed"]
+        assert stage(client, "tried")["state"] == "open"
+        post(client, "try", decision_id=decision_id)
+        assert stage(client, "tried")["by"] == f"user:{ann.id}"
+        active = get(client, "draft")["active_hash"]
+        assert not post(client, "try", decision_id=decision_id, policy_hash=active)["changed"]
+        both = post(client, "try", 400, decision_id=decision_id, policy_hash=active, text=TEXT)
+        assert both["field"] == "policy_hash"
+
+    def test_is_for_roles(self, ann: Person, bob: Person) -> None:
+        auditor = someone("ada@example.org", workspace_id=ann.workspace_id, roles=("auditor",)).program(
+            "read", "write"
+        )
+        hashed = {"policy_hash": "0" * 64}
+        for act, body in (("approve", {}), ("reject", {"reason": "no"}), ("unshadow", {})):
+            assert post(auditor, act, 403, **hashed, **body)["code"] == "may_not_change_policy"
+        assert get(auditor, "stage")["stages"][0]["name"] == "draft"
+        member = someone("mia@example.org", workspace_id=ann.workspace_id).program("read", "write")
+        for path in ("stage", "shadow-report"):
+            assert get(member, path, 403)["code"] == "role_missing"

@@ -4,6 +4,7 @@ import io
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.core.management import CommandError, call_command
@@ -135,6 +136,52 @@ class TestWorkspaces:
         assert "by user:" in lines[0]
         assert refused("propose", *second)[0] == 3
 
+    def test_lead_through_approval_and_shadow_into_force(self, ann: Person, changed: Path) -> None:
+        someone("bob@example.org", workspace_id=ann.workspace_id, roles=("reviewer",))
+        first, second = ("--user", "ann@example.org"), ("--user", "bob@example.org")
+        policy("import", str(changed), *first)
+        assert "draft       now" in policy("stage", *first)
+        policy("propose", "--note", "please", *first)
+        assert refused("approve", *first)[0] == 3
+        assert refused("shadow", *first)[0] == 3
+        wanted = load_policy(CHANGED).content_hash
+        assert f"approved: {wanted}" in policy("approve", "--note", "fine", *second)
+        assert refused("shadow-report", *first) == (2, "No set was in shadow here yet.")
+        assert f"shadow:   {wanted}" in policy("shadow", *first)
+        decided = self.decided(ann)
+        assert policy("try", str(decided), *second).splitlines()[1].startswith("now:      allow by the-rest")
+        report = policy("shadow-report", "--days", "7", *second)
+        assert report.splitlines()[1].startswith("0 decisions: 0 would have another outcome")
+        assert "in force" in policy("activate", *first)
+        lines = policy("stage", *first).splitlines()
+        assert [line.split()[1] for line in lines] == [
+            "now",
+            "done",
+            "done",
+            "skipped",
+            "done",
+            "done",
+            "done",
+            "now",
+            "open",
+        ]
+        assert "by Bob  fine" in lines[5]
+        assert refused("unshadow", *first)[0] == 3
+
+    def test_reject_and_take_back(self, ann: Person, changed: Path) -> None:
+        someone("bob@example.org", workspace_id=ann.workspace_id, roles=("reviewer",))
+        first, second = ("--user", "ann@example.org"), ("--user", "bob@example.org")
+        assert refused("withdraw", *first) == (2, "Nothing is proposed; name the set by its hash.")
+        policy("import", str(changed), *first)
+        policy("propose", *first)
+        with pytest.raises(CommandError, match="--reason"):
+            policy("reject", *second)
+        assert refused("reject", "--reason", " ", *second)[0] == 2
+        policy("reject", "--reason", "why?", *second)
+        policy("propose", *first)
+        assert "proposed:" not in policy("withdraw", *first)
+        assert "taken back" in policy("stage", *first)
+
     def test_are_those_of_the_person(self, ann: Person) -> None:
         assert refused("draft", "--user", "nobody@example.org")[0] == 2
         assert refused("draft", "--user", ann.user.email, "--workspace", str(new_id()))[0] == 3
@@ -142,10 +189,14 @@ class TestWorkspaces:
         assert refused("export", "0" * 64, "--user", ann.user.email)[0] == 2
 
     def test_decide_again_as_they_did(self, ann: Person) -> None:
+        self.decided(ann)
+        assert policy("redecide") == "1 decision made again, 0 differences.\n"
+
+    def decided(self, ann: Person) -> UUID:
         key_id = create_data_key(subject_id=new_id(), scope="session")
         context = Context(workspace_id=ann.workspace_id, key_id=key_id)
         active = policies.active_policy(ann.workspace_id)
         asked = request(workspace_id=ann.workspace_id)
         _, made, _ = make_decision(asked, decision_id=new_id(), context=context, policy=active)
         append(Append(made.stream_id, 0, made.events, context))
-        assert policy("redecide") == "1 decision made again, 0 differences.\n"
+        return made.stream_id
