@@ -270,7 +270,7 @@ def _account(
     column: Literal["id", "secret_sha256"], value: UUID | str, now: datetime
 ) -> tuple[User, Caller] | None:
     """Return whom a token names: one statement, for it is asked with every request."""
-    fields = [field.column for field in User._meta.concrete_fields]  # noqa: SLF001 - public by its documentation
+    fields = [field.attname for field in User._meta.concrete_fields]  # noqa: SLF001 - public by its documentation
     columns = ", ".join(f'u."{field}"' for field in fields)
     with connection.cursor() as cursor:
         cursor.execute(

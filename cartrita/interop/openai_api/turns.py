@@ -7,6 +7,7 @@ sockets get too, so that a held answer stays held.
 import asyncio
 import hashlib
 import logging
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -315,8 +316,10 @@ class Following:
         """Look for new text."""
         self._news.set()
 
-    def tick(self, now: float) -> None:
+    def tick(self, now: float) -> float:
         """Do nothing: time is watched where it is waited."""
+        del now
+        return math.inf
 
     def recheck(self) -> None:
         """Do nothing: a request was allowed as a whole."""
