@@ -274,6 +274,6 @@ class TestRaces:
                 take_step(context=here.context, settlements=[end])
             return passed
 
-        work = [(lambda n=n: move(n) if n % 8 == 0 else act(n)) for n in range(240)]  # type: ignore[misc]
+        work = [(lambda n=n: move(n) if n % 8 == 0 else act(n)) for n in range(240)]
         assert sum(at_once(work, threads=12)) > 40
         assert over == []
