@@ -252,6 +252,8 @@ SPECTACULAR_SETTINGS = {
     "ENUM_NAME_OVERRIDES": {
         "VerdictOutcome": "governance.api.policies.OUTCOMES",
         "GrantScope": "governance.api.approvals.SCOPES",
+        "BudgetScopeKind": "governance.budget.ScopeKind.__args__",
+        "BreakGlassScopeKind": "governance.break_glass.GlassScope.__args__",
         "CircuitState": "cartrita.orchestrator.api.CIRCUIT_STATES",
         "MemberRole": "cartrita.accounts.api.ROLES",
         "TokenScope": "cartrita.accounts.api_token.Scope.__args__",
