@@ -13,9 +13,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from celery import current_app
 from django.core.management import CommandError, call_command
 from django.db import connection, connections, transaction
 from pydantic import Field
+from pytest_django import Settings
 
 from cartrita.embedded.checks import running
 from cartrita.eventstore import (
@@ -38,6 +40,8 @@ from cartrita.eventstore.chain import get_chain
 from cartrita.eventstore.collection import collect_blobs, note_all_references
 from cartrita.eventstore.holding import BlobGone
 from cartrita.eventstore.references import find_references, missing_blobs
+from cartrita.upkeep.maintenance import remove_blobs
+from cartrita.upkeep.models import Job
 from tests.databases import Database
 from tests.eventstore.happenings import WORKSPACE, Happened
 from tests.eventstore.notes import NoteWritten, a_key
@@ -334,3 +338,33 @@ class TestCommand:
     def test_takes_no_negative_grace(self) -> None:
         with pytest.raises(CommandError, match="0 or more"):
             call_command("collect_blobs", "--grace", "-1")
+
+
+class TestTheJob:
+    def test_removes_what_has_been_there_for_a_day(self, database: Database) -> None:
+        kept, lately = put_blob(b"kept", key_id=None), put_blob(b"lately", key_id=None)
+        gone, erased_key = put_blob(b"gone", key_id=None), a_key()
+        append(event(Pictured(picture=kept), a_key()))
+        sealed = put_blob(b"mine", key_id=erased_key)
+        append(event(Pictured(picture=sealed), erased_key))
+        erase_key(erased_key)
+        with psycopg.connect(database.superuser_url) as later:
+            later.execute(
+                "update blob set put_at = now() - interval '25 hours' where sha256 <> %s",
+                [bytes.fromhex(lately)],
+            )
+        assert remove_blobs() == 2
+        assert standing() == {kept, lately}
+        assert not standing() & {gone, sealed}
+        noted = Job.objects.get(name="cartrita.eventstore.collect_blobs")
+        assert (noted.counted, noted.failed_at) == (2, None)
+        assert remove_blobs() == 0
+
+    def test_runs_each_day(self, settings: Settings) -> None:
+        (schedule,) = (
+            one["schedule"]
+            for one in settings.CELERY_BEAT_SCHEDULE.values()
+            if one["task"] == "cartrita.eventstore.collect_blobs"
+        )
+        assert schedule == timedelta(days=1).total_seconds()
+        assert "cartrita.eventstore.collect_blobs" in current_app.tasks

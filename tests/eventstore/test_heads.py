@@ -35,6 +35,7 @@ from cartrita.eventstore.signing import (
     key_path,
     known_keys,
     local_signers,
+    take_restored_key,
 )
 from cartrita.eventstore.witness import read_witness
 from tests.databases import Database
@@ -254,6 +255,53 @@ class TestRotation:
         order()
         assert keys_of(sign()) == [rotation.key, rotation.replaced]
         assert key_file.read_text() == SEEDS[0]
+
+
+class TestTakingARestoredKey:
+    """A restore brings the keys of now beside a database of then."""
+
+    def test_makes_a_key_known_that_is_newer_than_the_backup(
+        self, database: Database, key_file: Path
+    ) -> None:
+        order()
+        sign()
+        then = known_keys()
+        key_file.write_text(f"{SEEDS[2]},{SEEDS[1]}")
+        rotation = take_restored_key()
+        assert rotation is not None
+        assert rotation.replaced is None
+        assert known_keys() == [*then, rotation.key]
+        asyncio.run(Sequencer().order())
+        assert keys_of(sign()) == [rotation.key]
+        assert key_file.read_text() == f"{SEEDS[2]},{SEEDS[1]}"
+
+    def test_knows_the_one_that_signed_before(self, database: Database, key_file: Path) -> None:
+        order()
+        sign()
+        assert take_restored_key() is None
+        # The newer one of a rotation that the backup does not know hands over from the older one.
+        key_file.write_text(f"{SEEDS[3]},{SEEDS[0]}")
+        assert take_restored_key() is None
+        assert len(known_keys()) == 1
+        order()
+        assert keys_of(sign()) == known_keys()
+
+    def test_takes_it_from_the_setting(self, database: Database, key_file: Path, settings: Settings) -> None:
+        order()
+        sign()
+        key_file.unlink()
+        settings.SIGNING_KEY = SEEDS[1]
+        rotation = take_restored_key()
+        assert rotation is not None
+        assert rotation.key == known_keys()[-1]
+        assert take_restored_key() is None
+
+    def test_goes_on_where_there_is_none(self, database: Database, key_file: Path) -> None:
+        order()
+        sign()
+        key_file.unlink()
+        assert take_restored_key() is None
+        assert not key_file.exists()
 
 
 class TestStanding:
