@@ -33,10 +33,11 @@ def detect(text: str) -> tuple[Finding, ...]:
     marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
     if text.isascii():
         return _sorted(_beside(marks, found | set(_matches(content))))
-    hides = _invisible().search(content) is not None
+    hides = _any_of(injection.INVISIBLE).search(content) is not None
     if hides:
         found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
-    plain = _plain(text)
+    stand_in = _any_of(_stand_ins()).search(content) is not None
+    plain = _plain(text) if stand_in else text
     found |= set(_matches(content if plain is text else plain.encode("utf-8", "surrogatepass")))
     if hides:
         found |= set(_without_invisible(plain))
@@ -118,11 +119,12 @@ def _detectors() -> Detectors:
     return Detectors([*secrets.detectors(), *personal.detectors(), *injection.detectors()])
 
 
-@lru_cache(maxsize=1)
-def _invisible() -> Any:
+@lru_cache(maxsize=2)
+def _any_of(characters: frozenset[str]) -> Any:
+    """Return a pattern that tells whether one of these characters is in a text."""
     import re2
 
-    return re2.compile(f"[{injection.INVISIBLE_CHARACTERS}]")
+    return re2.compile("[" + "".join(rf"\x{{{ord(each):X}}}" for each in sorted(characters)) + "]")
 
 
 def _matches(content: bytes) -> Iterator[Finding]:
@@ -167,7 +169,7 @@ def _characters(content: bytes, places: Iterable[int]) -> Mapping[int, int]:
 
 def _without_invisible(text: str) -> Iterator[Finding]:
     """Find what invisible characters keep apart, in the places of the text with them."""
-    places = [place for place, each in enumerate(text) if not injection.INVISIBLE.match(each)]
+    places = [place for place, each in enumerate(text) if each not in injection.INVISIBLE]
     seen = "".join(text[place] for place in places)
     for found in _matches(seen.encode("utf-8", "surrogatepass")):
         yield Finding(places[found.start], places[found.end - 1] + 1, found.kind, found.detector)
@@ -176,9 +178,14 @@ def _without_invisible(text: str) -> Iterator[Finding]:
 def _plain(text: str) -> str:
     """Return a text with plain letters, digits, blanks and hyphens for those that stand for them."""
     forms = _plain_forms()
-    for form in forms.keys() & set(text):
+    for form in sorted(forms.keys() & set(text)):
         text = text.replace(form, forms[form])
     return text
+
+
+@lru_cache(maxsize=1)
+def _stand_ins() -> frozenset[str]:
+    return frozenset(_plain_forms())
 
 
 @lru_cache(maxsize=1)

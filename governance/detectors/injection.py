@@ -197,11 +197,12 @@ _RUNS = re.compile(
     "\ufe00-\ufe0f\U000e0100-\U000e01ef]{3,}"
 )
 # What is left out before words are looked for, so that it cannot keep them from being found.
-INVISIBLE_CHARACTERS = (
-    "\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\ufeff\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u180b-\u180f"
-    "\ufe00-\ufe0f\U000e0000-\U000e007f\U000e0100-\U000e01ef"
+_INVISIBLE_RANGES = (
+    *((0xAD, 0xAD), (0x34F, 0x34F), (0x115F, 0x1160), (0x17B4, 0x17B5), (0x180B, 0x180F), (0x200B, 0x200F)),
+    *((0x202A, 0x202E), (0x2060, 0x206F), (0x3164, 0x3164), (0xFE00, 0xFE0F), (0xFEFF, 0xFEFF)),
+    *((0xFFA0, 0xFFA0), (0xE0000, 0xE007F), (0xE0100, 0xE01EF)),
 )
-INVISIBLE = re.compile(f"[{INVISIBLE_CHARACTERS}]")
+INVISIBLE = frozenset(chr(code) for first, last in _INVISIBLE_RANGES for code in range(first, last + 1))
 
 
 def hidden(text: str) -> Iterator[tuple[int, int, str]]:
