@@ -196,8 +196,9 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         caller=as_caller(people["operator"]),
         reason=f"The {MARK} gateway is down.",
         minutes=480,
-        scope_kind="user",
-        scope=str(owner.id),
+        # Not for the owner: what is asked in other sessions still waits for people.
+        scope_kind="session",
+        scope=str(things["session_id"]),
     )
     issued = accounts.issue_token(
         user_id=owner.id,
