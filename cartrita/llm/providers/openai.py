@@ -321,6 +321,7 @@ def _usage(reported: Any) -> Usage | None:
 
 
 _importing = threading.Lock()
+_imported: list[Any] = []
 
 
 async def _sdk() -> Any:
@@ -329,6 +330,7 @@ async def _sdk() -> Any:
         with _importing:
             module = importlib.import_module("openai")
             importlib.import_module("openai.resources.chat")
+            _imported[:] = [module]
             return module
 
-    return await asyncio.to_thread(load)
+    return _imported[0] if _imported else await asyncio.to_thread(load)
