@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 
 from governance import cel
+from governance.detectors import KINDS
 from governance.rule import Match, Outcome, Rule
 
 # What a matching rule counts at least and at most: a throttle or an escalation may be let pass, which counts
@@ -11,6 +12,7 @@ from governance.rule import Match, Outcome, Rule
 _AT_LEAST: dict[Outcome, int] = {"allow": 0, "audit": 1, "throttle": 0, "escalate": 0, "deny": 4}
 _AT_MOST: dict[Outcome, int] = {"allow": 0, "audit": 1, "throttle": 2, "escalate": 3, "deny": 4}
 _LISTS = ("tools", "models", "agents", "workspaces")
+_FOUND = re.compile(r"""(?:'([^'"]*)'|"([^'"]*)")\s+in\s+findings\b""")
 _KIND_COMPARED = re.compile(r"""\bkind\s*==\s*(?:'(\w*)'|"(\w*)")""")
 
 
@@ -25,7 +27,8 @@ def takes_in(match: Match, kind: str, names: tuple[str, str, str, str], roles: f
 
 
 def never_matching(rule: Rule) -> Iterator[tuple[str, str]]:
-    """Yield field and reason where a rule can surely never match."""
+    """Yield field and reason where a rule can surely never match, or asks for what no detector finds."""
+    yield from _never_found(rule)
     match = rule.match
     for name in ("tools", "agents", "models", "roles", "workspaces"):
         if getattr(match, name) == ():
@@ -59,6 +62,19 @@ def never_matching(rule: Rule) -> Iterator[tuple[str, str]]:
             yield "unless", "the exemption is always true, so the rule can never match"
         elif rule.unless == rule.condition:
             yield "unless", "the exemption is the condition, so the rule can never match"
+
+
+def _never_found(rule: Rule) -> Iterator[tuple[str, str]]:
+    known = f"the kinds are {', '.join(KINDS)}"
+    redact = rule.parameters.get("redact", ())
+    redact = redact if isinstance(redact, list | tuple) else ()
+    unknown = [kind for kind in redact if kind not in KINDS and kind != "*"]
+    if unknown:
+        yield "parameters.redact", f"no detector finds {', '.join(map(str, unknown))}: {known}"
+    for field in ("condition", "unless"):
+        asked = [single or double for single, double in _FOUND.findall(getattr(rule, field) or "")]
+        if unknown := [kind for kind in asked if kind not in KINDS]:
+            yield field, f"no detector finds {', '.join(unknown)}: {known}"
 
 
 def shadowed(rules: Sequence[Rule]) -> Iterator[tuple[Rule, str, str]]:
