@@ -40,7 +40,7 @@ class Tested:
         expected = f"{self.then} by {self.then_by}"
         problem = f" ({self.problem})" if self.problem else ""
         if self.holds:
-            return f"ok    {self.rule} {self.number}: {expected}"
+            return f"ok    {self.rule} {self.number}: {expected}{problem}"
         given = f"{self.outcome} by {self.by}" if self.outcome else "no verdict"
         return f"FAIL  {self.rule} {self.number}: expected {expected}, got {given}{problem}"
 

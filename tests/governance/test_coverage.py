@@ -1,5 +1,7 @@
 """The coverage of rules, compared with counting all decisions one by one."""
 
+import io
+import json
 from collections import Counter
 from datetime import timedelta
 from random import Random
@@ -8,6 +10,7 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from django.core.management import CommandError, call_command
 from django.test import Client
 from django.utils import timezone
 
@@ -241,6 +244,30 @@ class TestRest:
     def test_is_closed_to_members(self, database: Database) -> None:
         ann: Person = someone()
         assert ann.program("read").get("/api/v2/policies/coverage").status_code == 403
+
+
+class TestTheCommand:
+    def test_tells_it_as_text_and_as_json(self, database: Database) -> None:
+        ann = someone(roles=("member", "admin"))
+        place = Place(workspace_id=ann.workspace_id)
+        place.follows(*RULES)
+        decides_at_random(place, 1, number=20)
+        lines = told("coverage").splitlines()
+        assert lines[0].endswith("UTC: 20 decisions, 0 of other sets")
+        (never,) = [line for line in lines if line.startswith("never ")]
+        assert never.endswith("never hit, lacks examples")
+        report = json.loads(told("coverage", "--json", "--since", "2026-01-01"))
+        assert [each["rule"] for each in report["rules"]] == [
+            each.rule for each in coverage(ann.workspace_id).rules
+        ]
+        with pytest.raises(CommandError, match="'soon' is no time"):
+            told("coverage", "--since", "soon")
+
+
+def told(*arguments: str) -> str:
+    out = io.StringIO()
+    call_command("policy", *arguments, stdout=out, stderr=out)
+    return out.getvalue()
 
 
 class TestPage:

@@ -77,6 +77,10 @@ class Command(BaseCommand):
         stage = commands.add_parser("stage", help="Print how far a set is, with who and when.")
         tries = commands.add_parser("try", help="Decide a past request under a set, beside what was decided.")
         tries.add_argument("decision", type=_uuid, help="the id of a decision")
+        covered = commands.add_parser("coverage", help="Tell which rules in force never did anything.")
+        for name, meaning in (("since", "default: 30 days before"), ("until", "excluded; default: now")):
+            covered.add_argument(f"--{name}", type=_time, metavar="TIME", help=meaning)
+        covered.add_argument("--json", action="store_true", help="print one JSON object")
         for subparser in (propose, shadow, activate, stage, tries):
             subparser.add_argument("hash", nargs="?", help="a proposed or earlier set; else the draft")
         for subparser in (approve, reject, withdraw):
@@ -95,7 +99,7 @@ class Command(BaseCommand):
         reject.add_argument("--reason", required=True, help="why")
         unshadow.add_argument("--reason", default="", help="why")
         of_person = (imported, exported, draft, versions, propose, approve, reject, withdraw)
-        for subparser in (*of_person, shadow, unshadow, report, activate, stage, tries):
+        for subparser in (*of_person, shadow, unshadow, report, activate, stage, tries, covered):
             subparser.add_argument(
                 "--user", metavar="EMAIL", help="act as this person (default: the first administrator)"
             )
