@@ -3,16 +3,18 @@
 Each function takes one column (None for null) and returns a parameter for a placeholder such as `%b::uuid[]`.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from struct import Struct
-from typing import Any
+from typing import Any, TypeVar
 from uuid import UUID
 
 import psycopg
 from psycopg.abc import Buffer
 from psycopg.adapt import Dumper
 from psycopg.pq import Format
+
+T = TypeVar("T")
 
 _HEAD = Struct("!iiIii")
 _LENGTH = Struct("!i")
@@ -78,9 +80,7 @@ class _UuidArray(_Array):
 
 def uuids(column: Sequence[UUID | None]) -> _UuidArray:
     """Return a uuid[]."""
-    # `one.bytes` is a property in Python, and every step packs dozens of ids.
-    items = [_NULL if one is None else _UUID_LENGTH + one.int.to_bytes(16, "big") for one in column]
-    return _UuidArray(_array(_UUID, items))
+    return _UuidArray(_array(_UUID, _items(column, _uuid)))
 
 
 def booleans(column: Sequence[bool]) -> _BoolArray:
@@ -90,7 +90,7 @@ def booleans(column: Sequence[bool]) -> _BoolArray:
 
 def integers2(column: Sequence[int]) -> _Int2Array:
     """Return an int2[]."""
-    return _Int2Array(_array(_INT2_OID, [_INT2.pack(2, one) for one in column]))
+    return _Int2Array(_array(_INT2_OID, _items(column, _int2)))
 
 
 def integers4(column: Sequence[int]) -> _Int4Array:
@@ -105,7 +105,7 @@ def integers8(column: Sequence[int]) -> _Int8Array:
 
 def times(column: Sequence[datetime]) -> _TimeArray:
     """Return a timestamptz[] of aware times."""
-    return _TimeArray(_array(_TIMESTAMPTZ, [_INT8.pack(8, _microseconds(one)) for one in column]))
+    return _TimeArray(_array(_TIMESTAMPTZ, _items(column, _time)))
 
 
 def time(moment: datetime) -> bytes:
@@ -115,22 +115,43 @@ def time(moment: datetime) -> bytes:
 
 def texts(column: Sequence[str]) -> _TextArray:
     """Return a text[]."""
-    return _TextArray(_array(_TEXT, _sized([one.encode() for one in column])))
+    return _TextArray(_array(_TEXT, _items(column, _text)))
 
 
 def byteas(column: Sequence[bytes]) -> _ByteaArray:
     """Return a bytea[]."""
-    return _ByteaArray(_array(_BYTEA, _sized(column)))
+    return _ByteaArray(_array(_BYTEA, [_LENGTH.pack(len(one)) + one for one in column]))
+
+
+def _items(column: Sequence[T], pack: Callable[[T], bytes]) -> list[bytes]:
+    # The events of one append share most of their values: one look, and one is packed for all.
+    if len(column) > 1 and column[0] is column[-1] and column.count(column[0]) == len(column):
+        return [pack(column[0])] * len(column)
+    return [pack(one) for one in column]
+
+
+def _uuid(one: UUID | None) -> bytes:
+    # `one.bytes` is a property in Python, and every step packs dozens of ids.
+    return _NULL if one is None else _UUID_LENGTH + one.int.to_bytes(16, "big")
+
+
+def _int2(one: int) -> bytes:
+    return _INT2.pack(2, one)
+
+
+def _time(one: datetime) -> bytes:
+    return _INT8.pack(8, _microseconds(one))
+
+
+def _text(one: str) -> bytes:
+    encoded = one.encode()
+    return _LENGTH.pack(len(encoded)) + encoded
 
 
 def _microseconds(moment: datetime) -> int:
     since = moment - _EPOCH
     # A third of the time that a division by a timedelta takes.
     return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
-
-
-def _sized(items: Iterable[bytes]) -> list[bytes]:
-    return [_LENGTH.pack(len(one)) + one for one in items]
 
 
 def _array(element: int, items: Sequence[bytes]) -> bytes:

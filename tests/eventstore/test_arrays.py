@@ -31,8 +31,10 @@ class TestArrays:
         with psycopg.connect(database.url, options="-c TimeZone=UTC") as session:
 
             @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
-            @given(st.lists(values, max_size=20))
-            def check(column: Sequence[Any]) -> None:
+            @given(st.lists(values, max_size=20), st.integers(1, 3), st.booleans())
+            def check(column: Sequence[Any], times: int, ends_alike: bool) -> None:
+                # Of one value several times, and with the same at both ends.
+                column = [*column, *column[:1]] if ends_alike else column * times
                 row = session.execute(f"select %b::{type_name}[]", [pack(column)], binary=True).fetchone()
                 assert row == (list(column),)
 
