@@ -269,6 +269,9 @@ def _report(row: BackTest) -> dict[str, Any]:
         one["address"] = row_address("policydecision", decision_id) if decision_id in there else ""
         one["what"] = one["tool"] or one["model"] or one["subject_kind"]
         one["when"] = datetime.fromisoformat(one["at"])
+        before, after = ("old", "new") if "old" in one else ("recorded", "now")
+        one["was"], one["was_rule"] = one[before], one[f"{before}_rule"]
+        one["would"], one["would_rule"] = one[after], one[f"{after}_rule"]
     matrix = found["matrix"]
     used = [one for one in OUTCOMES if one in matrix or any(one in row for row in matrix.values())]
     table = [

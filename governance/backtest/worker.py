@@ -111,6 +111,7 @@ class Worker:
                 tally.count_alone(stored, decided)
         for many in task.sessions:
             tally.count_session(next(again) for _ in range(many))
+        next(again, None)  # there is none, and with that the last batch is told of
         return Done(task.number, tally, peak_bytes=peak_bytes())
 
     def _stored(self, task: Task, tell: Tell) -> Iterator[tuple[Stored, Any]]:
