@@ -540,9 +540,10 @@ class Attempt(RunSteps):
         if not self._speaks:
             await self._finish(self._answered(_held(answer, self._maker)))
             return
-        found = kinds_in(answer.text)
+        written = _held(answer, self._maker)
+        found = _found_in(written)
         if await self._delivery(found) == "held":
-            await self._have_text_decided(step, _held(answer, self._maker))
+            await self._have_text_decided(step, written)
             return
         speech_attempt = self._next_speech
         if await self._decide(step, self._speech("live", findings=found)) is None:
@@ -617,7 +618,9 @@ class Attempt(RunSteps):
             except Stopped as stopped:
                 raise Stopped("".join(said), stopped.outcome) from None
             if isinstance(outcome, ModelAnswered):
-                await guard.add_unshown(kinds_within(await _calls_of(outcome)))
+                if await guard.watches():
+                    beside = [await _calls_of(outcome), (await self._written()).citations]
+                    await guard.add_unshown(kinds_within(beside))
                 await show(await guard.rest())
                 if not guard.stopped:
                     await writer.complete()
@@ -696,7 +699,7 @@ class Attempt(RunSteps):
         """Have it decided whether people may read the answer that is there."""
         run, written = self._run, await self._written()
         if run.answer is None:
-            found = kinds_in(written.answer)
+            found = _found_in(written)
             if await self._delivery(found) == "live":
                 await self._decide(step, self._speech("live", findings=found))
                 return
@@ -708,7 +711,8 @@ class Attempt(RunSteps):
         text = written.answer
         if self._relay is not None and run.answer is not None:
             text = await relay.whole_reply(run.answer)
-        speech = self._speech("held", text=text, findings=kinds_in(text))
+        found = kinds_in(text) | kinds_within(written.citations)
+        speech = self._speech("held", text=text, findings=found)
         await self._decide(step, speech, before=() if known else (written,))
 
     async def _delivery(self, findings: frozenset[str] = frozenset()) -> Delivery:
@@ -912,6 +916,11 @@ def _text(value: Any) -> str | None:
 
 def _held(answer: Answer, model: str) -> AnswerHeld:
     return AnswerHeld(answer=answer.text, citations=answer.citations, model=model, supported=answer.supported)
+
+
+def _found_in(written: AnswerHeld) -> frozenset[str]:
+    """Return the kinds of what is found in an answer and in what it cites."""
+    return kinds_in(written.answer) | kinds_within(written.citations)
 
 
 def _ended(status: Literal["denied", "failed", "answered"], code: str, reason: str) -> RunFinished:

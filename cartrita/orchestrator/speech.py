@@ -46,13 +46,17 @@ class Guard:
         self._watches: bool | None = None
         self.stopped = False
 
-    async def add(self, text: str) -> str:
-        """Take more text and return what may go out now."""
+    async def watches(self) -> bool:
+        """Tell whether rules care what is found in the text."""
         if self._watches is None:
             self._watches = await in_database_thread(self._is_watched)
+        return self._watches
+
+    async def add(self, text: str) -> str:
+        """Take more text and return what may go out now."""
         if self.stopped:
             return ""
-        return await self._let_out(self._text.add(text)) if self._watches else text
+        return await self._let_out(self._text.add(text)) if await self.watches() else text
 
     async def rest(self) -> str:
         """Return what was held back, when the text has ended."""
@@ -60,9 +64,7 @@ class Guard:
 
     async def add_unshown(self, found: frozenset[str]) -> None:
         """Take in what is found in the parts of an answer that do not stream."""
-        if self._watches is None:
-            self._watches = await in_database_thread(self._is_watched)
-        if self._watches and not self.stopped:
+        if await self.watches() and not self.stopped:
             await self._let_out(Piece("", found))
 
     async def _let_out(self, piece: Piece) -> str:

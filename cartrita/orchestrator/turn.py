@@ -37,6 +37,7 @@ from cartrita.orchestrator.waiting import Awaits, Leave, Pauses, Refused
 from cartrita.streaming.deltas import purge_message
 from governance.commands.approvals import cancel
 from governance.decide import Cost, DecisionRequest, RequestFacts
+from governance.detectors import kinds_within
 from governance.queries.policies import active_policy
 from governance.step import Act, Decided
 from sessions_app import commands as sessions
@@ -217,12 +218,14 @@ class Turn:
     async def _decide_plan(self, *, attempt: int, first: Sequence[Event] = ()) -> None:
         work, ledger = self._work, self._ledger
         proposed = plans.extend(ledger.plan, first)
+        arguments = _plan_arguments(proposed)
         request = DecisionRequest.about(
             self._facts(),
             "plan",
-            arguments=_plan_arguments(proposed),
+            arguments=arguments,
             # Its acts reserve what they cost; the estimate stands in the arguments.
             cost=Cost(),
+            findings=kinds_within(arguments),
         )
         decision_id = derived_id(ledger.plan_id, "decision" if attempt == 1 else f"decision:{attempt}")
         leave = self._leave

@@ -261,6 +261,17 @@ class TestTowardsPeople:
         assert reply.outcome == "answered", reply.content
         assert EMAIL not in reply.content + str(reply.citations)
 
+    async def test_cites_passages_without_it(self, person: Person, told: OpenAIServer, policy: Any) -> None:
+        policy(redacting("message_out", "email", "card", condition="'\"email\" in findings'"))
+        told.then(Says(text="The captain is known by name [1]."))
+        async with running():
+            session_id = await person.opens_session()
+            document_id = await person.attaches(session_id, "ferry.md", FERRY)
+            reply = await person.asks(session_id, "Who is the captain of the ferry?", [document_id])
+        assert reply.content == "The captain is known by name [1]."
+        assert "⟦email⟧), who pays by ⟦card⟧" in str(reply.citations)
+        assert EMAIL not in str(reply.citations)
+
 
 class TestLabels:
     async def test_of_what_a_document_holds_keep_text_from_going_out(
