@@ -248,15 +248,15 @@ class TestRest:
 
 class TestTheCommand:
     def test_tells_it_as_text_and_as_json(self, database: Database) -> None:
-        ann = someone(roles=("member", "admin"))
+        ann = someone("ann@example.org", roles=("member", "auditor"))
         place = Place(workspace_id=ann.workspace_id)
         place.follows(*RULES)
         decides_at_random(place, 1, number=20)
-        lines = told("coverage").splitlines()
+        lines = told("coverage", "--user", "ann@example.org").splitlines()
         assert lines[0].endswith("UTC: 20 decisions, 0 of other sets")
         (never,) = [line for line in lines if line.startswith("never ")]
         assert never.endswith("never hit, lacks examples")
-        report = json.loads(told("coverage", "--json", "--since", "2026-01-01"))
+        report = json.loads(told("coverage", "--user", "ann@example.org", "--json", "--since", "2026-01-01"))
         assert [each["rule"] for each in report["rules"]] == [
             each.rule for each in coverage(ann.workspace_id).rules
         ]
