@@ -1,32 +1,34 @@
-"""How long a decision takes in memory with 1 to 1,000 rules, beside Cedar (cedarpy), in one run.
+"""How long a decision takes in memory with 1 to 1,000 rules, beside two other engines, in one run.
 
 Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
-what the peer is. Every figure is the median of its runs; ours and the peer take turns. Both get the same
+what the peer is. Every figure is the median of its runs; ours and the peers take turns. All get the same
 rules, compiled or parsed before the clock starts, and the same requests, on which they must agree:
 
 - `all_apply`: every rule is about the act, so every condition is evaluated;
 - `tenth_applies`: nine of ten rules are about other tools;
-- `with_request`: ours also builds the request from the caller's facts, as the peer does from its dict.
+- `with_request`: ours also builds the request from the caller's facts, as the peers do from their dict.
 
-The peer runs in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it, it is null.
+Peers are Cedar (cedarpy), and PolicyEvaluator of agent-governance-toolkit-core (`vs_agt`). A rule of the
+latter is one comparison, so it gets the first half of conditions that have two, and no `tenth_applies`, which
+takes a tool and a condition; the requests are such that it must answer alike all the same.
+
+Peers run in the environment of .venv-bench (or CARTRITA_BENCH_PYTHON); without it, they are null.
 
     python benchmarks/governance_decide.py [--quick]
 """
 
 import argparse
 import json
-import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import harness
-from harness import CHECKOUT
+from harness import CHECKOUT, PEERS
 
 sys.path.insert(0, str(CHECKOUT))
 
@@ -38,22 +40,26 @@ SIZES = (1, 10, 100, 1000)
 WORKSPACE = UUID("018f0000-0000-7000-8000-000000000001")
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
-# A rule in both languages: the n-th of its sort.
-CONDITIONS: tuple[tuple[str, str], ...] = (
-    ('"label-{n}" in labels', 'context.labels.contains("label-{n}")'),
+AGT = "agent-governance-toolkit-core, PolicyEvaluator"
+# A rule in the three languages: the n-th of its sort.
+CONDITIONS: tuple[tuple[str, str, tuple[str, str, str]], ...] = (
+    ('"label-{n}" in labels', 'context.labels.contains("label-{n}")', ("labels", "contains", '"label-{n}"')),
     (
         'cost.micros > {n}000 && !("admin" in roles)',
         'context.cost_micros > {n}000 && !context.roles.contains("admin")',
+        ("cost_micros", "gt", "{n}000"),
     ),
     (
         'args.?path.orValue("").startsWith("/secret/{n}/")',
         'context.args has path && context.args.path like "/secret/{n}/*"',
+        ("path", "matches", '"^/secret/{n}/"'),
     ),
     (
         'tool.safety == "restricted" && counters.repeats > {n}',
         'context.safety == "restricted" && context.repeats > {n}',
+        ("repeats", "gt", "{n}"),
     ),
-    ('agent == "agent-{n}"', 'context.agent == "agent-{n}"'),
+    ('agent == "agent-{n}"', 'context.agent == "agent-{n}"', ("agent", "eq", '"agent-{n}"')),
 )
 # What the requests differ in; the last ones are denied by some rule where there are enough of them.
 REQUESTS: tuple[dict[str, Any], ...] = (
@@ -78,29 +84,36 @@ def main() -> None:
 def compare(name: str, size: int, share: int, runs: int, times: int) -> None:
     """Measure one size, ours and the peer in turns, and print its figures."""
     written = json.dumps(
-        {"environment": 2, "policy": "bench", "rules": rules(size, share)}, separators=(",", ":")
+        {"environment": 3, "policy": "bench", "rules": rules(size, share)}, separators=(",", ":")
     )
     began = time.perf_counter()
     policy = load_policy(written)
     loading = [(time.perf_counter() - began) * 1e3]
     requests = [request(**one) for one in REQUESTS]
     ours: dict[str, list[float]] = {"p50": [], "with_request.p50": []}
-    peers: dict[str, list[float]] = {"p50": [], "load": []}
+    known = {"cedarpy": (CEDAR, cedar_asked(size, share)), "agt": (AGT, agt_asked(size, share))}
+    peers: dict[str, dict[str, list[float]]] = {peer: {"p50": [], "load": []} for peer in known}
     allowed = [decide(one, policy).allowed for one in requests]
     for _ in range(runs):
         ours["p50"].append(measure([lambda one=one: decide(one, policy) for one in requests], times))
         whole = measure([lambda one=one: decide(request(**one), policy) for one in REQUESTS], times)
         ours["with_request.p50"].append(whole)
-        peer = cedar(size, share, times)
-        if peer is not None:
-            if peer["allowed"] != allowed:
-                sys.exit(f"{name}: Cartrita says {allowed}, Cedar {peer['allowed']}")
-            for figure, known in peers.items():
-                known.append(peer[figure])
-    report(f"{name}.p50", ours["p50"], peers["p50"], "us")
-    report(f"{name}.with_request.p50", ours["with_request.p50"], peers["p50"], "us")
-    if share == 1 and size == SIZES[-1]:
-        report(f"governance.load.{size}_rules", loading, peers["load"], "ms")
+        for peer, (_is, asked) in known.items():
+            answer = ask(peer, asked, times)
+            if answer is None:
+                continue
+            if answer["allowed"] != allowed:
+                sys.exit(f"{name}: Cartrita says {allowed}, {peer} {answer['allowed']}")
+            for figure in peers[peer]:
+                peers[peer][figure].append(answer[figure])
+    for peer, (what, _asked) in known.items():
+        found, suffix = peers[peer], "" if peer == "cedarpy" else f".vs_{peer}"
+        if suffix and not found["p50"]:
+            continue
+        report(f"{name}.p50{suffix}", ours["p50"], found["p50"], "us", what)
+        report(f"{name}.with_request.p50{suffix}", ours["with_request.p50"], found["p50"], "us", what)
+        if share == 1 and size == SIZES[-1]:
+            report(f"governance.load.{size}_rules{suffix}", loading, found["load"], "ms", what)
 
 
 def rules(size: int, share: int) -> list[dict[str, Any]]:
@@ -169,25 +182,46 @@ def cedar_request(
     }
 
 
-def cedar(size: int, share: int, times: int) -> dict[str, Any] | None:
-    """Let the peer decide the same requests; None where it is not installed."""
-    python = os.environ.get("CARTRITA_BENCH_PYTHON", str(CHECKOUT / ".venv-bench/bin/python"))
-    if not Path(python).exists():
+def cedar_asked(size: int, share: int) -> dict[str, Any]:
+    return {"policies": cedar_rules(size, share), "requests": [cedar_request(**one) for one in REQUESTS]}
+
+
+def agt_asked(size: int, share: int) -> dict[str, Any] | None:
+    """Return the rules as the toolkit writes them, each one comparison; None where that does not say them."""
+    if share != 1:
         return None
-    asked = {
-        "policies": cedar_rules(size, share),
-        "requests": [cedar_request(**one) for one in REQUESTS],
-        "times": times,
-    }
+    written = []
+    for n in range(size - 1):
+        field, operator, value = CONDITIONS[n % len(CONDITIONS)][2]
+        condition = {
+            "field": field,
+            "operator": operator,
+            "value": json.loads(value.replace("{n}", str(n + 1))),
+        }
+        written.append({"name": f"r{n}", "condition": condition, "action": "deny", "priority": size - n})
+    return {"rules": written, "requests": [agt_request(**one) for one in REQUESTS]}
+
+
+def agt_request(**given: Any) -> dict[str, Any]:
+    """Return a request without levels: a rule of the toolkit reads a name of the first one."""
+    context = cedar_request(**given)["context"]
+    return {**context, **context.pop("args"), "tool_name": "file_read"}
+
+
+def ask(peer: str, asked: dict[str, Any] | None, times: int) -> dict[str, Any] | None:
+    """Let a peer decide the same requests; None where it is not installed, or cannot be asked."""
+    scripts = {"cedarpy": "cedarpy_decisions.py", "agt": "agent_governance_decisions.py"}
+    if asked is None or not PEERS.exists():
+        return None
     done = subprocess.run(
-        [python, CHECKOUT / "benchmarks/peers/cedarpy_decisions.py"],
-        input=json.dumps(asked),
+        [PEERS, CHECKOUT / "benchmarks/peers" / scripts[peer]],
+        input=json.dumps({**asked, "times": times}),
         capture_output=True,
         text=True,
         check=False,
     )
     if done.returncode:
-        print(f"cedarpy: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
+        print(f"{peer}: {done.stderr.strip().splitlines()[-1:]}", file=sys.stderr)
         return None
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
@@ -207,8 +241,8 @@ def measure(acts: list[Callable[[], object]], times: int) -> float:
     return spent[len(spent) // 2] / 1e3
 
 
-def report(name: str, ours: list[float], peers: list[float], unit: str) -> None:
-    harness.report(name, ours, peers or None, unit, CEDAR if peers else "")
+def report(name: str, ours: list[float], peers: list[float], unit: str, what: str) -> None:
+    harness.report(name, ours, peers or None, unit, what if peers else "")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What a governed step costs, beside one bare INSERT and beside the same events without governance.
+"""What a governed step costs, beside one bare INSERT, the same events without governance, and DBOS.
 
 Prints one JSON object a line: name, ours, peer, ratio (ours / peer), unit, runs, load (of one minute) and
 what the peer is. Every figure is the median of its runs, in which the kinds take turns:
@@ -6,10 +6,12 @@ what the peer is. Every figure is the median of its runs, in which the kinds tak
 - `insert`: one row of the event table's columns, prepared and autocommitted;
 - `recording`: a step's four events (an act settled, one decided, two of a run) in one append, ungoverned;
 - `step`: the whole of it: the last act settled, the next decided under the starter policy, three budgets
-  reserved and booked, labels added to session and person, four events and the decision's rows.
+  reserved and booked, labels added to session and person, four events and the decision's rows;
+- `dbos`: a step of a DBOS workflow of 30 that returns 150 characters: durable, and governed by nothing.
 
-A PostgreSQL of its own runs with fsync on. One writer, then eight in two processes; `cpu` is what the writing
-process itself used, without PostgreSQL.
+A PostgreSQL of its own runs with fsync on, with a database for DBOS. One writer, then eight in two processes;
+`cpu` is what the writing threads used (DBOS: its process), without PostgreSQL. DBOS runs in the environment
+of .venv-bench (or CARTRITA_BENCH_PYTHON); without it, its figures are left out.
 
     python benchmarks/governance_step.py [--quick]
 """
@@ -27,12 +29,14 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from harness import CHECKOUT, report
+from harness import CHECKOUT, PEERS, report
 
 sys.path.insert(0, str(CHECKOUT))
 os.environ["DJANGO_SETTINGS_MODULE"] = "cartrita.settings"
 
-KINDS = ("insert", "recording", "step")
+KINDS = ("insert", "recording", "step", "dbos")
+DBOS = "a step of a DBOS workflow"
+DBOS_STEPS = 30
 INSERT = """
     insert into raw_event (stream_id, version, event_id, type, schema_version, recorded_at, workspace_id,
                            session_id, causation_id, actor, trace_id, key_id, data)
@@ -58,42 +62,50 @@ def main() -> None:
         child(kind, int(threads), float(seconds))
         return
     runs, seconds = (1, 2.0) if options.quick else (5, 4.0)
-    with database():
+    kinds = KINDS if PEERS.exists() else KINDS[:-1]
+    with database() as dbos:
         for name, processes, threads in (("1_writer", 1, 1), ("8_writers", 2, 4)):
-            found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in KINDS}
+            found: dict[str, list[tuple[float, float]]] = {kind: [] for kind in kinds}
             for _ in range(runs):
-                for kind in KINDS:
-                    found[kind].append(measure(kind, processes, threads, seconds))
-            inserts = [rate for rate, _ in found["insert"]]
-            for kind in KINDS:
-                rates = [rate for rate, _ in found[kind]]
-                # Times as multiples of an INSERT's: 2.0 is half as many in a second.
-                times = [1000 * processes * threads / rate for rate in rates]
-                insert_times = [1000 * processes * threads / rate for rate in inserts]
-                report(f"governance_step.{kind}.{name}", times, insert_times, "ms", "one bare INSERT")
-                report(f"governance_step.{kind}.{name}.cpu", [cpu for _, cpu in found[kind]], None, "ms")
+                for kind in kinds:
+                    found[kind].append(measure(kind, processes, threads, seconds, dbos))
+            # Times as multiples of a peer's: 2.0 is half as many in a second.
+            times = {kind: [1000 * processes * threads / rate for rate, _ in found[kind]] for kind in kinds}
+            cpus = {kind: [cpu for _, cpu in found[kind]] for kind in kinds}
+            for kind in kinds:
+                report(
+                    f"governance_step.{kind}.{name}", times[kind], times["insert"], "ms", "one bare INSERT"
+                )
+                report(f"governance_step.{kind}.{name}.cpu", cpus[kind], None, "ms")
+            if "dbos" in kinds:
+                report(f"governance_step.step.{name}.vs_dbos", times["step"], times["dbos"], "ms", DBOS)
+                report(f"governance_step.step.{name}.cpu.vs_dbos", cpus["step"], cpus["dbos"], "ms", DBOS)
 
 
-def measure(kind: str, processes: int, threads: int, seconds: float) -> tuple[float, float]:
+def measure(kind: str, processes: int, threads: int, seconds: float, dbos: str) -> tuple[float, float]:
     """Return how many a second all writers make, and the CPU milliseconds of one."""
     arguments = [sys.executable, __file__, "--child", kind, str(threads), str(seconds)]
+    if kind == "dbos":
+        peer = [PEERS, CHECKOUT / "benchmarks/peers/dbos_workflows.py", dbos, "runs", DBOS_STEPS]
+        arguments = list(map(str, [*peer, seconds, threads, "threads"]))
     children = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(processes)]
     answers = [json.loads(one.communicate()[0]) for one in children]
-    count = sum(answer["count"] for answer in answers)
+    each = DBOS_STEPS if kind == "dbos" else 1
+    count = each * sum(answer["count"] for answer in answers)
     return (
-        sum(answer["count"] / answer["seconds"] for answer in answers),
+        sum(each * answer["count"] / answer["seconds"] for answer in answers),
         1000 * sum(answer["cpu"] for answer in answers) / count,
     )
 
 
 @contextmanager
-def database() -> Iterator[None]:
-    """Start a PostgreSQL in a temporary home and migrate it."""
+def database() -> Iterator[str]:
+    """Start a PostgreSQL in a temporary home and migrate it; give the address of a database for DBOS."""
     with tempfile.TemporaryDirectory(prefix="cartrita-bench-") as folder:
         os.environ["CARTRITA_HOME"] = folder
         os.environ["CARTRITA_SECRET_KEY"] = "bench" * 12
         os.environ["CARTRITA_MASTER_KEY"] = "YmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmVuY2gtYmU="
-        from cartrita.embedded.postgres import OWNER, use_postgres
+        from cartrita.embedded.postgres import OWNER, SUPERUSER, use_postgres
 
         with use_postgres(Path(folder), settings={"max_connections": "100"}) as server:
             os.environ["DATABASE_URL"] = server.url()
@@ -108,7 +120,13 @@ def database() -> Iterator[None]:
 
             with psycopg.connect(server.url(OWNER), autocommit=True) as owner:
                 owner.execute(TABLE)
-            yield
+            dbos = server.url(SUPERUSER, "dbos")
+            if PEERS.exists():
+                with psycopg.connect(server.url(SUPERUSER), autocommit=True) as superuser:
+                    superuser.execute("create database dbos")
+                setup = [PEERS, CHECKOUT / "benchmarks/peers/dbos_workflows.py", dbos, "setup"]
+                subprocess.run(setup, check=True, stdout=subprocess.DEVNULL)
+            yield dbos
 
 
 def child(kind: str, threads: int, seconds: float) -> None:
