@@ -62,7 +62,21 @@ def back_tests(
 ) -> Page:
     """Return a page of the workspace's back-tests, newest first, each as it stands. Raises MayNotBackTest."""
     require_reader(caller)
-    rows = BackTest.objects.filter(workspace_id=caller.workspace_id)
+    return of_workspace(
+        caller.workspace_id, policy_hash=policy_hash, status=status, cursor=cursor, limit=limit
+    )
+
+
+def of_workspace(
+    workspace_id: UUID,
+    *,
+    policy_hash: str = "",
+    status: str = "",
+    cursor: str | None = None,
+    limit: int = DEFAULT_LIMIT,
+) -> Page:
+    """Return a page of a workspace's back-tests, as `back_tests`, to whoever may see them."""
+    rows = BackTest.objects.filter(workspace_id=workspace_id)
     if policy_hash:
         rows = rows.filter(policy_hash=policy_hash)
     if status:

@@ -49,6 +49,7 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "POST /api/v2/approvals/<uuid:approval_id>/comment": lambda _: {"text": "So."},
     "POST /api/v2/approvals/<uuid:approval_id>/answer": lambda _: {"text": "Because."},
     "POST /api/v2/approvals/<uuid:approval_id>/edit": lambda _: {"arguments": {"code": "print(9)"}},
+    "POST /api/v2/backtests": lambda it: {"policy_hash": it["policy_hash"]},
     "POST /api/v2/budgets": lambda it: {
         "name": "new", "scope_kind": "user", "scope": str(it["user_id"]), "period": "day", "limit_tokens": 9
     },
@@ -73,6 +74,9 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "POST /theme/": lambda _: {"theme": "dark"},
     "POST /admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": lambda _: {
         "approve-scope": "once"
+    },
+    "POST /admin/governance/backtest/new/": lambda it: {
+        "workspace": str(it["workspace_id"]), "begin-policy_hash": it["policy_hash"]
     },
     "POST /admin/governance/budget/new/": lambda it: {
         "workspace": str(it["workspace_id"]), "set-name": "new", "set-scope_kind": "user",
@@ -131,6 +135,8 @@ QUERIES: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     "GET /api/v2/policies/shadow-report": lambda it: {"policy_hash": it["policy_hash"]},
     "GET /admin/governance/breakglass/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/breakglass/new/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/backtest/": lambda it: {"workspace": it["workspace_id"]},
+    "GET /admin/governance/backtest/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/new/": lambda it: {"workspace": it["workspace_id"]},
     "GET /admin/governance/budget/settings/": lambda it: {"workspace": it["workspace_id"]},
@@ -162,6 +168,7 @@ WORDS: Mapping[str, str] = {
 }
 ACTS: Mapping[str, str] = {
     "/admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": "approve",
+    "/admin/governance/backtest/<uuid:back_test_id>/command/<slug:act>/": "cancel",
     "/admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": "end",
     "/admin/governance/budget/<uuid:budget_id>/command/<slug:act>/": "raise",
     "/admin/accounts/team/<uuid:team_id>/command/<slug:act>/": "rename",

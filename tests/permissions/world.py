@@ -25,7 +25,7 @@ from cartrita.eventstore.models import Log
 from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
 from cartrita.upkeep.models import Job
-from governance.commands import approvals, break_glass, budgets, policies
+from governance.commands import approvals, backtests, break_glass, budgets, policies
 from governance.decide import DecisionRequest
 from governance.models import Approval, PolicyRule
 from governance.queries import policies as policy_queries
@@ -200,6 +200,9 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         scope_kind="session",
         scope=str(things["session_id"]),
     )
+    back_test_id, _ = backtests.request_back_test(
+        workspace_id=workspace_id, caller=as_caller(people["policy_author"]), policy_hash=draft.policy_hash
+    )
     issued = accounts.issue_token(
         user_id=owner.id,
         workspace_id=workspace_id,
@@ -216,6 +219,7 @@ def furnish(people: Mapping[str, Person], workspace_id: UUID) -> dict[str, Any]:
         "budget_id": node,
         "team_id": team_id,
         "glass_id": glass_id,
+        "back_test_id": back_test_id,
         "name": name,
         "rule_id": PolicyRule.objects.get(workspace_id=workspace_id, name=name).pk,
         "policy_hash": draft.policy_hash,
