@@ -85,6 +85,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                     "agent_name",
                     "user_context",
                     "decided_at",
+                    "findings",
                     "request",
                 )
             },

@@ -80,11 +80,12 @@ class Command(BaseCommand):
         found = queries.openings(caller.workspace_id, at=timezone.now(), in_force=in_force).items
         people = names_of([*(one.by for one in found), *(f"user:{one.scope}" for one in found)])
         for one in found:
+            end = one.ended_at or one.until
             scope = "workspace" if one.scope_kind == "workspace" else f"{one.scope_kind} {one.scope}"
             if one.scope_kind == "user":
                 scope = people[f"user:{one.scope}"]
             self.stdout.write(
-                f"{one.id}  {one.state:5}  {one.opened_at:%Y-%m-%d %H:%M} to {one.until:%H:%M}  {scope}, "
+                f"{one.id}  {one.state:5}  {one.opened_at:%Y-%m-%d %H:%M} to {end:%H:%M}  {scope}, "
                 f"by {people[one.by]}: {shown(one.reason)} ({one.passed} let pass, {one.to_review} to review)"
             )
 
