@@ -14,6 +14,8 @@ from typing import Any
 import orjson
 import pytest
 from django.core.management import CommandError, call_command
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import append, erase_key, load, new_id, put_blob
@@ -72,6 +74,19 @@ SLOWER = [
     rule("slowly", "throttle", "tool.name == 'fetch'", parameters={"rate": "1/minute"}, priority=950),
     rule("slow-person", "throttle", "true", parameters={"rate": "3/minute", "per": "user"}, priority=951),
 ]
+
+ACTS = st.tuples(
+    st.sampled_from(["tool_call", "model_call", "retrieval", "message_out", "plan"]),
+    st.booleans(),
+    st.fixed_dictionaries(
+        {
+            "tool": st.sampled_from(["send", "fetch", "python", "calculate", ""]),
+            "tokens": st.integers(0, 100),
+            "arguments": st.dictionaries(st.just("expression"), st.sampled_from(["7", "x", "400", 3])),
+            "may_add": st.sampled_from([(), ("secret",)]),
+        }
+    ),
+)
 
 pytestmark = [pytest.mark.usefixtures("database"), pytest.mark.flow]
 
@@ -227,6 +242,25 @@ class TestBackTest:
         found = reported(place, yaml_policy(*renamed))
         assert found["throttles"]["worked_out"] == ["slowly-too"]
         assert (found["changed"], found["throttles"]["held_up"] > 0) == (0, True)
+
+    @settings(
+        max_examples=8,
+        suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    )
+    @given(st.lists(ACTS, min_size=1, max_size=12), st.permutations(RULES), st.permutations(STRICTER))
+    def test_of_any_history_differs_from_nothing_and_counts_right(
+        self, database: Database, acts: list[Any], rules: list[Any], others: list[Any]
+    ) -> None:
+        place = Place()
+        place.follows(*rules)
+        for number, (kind, second, act) in enumerate(acts):
+            whose = place if second else place.another_session()
+            act_and_settle(whose, NOON + timedelta(minutes=number), subject_kind=kind, **act)
+        original, tested = yaml_policy(*rules), yaml_policy(*others[:3])
+        active = reported(place, original)
+        assert (active["trustworthy"], active["changed"]) == (True, 0)
+        plainly = counted_plainly(place.workspace_id, tested, {original.content_hash: original})
+        assert as_counted(reported(place, tested)) == without_zeros(plainly)
 
 
 class TestRequestedBackTest:
