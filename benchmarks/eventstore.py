@@ -19,6 +19,7 @@ import gc
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -223,8 +224,10 @@ class Bench:
         report("eventstore.fold", folds, None, "events/s")
 
     def rebuild(self) -> None:
-        """An inline projection that writes a row by Django's ORM for each event, and a following one."""
-        for kind, streams, versions in (("inline", 100, 20), ("following", 500, 100)):
+        """An inline projection that writes a row by Django's ORM for each event, one that takes an append's
+        events at once and writes them by a statement, and a following one.
+        """
+        for kind, streams, versions in (("inline", 100, 20), ("batched", 300, 20), ("following", 500, 100)):
             asyncio.run(self.fill([self.new_id() for _ in range(streams)], versions))
             rates = []
             for _ in range(self.runs):
@@ -248,13 +251,20 @@ class Bench:
         with self.sequencer():
             asyncio.run(self.fill([self.new_id() for _ in range(events // 100)], 100, opened=True))
         filled = events / (time.perf_counter() - began)
+        # What autovacuum and a checkpoint would do of so many rows at some time while we measure.
+        began = time.perf_counter()
+        self.settle()
+        settled = time.perf_counter() - began
         end = self.append_rates()
         name = "eventstore.million"
         report(f"{name}.fill", [filled], None, "events/s")
+        report(f"{name}.vacuum", [settled], None, "s")
         for which, (ours, raw) in (("start", start), ("end", end)):
             report(f"{name}.append_at_{which}.8_threads", ours, raw, "events/s", "raw INSERT")
         for which, at_end, at_start in zip(("append", "raw"), end, start, strict=True):
             report(f"{name}.{which}_kept", at_end, at_start, "events/s", "the same at the start")
+        beside = [statistics.median(ours) / statistics.median(raw) for ours, raw in (end, start)]
+        report(f"{name}.append_kept_beside_raw", [beside[0] / beside[1]], None, "of the ratio at the start")
         positions, seconds = verified()
         report(f"{name}.verify", [seconds], None, f"s for {positions:,} events")
         rebuilt, seconds = self.rebuilt("both")
@@ -289,6 +299,15 @@ class Bench:
         await asyncio.gather(*(write(streams[start::20]) for start in range(min(20, len(streams)))))
         await Sequencer().order()
         await close_async()
+
+    def settle(self) -> None:
+        import psycopg
+
+        from cartrita.embedded.postgres import SUPERUSER
+
+        with psycopg.connect(self.server.url(SUPERUSER), dbname="cartrita", autocommit=True) as superuser:
+            superuser.execute("vacuum (analyze) event, log, tick, merkle_node")
+            superuser.execute("checkpoint")
 
     def append_rates(self) -> tuple[list[float], list[float]]:
         ours, raw = [], []
@@ -561,13 +580,13 @@ def project_totals(total: Any, event_class: Any) -> None:
 
 
 def rebuild(kind: str) -> tuple[int, float]:
-    """Return the events applied and the seconds: "inline" each event, "following" each, or "both".
+    """Return the events applied and the seconds, of "inline", "batched", "following" or "both".
 
     For both the inline projection is of the first event of each stream.
     """
     from django.db import connection, models
 
-    from cartrita.eventstore import following
+    from cartrita.eventstore import following, inline_batched
     from cartrita.eventstore.rebuild import projection_names
     from cartrita.eventstore.rebuild import rebuild as rebuild_projections
 
@@ -582,19 +601,21 @@ def rebuild(kind: str) -> tuple[int, float]:
             managed = False
             db_table = "bench_count"
 
-    if kind != "following":
-        project_totals(totals(), bench.opened_class if kind == "both" else bench.event_class)
-    if kind != "inline":
+    def count(batch: Sequence[Any]) -> None:
+        counted = Counter(recorded.stream_id for recorded in batch)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "insert into bench_count (stream_id, events) select * from unnest(%s::uuid[], %s::int[]) "
+                "on conflict (stream_id) do update set events = bench_count.events + excluded.events",
+                [list(counted), list(counted.values())],
+            )
 
-        @following("bench.counts", bench.event_class, tables=[Count])
-        def project_count(batch: Sequence[Any]) -> None:
-            counted = Counter(recorded.stream_id for recorded in batch)
-            with connection.cursor() as cursor:
-                cursor.execute(
-                    "insert into bench_count (stream_id, events) select * from unnest(%s::uuid[], %s::int[]) "
-                    "on conflict (stream_id) do update set events = bench_count.events + excluded.events",
-                    [list(counted), list(counted.values())],
-                )
+    if kind == "batched":
+        inline_batched(bench.event_class, tables=[Count])(count)
+    if kind in {"inline", "both"}:
+        project_totals(totals(), bench.opened_class if kind == "both" else bench.event_class)
+    if kind in {"following", "both"}:
+        following("bench.counts", bench.event_class, tables=[Count])(count)
 
     names = [name for name in projection_names() if name.startswith(("bench.", f"{__name__}."))]
     began = time.perf_counter()
