@@ -64,7 +64,7 @@ class TestSendingAfterPersonalData:
         assert reply.outcome == "answered"
         assert effects(fetched) == ["hello", "hello"]
         assert [each.rule for each in of_type(events, ApprovalRequested)] == [
-            "nothing-goes-out-after-personal-data"
+            "nothing-goes-out-after-confidential-text"
         ]
 
     async def test_counts_what_the_person_read_elsewhere(
