@@ -68,11 +68,13 @@ def stages_in(
 
 
 def with_skipped(stages: Sequence[Stage]) -> tuple[Stage, ...]:
-    """Return the stages with those that a set went past marked as skipped."""
-    reached = max((place for place, stage in enumerate(stages) if stage.state in {"now", "done"}), default=0)
+    """Return the stages with those that a set went past, on its way into force, marked as skipped."""
+    active = next(stage for stage in stages if stage.name == "active")
+    if active.state not in {"now", "done"}:
+        return tuple(stages)
     return tuple(
-        replace(stage, state="skipped") if place < reached and stage.state == "open" else stage
-        for place, stage in enumerate(stages)
+        replace(stage, state="skipped") if stage.state == "open" and stage.name != "retired" else stage
+        for stage in stages
     )
 
 

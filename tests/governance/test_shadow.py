@@ -342,7 +342,7 @@ class TestWayIntoForce:
         assert found["validated"].note == "0 examples held, 1 warning"
         assert {found[name].state for name in ("tried", "proposed", "approved", "active")} == {"open"}
         commands.propose(**of(ann))
-        assert (states()["proposed"], states()["tried"]) == ("now", "skipped")
+        assert (states()["proposed"], states()["tried"]) == ("now", "open")
         commands.reject(policy_hash=wanted, reason="never what?", **of(bob))
         rejected = by_name(policies.stage(ann.workspace_id))["approved"]
         assert (rejected.state, rejected.by, rejected.note) == (
