@@ -34,7 +34,7 @@ class TestArrays:
             @given(st.lists(values, max_size=20), st.integers(1, 3), st.booleans())
             def check(column: Sequence[Any], times: int, ends_alike: bool) -> None:
                 # Of one value several times, and with the same at both ends.
-                column = [*column, *column[:1]] if ends_alike else column * times
+                column = [*column, *column[:1]] if ends_alike else [*column] * times
                 row = session.execute(f"select %b::{type_name}[]", [pack(column)], binary=True).fetchone()
                 assert row == (list(column),)
 
