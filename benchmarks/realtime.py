@@ -12,7 +12,7 @@ process of their own that only notes when a frame has arrived.
   that of the same server without any, how many were opened a second, and what opening one took.
 - `start`: `make up`'s command, until it prints its address: in an empty home, and again.
 
-    python benchmarks/realtime.py [--quick] [--only publish|idle|start]
+    python benchmarks/realtime.py [--quick] [--only publish|idle|start] [--connections 10000]
 """
 
 import argparse
@@ -84,6 +84,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--quick", action="store_true", help="fewer messages and connections")
     parser.add_argument("--only", choices=["publish", "idle", "start"])
+    parser.add_argument("--connections", type=int, help=f"how many are idle ({IDLE:,})")
     parser.add_argument("--watch", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.watch:
@@ -92,7 +93,7 @@ def main() -> None:
     if options.only in {None, "publish"}:
         publish(5 if options.quick else 20)
     if options.only in {None, "idle"}:
-        idle(1000 if options.quick else IDLE)
+        idle(options.connections or (1000 if options.quick else IDLE))
     if options.only in {None, "start"}:
         start(1 if options.quick else 3)
 
