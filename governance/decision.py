@@ -44,11 +44,11 @@ class DecisionMade(Event):
     throttle rules that it costs. `approval_id` is the approval that an escalated act waits for. `budget`
     decided, `warnings` are the budgets that the act brings to their warning. `delivery` tells whether a
     message_out may leave while it is written. Documents with a label in `left_out` take no part in the act,
-    `left_out_documents` of them when it was decided. Findings of the kinds in `redact` are taken out of its
-    text. `permit_hash` is the hash of the request as the door prepared it, before the step filled its facts
-    in. `glass_id` is the break-glass in force, and `unbroken_*` what would have been decided without it,
-    where that is something else. `shadow_*` is what the set of that hash, which is only watched, would have
-    decided.
+    `left_out_documents` of them when it was decided. `findings` are the kinds of what detectors found in its
+    text, and those in `redact` are taken out of it. `permit_hash` is the hash of the request as the door
+    prepared it, before the step filled its facts in. `glass_id` is the break-glass in force, and `unbroken_*`
+    what would have been decided without it, where that is something else. `shadow_*` is what the set of that
+    hash, which is only watched, would have decided.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"
@@ -106,6 +106,7 @@ class DecisionMade(Event):
     shadow_hash: str = ""
     shadow_outcome: Outcome | Literal[""] = ""
     shadow_rule: str = ""
+    findings: tuple[str, ...] = ()
 
     def named_blobs(self) -> Iterable[str]:
         """Return the blobs of large arguments, and the last link of each list that stands in parts."""

@@ -51,6 +51,8 @@ class PolicyDecision(models.Model):
     budget_id = models.UUIDField(null=True)
     warnings = ArrayField(models.UUIDField(), default=list)
     redact = ArrayField(models.CharField(max_length=64), default=list)
+    # Kinds of what detectors found in the text of the act, never the text.
+    findings = ArrayField(models.CharField(max_length=200), default=list)
     # The break-glass in force, and what would have been decided without it, where that is something else.
     glass_id = models.UUIDField(null=True)
     unbroken_outcome = models.CharField(max_length=10, blank=True)
@@ -100,6 +102,10 @@ class PolicyDecision(models.Model):
                 condition=models.Q(glass_id__isnull=False),
             ),
         )
+
+    def __str__(self) -> str:
+        """Return what was decided on what."""
+        return f"{self.decision}: {self.tool_name or self.model_name or self.subject_kind}"
 
 
 class BudgetBalance(models.Model):

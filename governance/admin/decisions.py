@@ -353,11 +353,11 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         verified = _("Verified up to the signed head of %(size)s events") % {"size": report.size}
         signers = _("Signed by %(keys)s") % {"keys": ", ".join(report.signed_by)}
         return format_html(
-            '<p><strong>{}</strong> (<a href="{}">{}</a>)</p><ul>{}</ul>',
+            '<p><strong>{}</strong></p><ul>{}</ul><p><a href="{}">{}</a></p>',
             verified,
-            heads,
-            _("all signed heads"),
             format_html_join("", "<li>{}</li>", ((line,) for line in (*report.says, signers))),
+            heads,
+            _("All signed heads"),
         )
 
 

@@ -63,6 +63,9 @@ class DecisionEntry(serializers.Serializer[Any]):
     approval_id = serializers.UUIDField(allow_null=True, help_text="The request for approval that it made.")
     retry_after_ms = serializers.IntegerField(allow_null=True)
     possible_labels = serializers.ListField(child=serializers.CharField())
+    findings = serializers.ListField(
+        child=serializers.CharField(), help_text="Kinds of what detectors found in its text."
+    )
     redact = serializers.ListField(
         child=serializers.CharField(), help_text="Kinds of findings taken out of its text; * for all."
     )

@@ -2,9 +2,18 @@
 
 from typing import ClassVar
 
-from django.db import migrations
+import django.contrib.postgres.fields
+from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
     dependencies: ClassVar = [("governance", "0008_budget_levels")]
-    operations: ClassVar = []
+    operations: ClassVar = [
+        migrations.AddField(
+            model_name="policydecision",
+            name="findings",
+            field=django.contrib.postgres.fields.ArrayField(
+                base_field=models.CharField(max_length=200), default=list, size=None
+            ),
+        ),
+    ]

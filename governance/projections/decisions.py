@@ -86,6 +86,7 @@ def _made(recorded: RecordedEvent, event: DecisionMade) -> Row:
         "budget_id": event.budget,
         "warnings": event.warnings,
         "redact": event.redact,
+        "findings": event.findings,
         "glass_id": event.glass_id,
         "unbroken_outcome": event.unbroken_outcome,
         "unbroken_rule": event.unbroken_rule,

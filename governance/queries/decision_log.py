@@ -220,6 +220,7 @@ def _entry(row: PolicyDecision) -> dict[str, Any]:
         "retry_after_ms": row.retry_after_ms,
         "possible_labels": row.possible_labels,
         "redact": row.redact,
+        "findings": row.findings,
         "glass_id": row.glass_id,
         "unbroken_outcome": row.unbroken_outcome,
         "unbroken_rule": row.unbroken_rule,

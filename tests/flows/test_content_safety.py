@@ -103,7 +103,7 @@ class TestTowardsAModel:
         # The person reads what they wrote, and the decision holds what was decided on.
         assert EMAIL in kept[0]["content"]
         (made,) = [each for each in of_type(events, DecisionMade) if each.subject_kind == "model_call"]
-        assert (made.redact, made.request["findings"]) == (("email",), ["card", "email"])
+        assert (made.redact, made.findings) == (("email",), ("card", "email"))
         assert EMAIL in json.dumps(made.request["arguments"])
         assert [each.redact for each in of_type(events, ActDecided) if each.act == "model_call"] == [
             ("email",)
