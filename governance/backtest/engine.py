@@ -330,7 +330,9 @@ class Redecider:
         if steady:
             pair.steady = environment.combine([conditions[source] for source in steady])
             pair.steady_reads = environment.read_by([conditions[source] for source in steady])
-            pair.steady_facts = attrgetter(*(_STEADY[name] for name in pair.steady_reads))
+            # A condition such as `true` reads nothing.
+            facts = [_STEADY[name] for name in pair.steady_reads] or ["subject_kind"]
+            pair.steady_facts = attrgetter(*facts)
         if varying:
             pair.varying = environment.combine([conditions[source] for source in varying])
             pair.varying_reads = environment.read_by([conditions[source] for source in varying])

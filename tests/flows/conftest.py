@@ -29,6 +29,7 @@ from retrieval.ingest import wait_ready
 from sessions_app import commands
 from sessions_app.session import ReplyPosted
 from tests.databases import Database
+from tests.governance.backtests import back_tested_without_differences
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +171,8 @@ async def _order_the_rest() -> None:
 def consistent(database: Database) -> Iterator[None]:
     """After the flow: read models equal their rebuild, balances their decisions, and the log verifies.
 
-    Each decision comes out as recorded when it is made again under its own policy.
+    Each decision comes out as recorded when it is made again under its own policy, one by one and in a
+    back-test of what is in force.
     """
     yield
     # What was committed in the last moments before the services stopped has no position yet.
@@ -182,3 +184,4 @@ def consistent(database: Database) -> Iterator[None]:
     assert recount() == []
     _, differences = redecide_all()
     assert differences == []
+    back_tested_without_differences()

@@ -14,10 +14,11 @@ from governance.backtest import runner
 from governance.commands.backtests import request_back_test
 from governance.decide import decide
 from governance.decision import ActSettled, DecisionMade, NotRedecidable, request_of
-from governance.models import BackTest
+from governance.models import BackTest, PolicyDecision
 from governance.policy import PolicySet
 from governance.queries.backtests import report
 from governance.queries.decisions import blobs_of
+from governance.queries.policies import active_policy
 from governance.rule import ACT
 from tests.governance.steps import Place
 
@@ -60,6 +61,26 @@ def reported(place: Place, tested: PolicySet | None = None, **asked: Any) -> dic
     row = carried_out(place, tested, **asked)
     assert (row.status, row.message) == ("completed", "")
     return report(row)
+
+
+def back_tested_without_differences() -> None:
+    """Back-test what is in force in each workspace over all that was decided there."""
+    for workspace_id in PolicyDecision.objects.order_by().values_list("workspace_id", flat=True).distinct():
+        present = active_policy(workspace_id)
+        whoever = caller(Place(workspace_id=workspace_id))
+        back_test_id, _ = request_back_test(
+            workspace_id=workspace_id, caller=whoever, policy_hash=present.content_hash
+        )
+        assert runner.run_next(threading.Event()) == back_test_id
+        found = report(BackTest.objects.get(id=back_test_id))
+        assert found["self_check"]["shown"] == []
+        under_others = PolicyDecision.objects.filter(workspace_id=workspace_id).exclude(
+            policy_hash=present.content_hash
+        )
+        if not under_others.exists():
+            assert (found["changed"], found["by_another_rule"], found["other_content"]) == (0, 0, 0)
+        decisions = PolicyDecision.objects.filter(workspace_id=workspace_id).count()
+        assert found["decisions"]["looked_at"] == decisions
 
 
 def counted_plainly(workspace_id: UUID, tested: PolicySet, originals: dict[str, PolicySet]) -> dict[str, Any]:

@@ -58,6 +58,7 @@ RULES = [
     rule("ask-for-python", "escalate", "tool.name == 'python'", parameters={"scopes": ["once", "session"]}),
     rule("no-secrets", "deny", "tool.name == 'send' && 'secret' in labels"),
     rule("slowly", "throttle", "tool.name == 'fetch'", parameters={"rate": "2/hour"}, priority=950),
+    rule("in-all", "audit", "1 < 2", match={"kinds": ["model_call"]}),
     rule("look", "audit", "args.expression == '7'", priority=800),
     rule("may-err", "audit", "int(args.expression) > 100", priority=801),
 ]
