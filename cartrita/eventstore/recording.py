@@ -158,8 +158,7 @@ class Recorder:
         await self._task
         while self._alone:
             await asyncio.gather(*self._alone)
-        if self._connection is not None:
-            await self._connection.close()
+        await self._disconnect()
 
     async def _run(self) -> None:
         while True:
@@ -181,6 +180,8 @@ class Recorder:
                 logger.exception("The recorder failed a batch of %d calls", len(batch))
                 for call in batch:
                     call.fail(error)
+                # Nobody knows what it was in the middle of.
+                await self._disconnect()
 
     def _take(self, most: int) -> list[_Call]:
         """Return the calls of the next batch, at most so many: no stream twice, so that each call stands or
@@ -253,11 +254,14 @@ class Recorder:
             await self._connection.execute("set enable_seqscan = off")
         return self._connection
 
-    async def _wait_for_database(self, error: psycopg.Error, started: float, failures: int) -> None:
-        """Wait before the next try. Sending a batch again is safe: what was committed is found standing."""
+    async def _disconnect(self) -> None:
         if self._connection is not None:
             await self._connection.close()
             self._connection = None
+
+    async def _wait_for_database(self, error: psycopg.Error, started: float, failures: int) -> None:
+        """Wait before the next try. Sending a batch again is safe: what was committed is found standing."""
+        await self._disconnect()
         if time.monotonic() - started > AWAY_SECONDS:
             raise Unavailable("The database is away: nothing can be recorded now") from error
         logger.warning("The recorder lost the database and connects again: %s", error)

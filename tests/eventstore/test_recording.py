@@ -30,6 +30,7 @@ from cartrita.eventstore import (
     projections,
     recorder,
 )
+from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.recording import HALVED_FROM
 from tests.databases import Database
 from tests.eventstore.happenings import WORKSPACE, Happened, Whispered, happening
@@ -233,6 +234,21 @@ class TestRecord:
                 )
                 await recorder().record(happening(stream_id, version))
         assert [version for version, _ in rows_of(database, stream_id)] == list(range(1, 12))
+
+    async def test_connects_anew_after_what_nobody_foresaw(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stream_id = new_id()
+        await recorder().record(happening(stream_id))
+
+        async def lose_count(*_: object) -> None:
+            raise RuntimeError("in the middle of an answer")
+
+        with monkeypatch.context() as broken:
+            broken.setattr(Prepared, "ask", lose_count)
+            with pytest.raises(RuntimeError, match="in the middle"):
+                await recorder().record(happening(stream_id, 2))
+        assert recorder()._connection is None
+        await recorder().record(happening(stream_id, 2))
+        assert [one.version for one in await aload(stream_id)] == [1, 2]
 
     async def test_seals_personal_text(self, database: Database) -> None:
         key_id = await in_database_thread(create_data_key, subject_id=new_id(), scope="session")
