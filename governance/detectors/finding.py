@@ -56,6 +56,7 @@ def _compiled(pattern: str) -> Any:
 
     options = re2.Options()
     options.log_errors = False
+    options.max_mem = 4 << 20
     return re2.compile(pattern, options)
 
 
@@ -71,7 +72,7 @@ class Detectors:
 
         options = re2.Options()
         options.log_errors = False
-        options.max_mem = 64 << 20
+        options.max_mem = 24 << 20
         self._detectors = tuple(detectors)
         self._any = re2.Set.SearchSet(options)
         for detector in self._detectors:

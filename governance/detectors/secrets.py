@@ -31,7 +31,8 @@ _PLACEHOLDER = re.compile(
 _REFERENCE = re.compile(r"[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)+")
 _LEAST_ENTROPY = 2.5  # bits a character
 
-_TOKEN_PART = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+_REST_OF_TOKEN = re.compile(rb"[A-Za-z0-9_\-]*")
+_REST_OF_JWT = re.compile(rb"[A-Za-z0-9_\-.]{0,4096}")
 
 
 def detectors() -> Iterator[Detector]:
@@ -106,9 +107,12 @@ def _detectors_of(name: str, plugin: "RegexBasedDetector") -> Iterator[Detector]
 
 def _whole_token(block: bytes, start: int, end: int) -> Spans:
     """Take the rest of the word, too: what follows a token's usual length belongs to it."""
-    while end < len(block) and block[end] in _TOKEN_PART:
-        end += 1
-    return ((start, end),)
+    return ((start, _end_of(_REST_OF_TOKEN, block, end)),)
+
+
+def _end_of(rest: re.Pattern[bytes], block: bytes, start: int) -> int:
+    found = rest.match(block, start)
+    return start if found is None else found.end()
 
 
 def _mixed(block: bytes, start: int, end: int) -> Spans:
@@ -131,9 +135,7 @@ def _trimmed(block: bytes, start: int, end: int) -> Spans:
 def _jwt(block: bytes, start: int, end: int) -> Spans:
     from detect_secrets.plugins.jwt import JwtTokenDetector
 
-    rest = _TOKEN_PART | frozenset(b".")
-    while end < len(block) and block[end] in rest:
-        end += 1
+    end = _end_of(_REST_OF_JWT, block, end)
     while block[end - 1] == ord("."):
         end -= 1
     try:

@@ -126,6 +126,7 @@ class TestBounds:
             "-----BEGIN RSA PRIVATE" + " KEY-----",
             "password: a1b2c3 ",
             "eyJ",
+            "eyJhbGciOi.",
             "//a/:_authToken=",
             "://a:a@",
             "ignore all ",
