@@ -37,6 +37,7 @@ from retrieval.chunking import Chunk, divide
 from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
 from retrieval.embedding import DIMENSION, MODEL, RECIPE, encoder
 from retrieval.parsing.process import Reader
+from retrieval.parsing.sniffing import CSV
 from retrieval.parsing.structure import Parsed, ParseError, parsed_from
 
 logger = logging.getLogger(__name__)
@@ -283,7 +284,8 @@ def _read_some(reader: Reader, stop: threading.Event) -> int:
 
 def _read(row: models.Document, reader: Reader) -> None:
     try:
-        parsed, chunks = reader.read_and_divide(get_blob(row.blob, key_id=row.key_id), row.media_type)
+        content = get_blob(row.blob, key_id=row.key_id)
+        parsed, chunks = reader.read_and_divide(content, row.media_type)
     except ParseError as error:
         with suppress(documents.DocumentNotOpen):  # removed meanwhile
             _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
@@ -297,7 +299,7 @@ def _read(row: models.Document, reader: Reader) -> None:
             _record(row, DocumentFailed(stage="parse", code=error.code, message=error.message))
         return
     try:
-        findings = tuple(sorted(_findings(row, parsed)))
+        findings = tuple(sorted(_findings(row, parsed, content)))
         with transaction.atomic():
             _lock_row(row.id)
             text_blob = put_blob(json.dumps(parsed.as_dict()).encode(), key_id=row.key_id)
@@ -322,9 +324,13 @@ def _read(row: models.Document, reader: Reader) -> None:
         _record(row, DocumentFailed(stage="chunk", code="ingest_fault", message=message))
 
 
-def _findings(row: models.Document, parsed: Parsed) -> frozenset[str]:
+def _findings(row: models.Document, parsed: Parsed, content: bytes) -> frozenset[str]:
     """Return the kinds of what is found in the text of a document, and in its title."""
-    return kinds_in(parsed.text) | kinds_in(unseal_or_empty(row.key_id, row.title))
+    found = kinds_in(parsed.text) | kinds_in(unseal_or_empty(row.key_id, row.title))
+    if row.media_type == CSV:
+        # The text of a table tells of its first rows alone.
+        found |= kinds_in(content.decode(errors="replace"))
+    return found
 
 
 def _write_index(row: models.Document, parsed: Parsed, chunks: list[Chunk]) -> None:

@@ -64,6 +64,7 @@ class QueriedTables(Parameters):
 
 @tool(
     "query_table",
+    outside=False,
     description=(
         "Answer an SQL query over the uploaded tables (CSV, Parquet) of the workspace and this session, also"
         " joining several. One SELECT in DuckDB's dialect; nothing can be changed. An unknown table is"
@@ -141,6 +142,7 @@ class DescribedTables(Parameters):
 
 @tool(
     "describe_tables",
+    outside=False,
     description=(
         "Tell which tables (CSV, Parquet) were uploaded to the workspace and this session: the name that SQL"
         " calls each by, its rows and columns, their types, smallest and largest values, and the values of"

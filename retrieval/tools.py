@@ -81,6 +81,7 @@ class ReadResult(Parameters):
 
 @tool(
     "search_documents",
+    outside=False,
     description=(
         "Search the workspace's documents and this session's attachments by words and meaning."
         " Returns the best passages with the document and place of each."
@@ -130,6 +131,7 @@ async def search_documents(arguments: SearchDocuments, call: ToolCall) -> Search
 
 @tool(
     "read_document",
+    outside=False,
     description="Read a part of a document's text, from a given character on.",
     category="retrieval",
     safety="safe",
@@ -200,6 +202,7 @@ async def _embedding_cost(arguments: GenerateEmbeddings, at: datetime) -> Cost:
 
 @tool(
     "generate_embeddings",
+    outside=False,
     description=(
         "Turn texts into vectors whose closeness is that of the texts' meaning."
         " all-minilm-l6-v2 reads the first 256 tokens of a text; others refuse what is too long for them."

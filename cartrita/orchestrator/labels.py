@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from uuid import UUID
 
+from cartrita.tools.registry import tool
 from cartrita.tools.runner import PreparedTool
 from governance.candidates import Candidates
 from governance.detectors import LABELS, labels_of
@@ -14,29 +15,18 @@ CODE_OUTPUT = "code-output"
 CALLER_SYSTEM = "caller-system"
 
 RUNS_CODE = frozenset({"execute_python"})
-# These make what they give of their arguments, which the session knows, or of documents, whose labels say
-# what is in them. Any other tool may bring in anything.
-_BRINGS_IN_NOTHING = RUNS_CODE | {
-    "calculate",
-    "current_time",
-    "describe_tables",
-    "generate_embeddings",
-    "query_table",
-    "read_document",
-    "search_documents",
-}
 
 
 def labels_of_call(name: str) -> frozenset[str]:
     """Return the labels that a call of the tool may add besides those of documents that it reads."""
     own = frozenset({CODE_OUTPUT if name in RUNS_CODE else UNTRUSTED})
-    return own if name in _BRINGS_IN_NOTHING else own | LABELS
+    return own | LABELS if tool(name).outside else own
 
 
 def labels_read(possible: frozenset[str], name: str, findings: Iterable[str]) -> frozenset[str]:
     """Return the labels that a call added, of those that it might, by what was found in what it gave."""
-    in_documents_or_outcome = possible if name in _BRINGS_IN_NOTHING else possible - LABELS
-    return in_documents_or_outcome | labels_of(findings)
+    certain = possible - LABELS if tool(name).outside else possible
+    return certain | labels_of(findings)
 
 
 def candidates_of_call(prepared: PreparedTool) -> Candidates:

@@ -96,6 +96,7 @@ _DEFAULTS: Mapping[str, Any] = {
     "result_limit_bytes": 256 * 1024,
     "decided_as": "tool_call",
     "expected_cost": None,
+    "outside": True,
 }
 
 Arguments = TypeVar("Arguments", bound=BaseModel)
@@ -122,6 +123,7 @@ class Tool:
     returns: type[BaseModel]
     function: ToolFunction[Any, Any]
     expected_cost: CostFunction[Any] | None = None
+    outside: bool = True
 
     @cached_property
     def parameters_schema(self) -> Mapping[str, Any]:
@@ -135,7 +137,7 @@ class Tool:
 
     @cached_property
     def definition_hash(self) -> str:
-        """SHA-256 (hex) of everything above but the code: what a person approves when approving the tool."""
+        """SHA-256 (hex) of what a person approves when approving the tool: not the code, nor `outside`."""
         definition = {
             "name": self.name,
             "description": self.description,
@@ -170,13 +172,15 @@ def tool(
     result_limit_bytes: int = 256 * 1024,
     decided_as: DecidedAs = "tool_call",
     expected_cost: CostFunction[Any] | None = None,  # of the same arguments
+    outside: bool = True,
 ) -> Callable[[ToolFunction[Arguments, Result]], ToolFunction[Arguments, Result]]: ...
 def tool(name: str, **definition: Any) -> Any:
     """Return the tool of that name; or, given a definition, register the decorated function under the name.
 
     The function is `async def f(arguments: A, call: ToolCall) -> R`; A and R are pydantic models that forbid
     further members, such as subclasses of Parameters. `cost_tokens` is what a call may cost at most, where
-    `expected_cost` does not tell it from the arguments. A search is `decided_as` retrieval.
+    `expected_cost` does not tell it from the arguments. A search is `decided_as` retrieval. With `outside`
+    False it gives nothing but what it makes of its arguments and of documents, whose labels are known.
 
     Raises UnknownTool, which names similar ones; a definition of another shape
     raises TypeError at import.

@@ -102,6 +102,7 @@ class UnknownTimeZone(BadInput):
 
 @tool(
     "calculate",
+    outside=False,
     description=(
         "Evaluate an arithmetic expression exactly. Knows + - * / // % **, abs, cbrt, ceil, comb, cos, exp, "
         "factorial, floor, gcd, lcm, log, log10, max, mean, median, min, round, sin, sqrt, sum, tan, pi, e."
@@ -118,6 +119,7 @@ async def calculate(arguments: Calculate, call: ToolCall) -> Calculated:  # noqa
 
 @tool(
     "current_time",
+    outside=False,
     description="Tell the current date and time in a time zone.",
     category="general",
     timeout_seconds=5,
@@ -138,6 +140,7 @@ async def current_time(arguments: CurrentTime, call: ToolCall) -> Now:  # noqa: 
 
 @tool(
     "execute_python",
+    outside=False,
     description=(
         "Run a Python snippet and return what it prints and the value of its last expression. It runs "
         "isolated: no files, no network, no environment, no packages. The dialect (Monty) has no class "
