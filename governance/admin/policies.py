@@ -313,6 +313,7 @@ class PolicyRuleAdmin(ConsolePage):
             for each in on_their_way(draft)
         ]
         own = card(draft, draft.policy_hash, workspace_id, changes=changes, writer=writer, approver=approver)
+        on_its_way = own.policy_hash in {each.policy_hash for each in cards}
         errors = put_in_set([*cards, own], answered)
         said = [in_force.by, in_force.proposed_by, in_force.approved_by]
         said += [draft.proposal.by] if draft.proposal else []
@@ -332,6 +333,7 @@ class PolicyRuleAdmin(ConsolePage):
             "removed": [name for name in draft.changed if name not in {rule.name for rule in draft.rules}],
             "cards": cards,
             "own": own,
+            "on_its_way": on_its_way,
             "differs": differs,
             "writer": writer,
             "errors": errors,

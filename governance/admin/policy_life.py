@@ -175,7 +175,7 @@ def on_their_way(draft: Draft) -> list[str]:
     hashes = [leave.policy_hash for leave in draft.approved]
     hashes += [draft.proposal.policy_hash] if draft.proposal else []
     hashes += [draft.shadow.policy_hash] if draft.shadow else []
-    return [each for each in dict.fromkeys(hashes) if each not in {draft.policy_hash, draft.active_hash}]
+    return [each for each in dict.fromkeys(hashes) if each != draft.active_hash]
 
 
 def steps_for(draft: Draft, policy_hash: str, writer: Caller | None, approver: Caller | None) -> list[str]:
