@@ -14,6 +14,7 @@ from tests.accounts.people import Person, someone
 from tests.databases import Database
 
 PAGES = (
+    "accounts/team",
     "eventstore/orderedevent",
     "governance/approval",
     "governance/budget",

@@ -9,6 +9,7 @@ from uuid import UUID
 import pytest
 
 from cartrita.accounts.queries import caller_in_workspace
+from cartrita.accounts.team_commands import change_team, create_team
 from cartrita.eventstore import in_database_thread, new_id
 from cartrita.llm import catalog
 from cartrita.orchestrator import planning
@@ -100,6 +101,32 @@ class TestExhaustedBudget:
             replies = [await person.asks(session_id, f'/send_text {{"text": "{n}"}}') for n in range(3)]
         assert [each.outcome for each in replies] == ["answered", "answered", "denied"]
         assert effects(sent) == ["0", "1"]
+
+    async def test_may_be_that_of_a_team_as_long_as_one_is_in_it(
+        self, person: Person, budget: SetBudget, sent: Path
+    ) -> None:
+        def furnish() -> UUID:
+            caller = caller_in_workspace(person.user_id, person.workspace_id)
+            assert caller is not None
+            team_id = create_team(caller=caller, name="Blue", members=[person.user_id])
+            budget(limit_tokens=500, scope_kind="team", scope=str(team_id), period="quarter")
+            return team_id
+
+        def leave(team_id: UUID) -> None:
+            caller = caller_in_workspace(person.user_id, person.workspace_id)
+            assert caller is not None
+            change_team(team_id=team_id, caller=caller, leaving=[person.user_id])
+
+        team_id = await in_database_thread(furnish)
+        async with running():
+            session_id = await person.opens_session()
+            assert (await person.asks(session_id, '/send_text {"text": "1"}')).outcome == "answered"
+            refused = await person.asks(session_id, '/send_text {"text": "2"}')
+            await in_database_thread(leave, team_id)
+            assert (await person.asks(session_id, '/send_text {"text": "3"}')).outcome == "answered"
+        assert refused.outcome == "denied"
+        assert "pocket money" in refused.content
+        assert effects(sent) == ["1", "3"]
 
     async def test_does_not_let_a_plan_begin_that_it_would_not_hold(
         self, person: Person, budget: SetBudget, sent: Path, model: ScriptedModel

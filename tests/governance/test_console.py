@@ -21,6 +21,7 @@ from governance.budget import BudgetClosed, BudgetRaised, BudgetSet
 from governance.commands import approvals as approval_commands
 from governance.commands import policies as policy_commands
 from governance.commands.budgets import set_budget
+from governance.exports import DataExported
 from governance.models import Approval, Budget, PolicyDecision, PolicyRule, PolicyVersion
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
@@ -571,6 +572,12 @@ class TestExport:
             (row,) = csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig")))
             assert row["id"] == str(key)
             assert not [cell for cell in row.values() if cell.startswith(("=", "+", "-", "@"))]
+        exports = Event.objects.filter(type="governance.DataExported", workspace_id=team).order_by("seq")
+        taken = [load(each.stream_id)[0].event for each in exports]
+        assert [(each.what, each.rows) for each in taken if isinstance(each, DataExported)] == [
+            ("approvals", 1),
+            ("decisions", 1),
+        ]
 
 
 class TestRules:
