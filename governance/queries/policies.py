@@ -425,7 +425,8 @@ def _back_tested(workspace_id: UUID, policy_hash: str) -> Stage:
     found = latest(workspace_id, policy_hash)
     if found is None:
         return Stage("back_tested")
-    said = f"{found.decisions} past decisions, {found.changed or 'none'} would change"
+    plural = "s" * (found.decisions != 1)
+    said = f"{found.decisions} past decision{plural}, {found.changed or 'none'} would change"
     if found.not_redecidable:
         said += f", {found.not_redecidable} are erased"
     return Stage("back_tested", "done", found.ended_at, found.by, said)

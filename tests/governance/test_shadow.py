@@ -41,6 +41,7 @@ from governance.shadow import NOT_EVALUATED
 from governance.step import take_step
 from tests.accounts.people import Person, someone
 from tests.databases import Database
+from tests.governance.backtests import carried_out
 from tests.governance.policies import rule
 from tests.governance.steps import Place, settled
 from tests.governance.test_rulebook_commands import at_once
@@ -361,6 +362,15 @@ class TestWayIntoForce:
         )
         with pytest.raises(UnknownPolicy):
             policies.stage(ann.workspace_id, "0" * 64)
+
+    def test_shows_the_newest_back_test(self, ann: Person, place: Place) -> None:
+        decided(place, "mail")
+        wanted = drafted(ann, NO_MAIL, ALLOW)
+        assert by_name(policies.stage(ann.workspace_id))["back_tested"].state == "open"
+        row = carried_out(place, policies.known_set(ann.workspace_id, wanted))
+        found = by_name(policies.stage(ann.workspace_id))["back_tested"]
+        assert (found.state, found.at, found.by) == ("done", row.ended_at, row.by)
+        assert found.note == "1 past decision, 1 would change"
 
     def test_keeps_rejected_sets_to_be_looked_at_and_proposed_again(self, ann: Person, bob: Person) -> None:
         wanted = drafted(ann, NO_MAIL, ALLOW)
