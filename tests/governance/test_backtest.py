@@ -267,7 +267,7 @@ class TestBackTest:
 class TestRequestedBackTest:
     def test_is_that_which_runs_already(self, place: Place) -> None:
         act_and_settle(place, NOON)
-        asked = {"workspace_id": place.workspace_id, "caller": caller(place)}
+        asked: dict[str, Any] = {"workspace_id": place.workspace_id, "caller": caller(place)}
         first, new = request_back_test(**asked, text=yaml_policy(*STRICTER).text)
         assert new
         assert request_back_test(**asked, text=yaml_policy(*STRICTER).text) == (first, False)
@@ -310,7 +310,7 @@ class TestCancelledBackTest:
     def test_has_no_report(self, place: Place) -> None:
         act_and_settle(place, NOON)
         order()
-        asked = {"workspace_id": place.workspace_id, "caller": caller(place)}
+        asked: dict[str, Any] = {"workspace_id": place.workspace_id, "caller": caller(place)}
         back_test_id, _ = request_back_test(**asked, text=yaml_policy(*RULES).text)
         cancel_back_test(back_test_id=back_test_id, caller=caller(place))
         cancel_back_test(back_test_id=back_test_id, caller=caller(place))
@@ -385,7 +385,7 @@ class TestCarriedOut:
 
     def test_fails_where_its_process_ends_again_and_again(self, place: Place) -> None:
         some_history(place)
-        asked = {"workspace_id": place.workspace_id, "caller": caller(place)}
+        asked: dict[str, Any] = {"workspace_id": place.workspace_id, "caller": caller(place)}
         back_test_id, _ = request_back_test(**asked, text=yaml_policy(*RULES).text)
         for _ in range(runner.MOST_STARTS):
             runner._begin(back_test_id)
@@ -396,7 +396,7 @@ class TestCarriedOut:
     def test_leaves_it_to_the_next_process_when_it_is_to_stop(self, place: Place) -> None:
         some_history(place)
         order()
-        asked = {"workspace_id": place.workspace_id, "caller": caller(place)}
+        asked: dict[str, Any] = {"workspace_id": place.workspace_id, "caller": caller(place)}
         back_test_id, _ = request_back_test(**asked, text=yaml_policy(*RULES).text)
         stopping = threading.Event()
         stopping.set()
