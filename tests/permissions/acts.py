@@ -54,7 +54,8 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
         "name": "new", "scope_kind": "user", "scope": str(it["user_id"]), "period": "day", "limit_tokens": 9
     },
     "POST /api/v2/break-glass": lambda it: {
-        "reason": "The gateway is down.", "minutes": 5, "scope_kind": "session", "scope": str(it["session_id"])
+        "reason": "The gateway is down.", "minutes": 5,
+        "scope_kind": "session", "scope": str(it["session_id"]),
     },
     "POST /api/v2/break-glass/<uuid:glass_id>/end": lambda _: {"note": "It is back."},
     "POST /api/v2/break-glass/<uuid:glass_id>/review": lambda _: {"note": "Seen."},
