@@ -128,7 +128,7 @@ def test_serves_several_loops() -> None:
     ask = Together(source)
 
     async def both() -> list[int]:
-        return await asyncio.gather(ask(1), ask(2))
+        return [*await asyncio.gather(ask(1), ask(2))]
 
     assert (asyncio.run(both()), asyncio.run(both())) == ([1, 2], [1, 2])
     assert asked == [[1, 2], [1, 2]]

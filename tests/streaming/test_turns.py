@@ -111,7 +111,7 @@ class TestConnection:
         member._flow = Flow.begin(at=now)
         member._beat_at, member._check_at = now, next_check(now)
         member._subscriptions = {}
-        member._say = lambda _: seen["beat"].append(now)  # type: ignore[method-assign]
+        member._say = lambda frame: seen["beat"].append(now)  # type: ignore[method-assign]
         member.end = lambda *_, **__: seen["end"].append(now)  # type: ignore[method-assign]
 
         def recheck() -> None:
