@@ -127,7 +127,14 @@ class TestReader:
         assert rights(session, READER) <= {"SELECT"}
 
     def test_reads_events_and_read_models(self, session: psycopg.Connection) -> None:
-        for table in ("ordered_event", "plans", "policy_decisions", "runs", "upkeep_job", "tick"):
+        for table in (
+            "accounts_team",
+            "governance_break_glass",
+            "ordered_event",
+            "plans",
+            "policy_decisions",
+            "tick",
+        ):
             session.execute(f"select * from {table}")
         assert session.execute("select count(*) from event").fetchone() == (1,)
         assert session.execute("select count(sha256) from blob").fetchone() == (1,)
