@@ -74,6 +74,10 @@ def _describe(method: str, operation: dict[str, Any], answer: dict[str, Any]) ->
         if status in {429, 503}:
             described["headers"] = _RETRY_AFTER
         responses.setdefault(str(status), described)
+    for status, response in responses.items():
+        # A view that names a problem of its own says only what it means.
+        if status.startswith(("4", "5")):
+            response.update({**answer, **response})
     if method == "post":
         operation.setdefault("parameters", []).append(_IDEMPOTENCY_KEY)
     if method == "get" and "application/json" in responses.get("200", {}).get("content", {}):

@@ -4,7 +4,7 @@ from typing import Any, get_args
 from uuid import UUID
 
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import serializers
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -112,9 +112,7 @@ class BackTests(ApiView):
         operation_id="back_tests_list",
         parameters=[
             OpenApiParameter("policy_hash", OpenApiTypes.STR, description="Those of one set."),
-            OpenApiParameter(
-                "status", {"type": "string", "enum": STATUSES}, description="In that state."
-            ),
+            OpenApiParameter("status", {"type": "string", "enum": STATUSES}, description="In that state."),
             *PAGE_PARAMETERS,
         ],
         responses=BackTestPage,
@@ -166,7 +164,13 @@ class BackTestOne(ApiView):
 class BackTestReported(ApiView):
     """What a back-test found."""
 
-    @extend_schema(operation_id="back_tests_report", responses=BackTestReport)
+    @extend_schema(
+        operation_id="back_tests_report",
+        responses={
+            200: BackTestReport,
+            409: OpenApiResponse(description="There is no report yet, or it ended without one."),
+        },
+    )
     def get(self, request: Request, back_test_id: UUID) -> Response:
         """Return the report, as it was saved; a conflict while there is none."""
         return Response(queries.report(queries.back_test(back_test_id, caller(request)).row))
