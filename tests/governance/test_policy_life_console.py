@@ -205,3 +205,15 @@ class TestShadowPage:
         assert stranger.client.get(f"{RULES}shadow/?workspace={team}").status_code == 403
         assert stranger.client.get(f"{RULES}try/?workspace={team}").status_code == 403
         assert PolicyRule.objects.filter(workspace_id=team, name="no-python").exists()
+
+
+class TestEmptyDraft:
+    def test_is_shown_with_what_is_wrong(self, team: UUID) -> None:
+        author = guardian(team, "policy_author")
+        for row in PolicyRule.objects.filter(workspace_id=team):
+            commands.withdraw_rule(workspace_id=team, name=row.name, caller=author.caller)
+        shown = page(author)
+        assert "The draft is not valid" in shown
+        assert "1 problem" in shown
+        assert steps(author) == []
+        assert "1 problem" in page(author, "try/")
