@@ -47,10 +47,6 @@ WRITERS_ALONE = 2
 # For how long a recording is tried again while the database is away.
 AWAY_SECONDS = 30.0
 
-# Of so many that came together, half are written while the others are being made. Fewer share one commit: a
-# statement costs as much as a dozen events, and where processors are scarce each waits for its turn besides.
-HALVED_FROM = 128
-
 # One statement probes the heads and inserts the rows of the calls whose streams have not moved. A writer that
 # commits in between violates the primary key and fails it: sent again, it sees the new head.
 _INSERT: LiteralString = f"""
@@ -163,17 +159,12 @@ class Recorder:
 
     async def _run(self) -> None:
         while True:
-            together = not self._waiting
-            if together:
+            await self._wanted.wait()
+            batch = self._take()
+            if not batch:
                 if self._closed:
                     return
                 self._wanted.clear()
-                await self._wanted.wait()
-            # Who waits here came while a batch was written, and a batch that came all at once is halved: so
-            # the ones are written while the others are made, in turns.
-            count = len(self._waiting)
-            batch = self._take((count + 1) // 2 if together and count >= HALVED_FROM else count)
-            if not batch:
                 continue
             try:
                 await self._write(batch)
@@ -184,15 +175,13 @@ class Recorder:
                 # Nobody knows what it was in the middle of.
                 await self._disconnect()
 
-    def _take(self, most: int) -> list[_Call]:
-        """Return the calls of the next batch, at most so many: no stream twice, so that each call stands or
-        falls alone.
-        """
+    def _take(self) -> list[_Call]:
+        """Return the calls of the next batch: no stream twice, so that each call stands or falls alone."""
         batch: list[_Call] = []
         later: list[_Call] = []
         streams: set[UUID] = set()
         events = size = 0
-        while self._waiting and len(batch) < most:
+        while self._waiting:
             call = self._waiting.popleft()
             if call.outcome.done():  # its waiter was cancelled before anything was written
                 continue

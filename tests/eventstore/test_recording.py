@@ -31,7 +31,6 @@ from cartrita.eventstore import (
     recorder,
 )
 from cartrita.eventstore.prepared import Prepared
-from cartrita.eventstore.recording import HALVED_FROM
 from tests.databases import Database
 from tests.eventstore.happenings import WORKSPACE, Happened, Whispered, happening
 
@@ -97,13 +96,6 @@ class TestRecord:
         assert found is not None
         assert found[0] == 50
         assert found[1] < 10
-
-    async def test_writes_one_half_of_many_while_the_other_is_made(self, database: Database) -> None:
-        await recorder().record(happening(new_id()))  # connects
-        await asyncio.gather(*(recorder().record(happening(new_id())) for _ in range(2 * HALVED_FROM)))
-        with psycopg.connect(database.url) as session:
-            found = session.execute("select count(*) from event group by xid order by xid").fetchall()
-        assert found == [(1,), (HALVED_FROM,), (HALVED_FROM,)]
 
     async def test_writes_more_than_a_connection_takes_at_once(self, database: Database) -> None:
         note = "x" * 60_000
