@@ -21,6 +21,9 @@ BLOCK_BYTES = 16 * 1024
 # Longer than any match, but for keys and tokens, which are followed to their end.
 OVERLAP_BYTES = 1024
 _NEAR = 512
+# A key or token that is no longer than this is never cut in two.
+_LONGEST_WORD_BYTES = 8 * 1024
+_BETWEEN_WORDS = tuple(bytes([each]) for each in b" \t\r\n\"'`,;(){}[]<>|")
 _MARK = re.compile("⟦[a-z-]{1,20}⟧")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID_LENGTH = 36
@@ -28,7 +31,7 @@ _UUID_LENGTH = 36
 
 def detect(text: str) -> tuple[Finding, ...]:
     """Return what is found, in order; findings of different kinds may overlap, those of one kind do not."""
-    found = {Finding(start, end, "private-key", "private-key") for start, end in secrets.private_keys(text)}
+    found = set(_private_keys(text))
     content = text.encode("utf-8", "surrogatepass")
     marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
     if text.isascii():
@@ -39,6 +42,7 @@ def detect(text: str) -> tuple[Finding, ...]:
     stand_in = _any_of(_stand_ins()).search(content) is not None
     plain = _plain(text) if stand_in else text
     found |= set(_matches(content if plain is text else plain.encode("utf-8", "surrogatepass")))
+    found |= set(_private_keys(plain)) if stand_in else set()
     if hides:
         found |= set(_without_invisible(plain))
     return _sorted(_beside(marks, found))
@@ -141,19 +145,32 @@ def _matches(content: bytes) -> Iterator[Finding]:
             yield Finding(where[start], where[end], detector.kind, detector.name)
 
 
+def _private_keys(text: str) -> Iterator[Finding]:
+    for start, end in secrets.private_keys(text):
+        yield Finding(start, end, "private-key", "private-key")
+
+
 def _blocks(content: bytes) -> Iterator[tuple[int, bytes]]:
     """Cut a long text into blocks that overlap, at blanks where there are any nearby."""
     start = 0
     while True:
         end = min(start + BLOCK_BYTES, len(content))
         if end < len(content):
-            end = max([content.rfind(blank, end - _NEAR, end) for blank in (b" ", b"\n")]) + 1 or end
+            blank = max(content.rfind(blank, end - _NEAR, end) for blank in (b" ", b"\n")) + 1
+            end = blank or _end_of_word_before(content, end)
         yield start, content[start:end]
         if end >= len(content):
             return
         start = end - OVERLAP_BYTES
         blank = content.find(b" ", start, start + _NEAR)
         start = blank if blank >= 0 else start
+
+
+def _end_of_word_before(content: bytes, end: int) -> int:
+    """Return where the word that goes on at `end` begins; `end` itself where that is longer than any token."""
+    window = content[end - _LONGEST_WORD_BYTES : end]
+    between = max(window.rfind(each) for each in _BETWEEN_WORDS)
+    return end - _LONGEST_WORD_BYTES + between + 1 if between >= 0 else end
 
 
 def _characters(content: bytes, places: Iterable[int]) -> Mapping[int, int]:
@@ -171,8 +188,13 @@ def _without_invisible(text: str) -> Iterator[Finding]:
     """Find what invisible characters keep apart, in the places of the text with them."""
     places = [place for place, each in enumerate(text) if each not in injection.INVISIBLE]
     seen = "".join(text[place] for place in places)
-    for found in _matches(seen.encode("utf-8", "surrogatepass")):
+    for found in (*_private_keys(seen), *_matches(seen.encode("utf-8", "surrogatepass"))):
         yield Finding(places[found.start], places[found.end - 1] + 1, found.kind, found.detector)
+
+
+def stand_ins() -> frozenset[str]:
+    """Return the characters that stand for a plain letter, digit or sign, and those that nobody sees."""
+    return injection.INVISIBLE | {form for form, plain in _plain_forms().items() if plain != " "}
 
 
 def _plain(text: str) -> str:

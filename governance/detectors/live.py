@@ -3,14 +3,14 @@
 import re
 from dataclasses import dataclass
 
-from governance.detectors.detection import detect
+from governance.detectors.detection import detect, stand_ins
 
 HOLD_BACK = 64
 # A token may be longer: a word that is not over is held back as a whole, up to so many characters.
 LONGEST_WORD = 4096
 # Words before a number tell what it is.
 _BEFORE = 256
-_WORD = re.compile("[!-~\u00c0-\u024f]*\\Z")
+_WORD = re.compile(f"[!-~\u00c0-\u024f{''.join(map(re.escape, sorted(stand_ins())))}]*\\Z")
 
 
 @dataclass(frozen=True, slots=True)

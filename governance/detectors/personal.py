@@ -155,16 +155,18 @@ def _card(block: bytes, start: int, end: int) -> Spans:
     while at < len(groups):
         digits = b""
         taken = at
-        while taken < len(groups) and len(digits) < 19:
+        # Printed in blocks of four and more; single digits in a row are a list.
+        while taken < min(len(groups), at + _MOST_GROUPS) and len(digits) < 19:
             digits += block[start + groups[taken][0] : start + groups[taken][1]]
             taken += 1
-            if 13 <= len(digits) <= 19 and _is_card(digits.decode(), groups[at:taken]):
+            if 13 <= len(digits) <= 19 and _is_card(digits.decode()):
                 yield start + groups[at][0], start + groups[taken - 1][1]
                 at = taken - 1
                 break
         at += 1
 
 
+_MOST_GROUPS = 6
 # ISO/IEC 7812 ranges of the large schemes, with the lengths of their numbers.
 _ISSUERS = (
     (r"4", {13, 16, 19}),
@@ -178,14 +180,12 @@ _ISSUERS = (
 )
 
 
-def _is_card(digits: str, groups: list[tuple[int, int]]) -> bool:
-    luhn = import_module("stdnum.luhn")
-    if len(set(digits)) < 2 or not luhn.is_valid(digits):
+def _is_card(digits: str) -> bool:
+    if len(set(digits)) < 2:
         return False
-    # Printed in blocks of four and more; single digits in a row are a list.
-    if len(groups) > 6:
+    if not any(len(digits) in lengths and re.match(starts, digits) for starts, lengths in _ISSUERS):
         return False
-    return any(len(digits) in lengths and re.match(starts, digits) for starts, lengths in _ISSUERS)
+    return bool(import_module("stdnum.luhn").is_valid(digits))
 
 
 def _iban(block: bytes, start: int, end: int) -> Spans:

@@ -2,6 +2,7 @@
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator
 
@@ -169,7 +170,10 @@ _CHECKS: dict[str, Check] = {
 
 
 _BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d")
-_ENDS = re.compile(r"-----END [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----|Private-(?:MAC|Hash): [0-9a-f]*")
+# Within a look-ahead, so that each place where one may begin is found once, for all keys.
+_ENDS = re.compile(
+    r"(?=(-----END [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----|Private-(?:MAC|Hash): [0-9a-f]{0,128}))"
+)
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=\s:,.\\\-]*")
 LONGEST_KEY = 16 * 1024
 
@@ -178,11 +182,12 @@ def private_keys(text: str) -> Iterator[tuple[int, int]]:
     """Yield the places of private keys; one without an end goes as far as what may belong to it."""
     if "PRIVATE KEY" not in text and "PuTTY-User-Key-File-" not in text:
         return
+    ends = [match.span(1) for match in _ENDS.finditer(text)]
     at = 0
     while (begins := _BEGINS.search(text, at)) is not None:
-        ends = _ENDS.search(text, begins.end(), begins.end() + LONGEST_KEY)
-        if ends is not None:
-            at = ends.end()
+        place = bisect_left(ends, (begins.end(), 0))
+        if place < len(ends) and ends[place][1] <= begins.end() + LONGEST_KEY:
+            at = ends[place][1]
         else:
             body = _KEY_BODY.match(text, begins.end(), begins.end() + LONGEST_KEY)
             at = begins.end() if body is None else body.end()

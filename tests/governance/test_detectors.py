@@ -1,6 +1,7 @@
 """What detectors find, where, in which time, and what is left when it is taken out."""
 
 import re
+from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Sequence
 from itertools import pairwise
@@ -21,6 +22,7 @@ from governance.detectors import (
     kinds_in,
     kinds_within,
     labels_of,
+    personal,
     redacted,
     redacted_within,
     secrets,
@@ -37,6 +39,12 @@ glued = st.lists(
     ordinary | found | st.sampled_from(["4", "@", "+", ":", "⟦email⟧", "-----"]), max_size=8
 ).map("".join)
 kinds = st.sets(st.sampled_from([*KINDS, "*"]), min_size=1)
+
+
+def signed_token(length: int) -> str:
+    """Return a JWT about that long."""
+    parts = [b'{"alg":"RS256"}', b'{"sub":"' + b"ab7" * (length // 4) + b'"}', bytes(range(64))]
+    return ".".join(urlsafe_b64encode(part).rstrip(b"=").decode() for part in parts)
 
 
 class TestDetect:
@@ -71,6 +79,23 @@ class TestDetect:
             text = "ä " * (before // 3) + "x" * (before % 3) + " jane.doe@example.com." + " word" * 500
             (one,) = detect(text)
             assert text[one.start : one.end] == "jane.doe@example.com"
+
+    @pytest.mark.parametrize("beside", [" ", '"', "\n", ","])
+    def test_cuts_no_long_token_in_two(self, beside: str) -> None:
+        for token in (signed_token(600), signed_token(2500), f"sk-ant-{LONG * 60}"):
+            for before in range(detection.BLOCK_BYTES - len(token) - 20, detection.BLOCK_BYTES + 20, 97):
+                filled = ("some words " * detection.BLOCK_BYTES)[:before]
+                text = f"{filled}{beside}{token}{beside}{'x' * 2000} more words"
+                (one,) = [each for each in detect(text) if each.kind == "secret"]
+                assert text[one.start : one.end] == token
+
+    def test_finds_private_keys_behind_invisible_and_wide_characters(self) -> None:
+        key = private_key()
+        wide = "".join(chr(ord(each) + 0xFEE0) if "!" <= each <= "~" else each for each in key)
+        for written in ("\u200b".join(key), wide):
+            text = f"before {written} after"
+            assert text[7:-6] in [text[each.start : each.end] for each in detect(text)]
+            assert "private-key" in kinds_in(text)
 
     def test_takes_the_whole_of_a_token_that_is_longer_than_usual(self) -> None:
         token = "ghp_" + made(60)
@@ -155,6 +180,33 @@ class TestBounds:
         # Each detector looks at a text but once, and at what the blocks share, in the plain form of it too.
         assert looked["bytes"] <= 2.2 * size * 12
         assert looked["spans"] <= size
+
+    @pytest.mark.parametrize("piece", ["-----BEGIN PRIVATE" + " KEY-----#", "PuTTY-User-Key-File-1#"])
+    def test_of_looking_for_the_ends_of_private_keys(
+        self, piece: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        ends = secrets._ENDS
+        looked_at = []
+
+        class Counted:
+            def finditer(self, text: str) -> Any:
+                looked_at.append(len(text))
+                return ends.finditer(text)
+
+        monkeypatch.setattr(secrets, "_ENDS", Counted())
+        text = piece * 2000
+        assert len(list(secrets.private_keys(text))) == 2000
+        assert looked_at == [len(text)]
+
+    def test_of_cards_that_a_long_row_of_digits_is_tried_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        tried = []
+        monkeypatch.setattr(personal, "_is_card", tried.append)
+        for piece in ("4 ", "41 ", "4111-"):
+            tried.clear()
+            text = piece * 10_000
+            detect(text)
+            assert len(tried) <= len(text)
+            assert tried == [] or piece == "4111-"
 
     def test_are_kept_by_taking_further_matches_for_real(self) -> None:
         addresses = [f"a{number}@b.co" for number in range(finding.MOST_CHECKS + 100)]
@@ -245,6 +297,20 @@ class TestHoldback:
             assert len(out) <= min(first)
         elif not stopped:
             assert out == text
+
+    @pytest.mark.parametrize("size", [1, 7, 64, 200])
+    def test_holds_back_words_in_wide_letters_and_with_invisible_ones(self, size: int) -> None:
+        token = signed_token(900)
+        wide = "".join(chr(ord(each) + 0xFEE0) for each in token)
+        for written in (wide, "\u200b".join(token), "\u00ad".join(token)):
+            text = f"Here it is: {written} and some more words that go on behind it for a while, and longer."
+            live = Holdback()
+            out = ""
+            for piece in [*(live.add(each) for each in cut(text, [size] * len(text))), live.rest()]:
+                if piece.kinds:
+                    break
+                out += piece.text
+            assert len(out) <= text.index(written)
 
     @given(st.text("abc \n", max_size=400), st.lists(st.integers(0, 9), max_size=200))
     @settings(max_examples=60, deadline=None)
