@@ -199,7 +199,7 @@ class TestBounds:
         assert looked_at == [len(text)]
 
     def test_of_cards_that_a_long_row_of_digits_is_tried_for(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        tried = []
+        tried: list[str] = []
         monkeypatch.setattr(personal, "_is_card", tried.append)
         for piece in ("4 ", "41 ", "4111-"):
             tried.clear()
