@@ -14,6 +14,7 @@ from uuid import UUID
 from cartrita.errors import BadInput, Conflict, NotAllowed, NotFound
 from cartrita.eventstore.types import Event
 from governance.decide import GlassFact
+from governance.visible_text import visible_length
 
 GlassScope = Literal["workspace", "session", "user"]
 
@@ -178,9 +179,10 @@ def open_for(
     if scope_kind not in get_args(GlassScope):
         raise BadInput(f"scope_kind is one of {', '.join(get_args(GlassScope))}.", field="scope_kind")
     said = _text(reason, "reason")
-    if not SHORTEST_REASON <= len(said) <= LONGEST_REASON:
+    # Who reads it later must find something there: what nobody sees is no reason.
+    if len(said) > LONGEST_REASON or visible_length(said) < SHORTEST_REASON:
         raise BadInput(
-            f"Say why in {SHORTEST_REASON} to {LONGEST_REASON} characters, without personal text.",
+            f"Say why in {SHORTEST_REASON} to {LONGEST_REASON} visible characters, without personal text.",
             field="reason",
         )
     if not timedelta() < lasts <= LONGEST:

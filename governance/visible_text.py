@@ -29,6 +29,16 @@ _SCRIPTS_LIKE_LATIN = frozenset({"CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE", "C
 _MOST_MARKS = 3
 
 
+def visible_length(text: str) -> int:
+    """Return how many characters of a text are seen; a row of blanks counts as one."""
+    seen = (
+        each
+        for each in text
+        if each.isspace() or (unicodedata.category(each)[0] in "LNPS" and each not in _MORE_INVISIBLE)
+    )
+    return len(" ".join("".join(seen).split()))
+
+
 def shown(text: str) -> str:
     """Return text with hidden, reordering and look-alike characters written as ⟦U+202E⟧."""
     if text.isascii() and text.isprintable():

@@ -12,7 +12,7 @@ from uuid import UUID
 from pydantic import Field
 
 from cartrita.accounts.console import CONSOLE_ROLES
-from cartrita.errors import BadInput, Conflict, NotAllowed, NotFound
+from cartrita.errors import BadInput, CartritaError, Conflict, NotAllowed, NotFound
 from cartrita.eventstore.types import Event
 
 Status = Literal["none", "requested", "completed", "failed", "cancelled"]
@@ -22,6 +22,8 @@ Source = Literal["draft", "known", "text"]
 REQUESTERS: frozenset[str] = frozenset({"admin", "policy_author", "reviewer", "auditor"})
 CANCELLERS: frozenset[str] = REQUESTERS | {"operator"}
 READERS: frozenset[str] = CONSOLE_ROLES
+# How many of a workspace may wait at once: other workspaces wait behind them.
+MOST_OPEN = 20
 
 
 class BackTestRequested(Event):
@@ -104,6 +106,13 @@ class NoReport(Conflict):
     """The back-test has no report: it runs still, failed or was cancelled."""
 
     code: ClassVar[str] = "no_report"
+
+
+class TooManyBackTests(CartritaError):
+    """So many back-tests of the workspace have not ended; they are carried out one after the other."""
+
+    code: ClassVar[str] = "too_many_back_tests"
+    status: ClassVar[int] = 429
 
 
 class NoHistory(BadInput):

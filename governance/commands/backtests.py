@@ -11,11 +11,13 @@ from cartrita.eventstore import Append, Context, append, load, new_id, put_blob
 from governance import rulebook as rulebooks
 from governance.backtest import back_test as back_tests
 from governance.backtest.back_test import (
+    MOST_OPEN,
     REQUESTERS,
     BackTestRequested,
     MayNotBackTest,
     NoHistory,
     Source,
+    TooManyBackTests,
     UnknownBackTest,
     check_range,
     listed,
@@ -45,7 +47,7 @@ def request_back_test(
     The set is that of `policy_hash` (the draft, or one that the workspace knows), of a policy file's `text`
     (`source` names it in messages), or the draft. One of the same set over the same decisions that has not
     ended is returned as it is. Raises MayNotBackTest, OtherWorkspace, UnknownPolicy, PolicyNotValid with the
-    place of each problem, BadInput for times that make no range, and NoHistory.
+    place of each problem, BadInput for times that make no range, NoHistory, and TooManyBackTests.
     """
     if caller.workspace_id != workspace_id:
         raise OtherWorkspace("You act in another workspace; test its rules.", field="workspace_id")
@@ -74,6 +76,10 @@ def request_back_test(
         ).first()
         if same is not None:
             return same.id, False
+        if BackTest.objects.filter(workspace_id=workspace_id, status="requested").count() >= MOST_OPEN:
+            raise TooManyBackTests(
+                f"{MOST_OPEN} back-tests of this workspace have not ended; wait for one, or stop it."
+            )
         _require_history(workspace_id, since, until, session_id)
         put_blob(tested.text.encode(), key_id=None)
         back_test_id = new_id()

@@ -167,7 +167,7 @@ def _blocks(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _end_of_word_before(content: bytes, end: int) -> int:
-    """Return where the word that goes on at `end` begins; `end` itself where that is longer than any token."""
+    """Return where the word that goes on at `end` begins; `end` itself where it is longer than tokens are."""
     window = content[end - _LONGEST_WORD_BYTES : end]
     between = max(window.rfind(each) for each in _BETWEEN_WORDS)
     return end - _LONGEST_WORD_BYTES + between + 1 if between >= 0 else end

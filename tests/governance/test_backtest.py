@@ -26,9 +26,11 @@ from governance.backtest.back_test import (
     MayNotBackTest,
     NoHistory,
     NoReport,
+    TooManyBackTests,
     UnknownBackTest,
 )
 from governance.backtest.engine import Redecider
+from governance.commands import backtests as commands_of_back_tests
 from governance.commands.backtests import cancel_back_test, request_back_test
 from governance.decide import GrantFact
 from governance.doors import make_decision
@@ -436,6 +438,30 @@ class TestCommand:
         assert raised.value.returncode == 2
         with pytest.raises(CommandError, match="Nothing was decided"):
             backtest("run", "--file", str(tmp_path / "right.yaml"))
+
+
+class TestManyBackTests:
+    def test_are_refused_while_so_many_of_the_workspace_wait(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(commands_of_back_tests, "MOST_OPEN", 2)
+        act_and_settle(place, NOON)
+        order()
+        asked: dict[str, Any] = {
+            "workspace_id": place.workspace_id,
+            "caller": caller(place),
+            "text": yaml_policy(*RULES).text,
+        }
+        ids = [
+            request_back_test(**asked, until=NOON + timedelta(days=400 + day), since=None)[0]
+            for day in range(2)
+        ]
+        with pytest.raises(TooManyBackTests, match="2 back-tests of this workspace"):
+            request_back_test(**asked)
+        # One that was asked for before is no new one.
+        assert request_back_test(**asked, until=NOON + timedelta(days=400)) == (ids[0], False)
+        cancel_back_test(back_test_id=ids[0], caller=caller(place))
+        assert request_back_test(**asked)[1]
 
 
 class TestRest:

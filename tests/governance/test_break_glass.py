@@ -73,7 +73,18 @@ class TestOpenFor:
         ]
 
     @pytest.mark.parametrize(
-        "reason", ["", "too short", " " * 30, "x" * 501, "x" * 20 + "\0", "x" * 20 + "\ud800"]
+        "reason",
+        [
+            "",
+            "too short",
+            " " * 30,
+            "x" * 501,
+            "x" * 20 + "\0",
+            "x" * 20 + "\ud800",
+            "\u200b" * 30,
+            "\u3164\u2800" * 20,
+            "a" + " " * 40 + "b",
+        ],
     )
     def test_takes_no_other_reasons(self, reason: str) -> None:
         with pytest.raises(BadInput) as refused:
