@@ -400,6 +400,4 @@ def _lines(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield _("Approvals used"), ", ".join(map(str, verdict.grants))
     yield _("Wait"), "" if verdict.retry_after_ms is None else f"{verdict.retry_after_ms} ms"
     yield _("Without break-glass"), " · ".join(verdict.unbroken or ())
-    yield _("Redacted"), " ".join(verdict.redact)
-    yield _("Without break-glass"), " · ".join(verdict.unbroken or ())
     yield _("Parameters"), json.dumps(dict(verdict.parameters), sort_keys=True) if verdict.parameters else ""
