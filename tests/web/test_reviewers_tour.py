@@ -103,7 +103,7 @@ class TestReviewersTour:
         await waits(page)
         await opens(reviewer, console, "policyrule/")
         await expect(console.get_by_text("1 would have had another outcome.")).to_be_visible()
-        await console.locator("#draft").evaluate("(found) => found.scrollIntoView()")
+        await console.locator("section.set").evaluate("(found) => found.scrollIntoView()")
         await pictured(console, "shadow")
         await console.get_by_role("button", name="Put it in force").click()
         await expect(console.get_by_text("The set is in force.")).to_be_visible()
