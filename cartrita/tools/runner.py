@@ -21,7 +21,7 @@ from cartrita.tools.events import LargeResult, ToolDenied, ToolFailed, ToolRetur
 from cartrita.tools.registry import Tool, ToolCall, tool
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts, Verdict
-from governance.detectors import kinds_within, redacted_within
+from governance.detectors import kinds_within, redacted, redacted_within
 from governance.doors import NotPermitted, Permit
 
 LARGEST_INLINE_RESULT = 4096
@@ -89,9 +89,9 @@ async def perform(prepared: PreparedTool, permit: Permit, *, context: Context) -
 
     `context` is that of the coming append; its `key_id` seals a large result's blob. A tool that hangs is
     cancelled at its timeout, and left behind when it does not end within a second of that. What the permit
-    wants redacted is taken out of the arguments, or of the result where the tool was decided as a retrieval;
-    arguments that no longer fit the tool end in a ToolFailed. Raises NotPermitted when the permit is for
-    another request or the tool was redefined since, CallCancelled when the task is cancelled.
+    wants redacted is taken out of the arguments, or of the result or failure where the tool was decided as a
+    retrieval; arguments that no longer fit the tool end in a ToolFailed. Raises NotPermitted when the permit
+    is for another request or the tool was redefined since, CallCancelled when the task is cancelled.
     """
     permit.check(prepared.decision_request)
     # The decision was on the definition and the arguments; what runs must be those, whoever built `prepared`.
@@ -270,7 +270,8 @@ class _Run:
             idempotency_key=self.call.idempotency_key,
             decision_id=self.call.decision_id,
             code=code,
-            message=_readable(message),
+            # What a tool complains of may quote what it read.
+            message=_readable(redacted(message[:_QUICK_RESULT], self.redact) if self.redact else message),
             retryable=retryable and definition.idempotent,
             may_have_acted=not definition.idempotent,
             latency_ms=self.milliseconds(),

@@ -356,6 +356,26 @@ class TestPerform:
         await close_async()
 
 
+class TestRedaction:
+    async def test_takes_what_was_read_out_of_a_failure_too(self, database: Database) -> None:
+        @tool("look_up", description="Look it up.", category="test", decided_as="retrieval")
+        async def look_up(arguments: Repeat, call: ToolCall) -> Repeated:
+            raise Unavailable(f"No number: {'.' * 20} {arguments.text} cannot be cast.")
+
+        redacting = policy(
+            rule("r", "allow", match={"kinds": ["retrieval"]}, parameters={"redact": ["email"]}),
+        )
+        prepared = await prepare("look_up", {"text": "ann@example.org"}, facts=FACTS, key="k1")
+        _, _, permit = make_decision(
+            prepared.decision_request, decision_id=new_id(), context=HERE, policy=redacting
+        )
+        assert permit is not None
+        failed = await perform(prepared, permit, context=HERE)
+        assert isinstance(failed, ToolFailed)
+        assert "⟦email⟧ cannot be cast" in failed.message
+        assert "ann@" not in failed.message
+
+
 class TestDenied:
     async def test_tells_the_agent(self) -> None:
         repeat_tool()
