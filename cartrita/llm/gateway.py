@@ -311,6 +311,7 @@ class _Performance:
         self._repairs: list[str] = []
         self._messages = prepared.request.messages
         self._tools = _native_tools(prepared.entry, prepared.request)
+        self._schema = prepared.request.json_schema
 
     async def answer(self, deadline: asyncio.Timeout) -> ModelAnswered:
         request = self._prepared.request
@@ -355,9 +356,16 @@ class _Performance:
 
     def _redact(self) -> None:
         self._messages = self._without_findings(self._messages)
+        kinds = self._permit.redact
         self._tools = tuple(
-            replace(each, description=redacted(each.description, self._permit.redact)) for each in self._tools
+            replace(
+                each,
+                description=redacted(each.description, kinds),
+                parameters=redacted_within(each.parameters, kinds),
+            )
+            for each in self._tools
         )
+        self._schema = redacted_within(self._schema, kinds)
 
     def _without_findings(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
         """Return messages as they may be sent."""
@@ -468,7 +476,7 @@ class _Performance:
             max_output_tokens=request.max_output_tokens or USUAL_OUTPUT_TOKENS,
             temperature=request.temperature or 0.0,
             stop=request.stop,
-            json_schema=request.json_schema,
+            json_schema=self._schema,
             tools=self._tools,
             tool_choice=request.tool_choice,
         )

@@ -21,7 +21,9 @@ from cartrita.llm.models import Model
 from cartrita.llm.providers import CallPiece, ChatMessage, Function, FunctionCall
 from cartrita.llm.structured import check_schema, complaint
 from governance.doors import NotPermitted
+from governance.policy import load_policy
 from tests.databases import Database
+from tests.llm import conftest
 from tests.llm.conftest import QUICK, Heard, facts, permit_for
 from tests.llm.openai_server import OpenAIServer, Refuses, Says
 
@@ -103,6 +105,30 @@ class TestNativeTools:
             },
         ]
         assert body["tool_choice"] == {"type": "function", "function": {"name": "get_weather"}}
+
+    async def test_are_told_without_what_a_rule_takes_out(
+        self, database: Database, told: OpenAIServer, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(
+            conftest,
+            "POLICY",
+            load_policy("""
+rules:
+  - name: no-addresses
+    sentence: No address is told to a model.
+    match: {kinds: [model_call]}
+    outcome: allow
+    parameters: {redact: [email]}
+"""),
+        )
+        told.then(Says(text='{"place": "Oslo"}'))
+        asking = {**PLACE, "properties": {"place": {"type": "string", "description": "Ask ann@example.org."}}}
+        weather = replace(WEATHER, description="By ben@example.org.", parameters=asking)
+        answer = await answered(await prepared(weather, json_schema=asking))
+        assert answer.text == '{"place": "Oslo"}'
+        body = json.dumps(told.received[0].body, ensure_ascii=False)
+        assert "example.org" not in body
+        assert body.count("⟦email⟧") == 3
 
     async def test_are_called_in_pieces(self, database: Database, told: OpenAIServer) -> None:
         told.then(calls('{"place": "Tromsø 🌨"}'))
