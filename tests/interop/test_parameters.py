@@ -78,6 +78,20 @@ class TestReadChat:
                 },
                 "messages[0].tool_calls[0].function.arguments",
             ),
+            *(
+                (
+                    {
+                        "messages": [
+                            {
+                                "role": "assistant",
+                                "tool_calls": [{"id": "1", "function": {"name": "f", "arguments": written}}],
+                            }
+                        ]
+                    },
+                    "messages[0].tool_calls[0].function.arguments",
+                )
+                for written in ('{"a": NaN}', '{"a": "\\ud800"}', "[]", "")
+            ),
         ],
     )  # fmt: skip
     def test_names_the_parameter_that_it_refuses(self, parameters: dict[str, Any], param: str) -> None:

@@ -4,12 +4,13 @@ A parameter that is ignored although it would change the answer is a lie; one th
 or accounting of another provider is not. So the first are refused by name, the others accepted.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
+
+import orjson
 
 from cartrita.errors import BadInput
 from cartrita.interop.openai_api.errors import UnknownParameter, Unsupported, WrongValue
@@ -503,6 +504,7 @@ def _call(value: Any, place: str) -> ToolCall:
 
 def _is_object(text: str) -> bool:
     try:
-        return isinstance(json.loads(text), dict)
+        # As whatever sends it on reads it: without NaN and halves of surrogate pairs.
+        return isinstance(orjson.loads(text), dict)
     except (ValueError, RecursionError):
         return False
