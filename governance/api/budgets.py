@@ -19,7 +19,7 @@ from cartrita.http.conditional import IF_MATCH, entity_tag, expected_version
 from cartrita.http.fields import Text
 from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_parameters
 from cartrita.http.views import ApiView
-from governance.api.shared import validated
+from governance.api.shared import time_parameter, validated
 from governance.budget import LARGEST_LIMIT, Period, ScopeKind
 from governance.commands import budgets as commands
 from governance.commands.exports import record_export
@@ -28,6 +28,8 @@ from governance.queries import budgets as queries
 from governance.queries.budget_table import COLUMNS, table_of
 from governance.rule import SubjectKind
 from governance.spreadsheet import as_csv, csv_answer
+
+MOST_SPENDERS = 100
 
 
 class BudgetEntry(serializers.Serializer[Any]):
@@ -131,11 +133,6 @@ class SpendingEntry(serializers.Serializer[Any]):
     since = serializers.DateTimeField(help_text="Of long periods the last 31 days are looked through.")
     spenders = SpenderEntry(many=True)
     refused = serializers.IntegerField(help_text="How many acts this budget refused since then.")
-
-
-class _Asked(serializers.Serializer[Any]):
-    period_start = serializers.DateTimeField(required=False)
-    limit = serializers.IntegerField(required=False, default=10, min_value=1, max_value=100)
 
 
 class NewBudget(serializers.Serializer[Any]):
@@ -269,17 +266,21 @@ class BudgetSpending(ApiView):
             OpenApiParameter(
                 "period_start", OpenApiTypes.DATETIME, description="Of which period; else of the present one."
             ),
-            OpenApiParameter("limit", {"type": "integer", "minimum": 1, "maximum": 100, "default": 10}),
+            OpenApiParameter(
+                "limit", {"type": "integer", "minimum": 1, "maximum": MOST_SPENDERS, "default": 10}
+            ),
         ],
         responses=SpendingEntry,
     )
     def get(self, request: Request, budget_id: UUID) -> Response:
         """Return the decisions that used most of the budget in a period, and how many it refused."""
-        asked = _Asked(data=request.query_params)
-        asked.is_valid(raise_exception=True)
+        period_start = time_parameter(request, "period_start")
+        limit = request.query_params.get("limit", "10")
+        if not (limit.isascii() and limit.isdigit() and len(limit) < 4 and 1 <= int(limit) <= MOST_SPENDERS):
+            raise BadInput(f"limit is a number from 1 to {MOST_SPENDERS}.", field="limit")
         now = timezone.now()
         standing = queries.budget(budget_id, caller(request), at=now)
-        found = history.spending(standing, at=now, **asked.validated_data)
+        found = history.spending(standing, at=now, period_start=period_start, limit=int(limit))
         return Response(SpendingEntry(asdict(found)).data)
 
 

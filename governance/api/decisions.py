@@ -173,7 +173,7 @@ class DecisionCapsule(ApiView):
     roles = CONSOLE_ROLES
 
     @extend_schema(
-        operation_id="decisions_capsule", responses={(200, "application/json"): OpenApiTypes.BINARY}
+        operation_id="decisions_capsule", responses={(200, "application/json"): OpenApiTypes.OBJECT}
     )
     def get(self, request: Request, decision_id: UUID) -> HttpResponse:
         """Return the decision's capsule, for `cartrita-verify`; the log says who took it along."""

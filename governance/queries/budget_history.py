@@ -6,6 +6,7 @@ from datetime import datetime, timedelta
 from typing import Any, LiteralString, cast
 from uuid import UUID
 
+from cartrita.errors import BadInput
 from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.store import execute
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
@@ -78,13 +79,17 @@ def spending(
     """Return the decisions that used most of a budget in the period that begins at `period_start` (default:
     the present one): by money where it limits money, else by tokens.
 
-    Of longer periods than a month, those of their last 31 days are looked through.
+    Of longer periods than a month, those of their last 31 days are looked through. Raises BadInput for a
+    period beyond the years that there are.
     """
     start, end = standing.period_start, standing.period_end
-    if period_start is not None:
-        start = period_start
-        end = _end(Budget(period=cast("Period", standing.period), time_zone=standing.time_zone), start)
-    until = min(end + _LATE, at) if end is not None else at
+    try:
+        if period_start is not None:
+            start = period_start
+            end = _end(Budget(period=cast("Period", standing.period), time_zone=standing.time_zone), start)
+        until = min(end + _LATE, at) if end is not None else at
+    except OverflowError as error:
+        raise BadInput("There is no such period.", field="period_start") from error
     since = max(start, until - LONGEST_LOOK)
     by_money = standing.limit_micros is not None
     rows = execute(

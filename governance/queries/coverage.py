@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, LiteralString
 from uuid import UUID
 
@@ -118,7 +118,9 @@ def coverage(
     BadInput for a range that is empty or longer than 366 days.
     """
     until = until or timezone.now()
-    since = since or until - DEFAULT_SPAN
+    if since is None:
+        # Before the first year there is nothing.
+        since = until - min(DEFAULT_SPAN, until - datetime.min.replace(tzinfo=UTC))
     if not timedelta() < until - since <= LONGEST_SPAN:
         raise BadInput("since lies before until, by at most 366 days.", field="since")
     active = active_policy(workspace_id)

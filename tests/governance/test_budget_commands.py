@@ -349,7 +349,15 @@ class TestHistory:
         assert (period["reserved_tokens"], period["limit_tokens"]) == (10, 100)
         spent = client.get(f"/api/v2/budgets/{budget_id}/spending?limit=3").json()
         assert [one["tokens"] for one in spent["spenders"]] == [10]
-        assert client.get(f"/api/v2/budgets/{budget_id}/spending?limit=0").status_code == 400
+        for query in (
+            "limit=0",
+            "limit=",
+            "period_start=",
+            "period_start=2026-03-01T00:00:00",
+            "period_start=9999-12-31T23:00:00Z",
+            "period_start=0001-01-01T00:00:00%2B10:00",
+        ):
+            assert client.get(f"/api/v2/budgets/{budget_id}/spending?{query}").status_code == 400, query
         assert client.get(f"/api/v2/budgets/{uuid4()}/periods").status_code == 404
         member = someone("ben@example.org", workspace_id=ann.workspace_id)
         for part in ("periods", "spending"):

@@ -237,6 +237,7 @@ class TestRest:
             "?since=yesterday",
             "?since=2026-03-01T00:00:00",
             "?until=2020-01-01T00:00:00Z&since=2020-01-02T00:00:00Z",
+            "?until=0001-01-01T00:00:00Z",
         ):
             assert client.get(f"/api/v2/policies/coverage{query}").status_code == 400, query
         assert client.get(f"/api/v2/policies/coverage?policy_hash={'0' * 64}").status_code == 404
