@@ -53,10 +53,7 @@ JSON: Mapping[str, Callable[[Mapping[str, Any]], Any]] = {
     "POST /api/v2/budgets": lambda it: {
         "name": "new", "scope_kind": "user", "scope": str(it["user_id"]), "period": "day", "limit_tokens": 9
     },
-    "POST /api/v2/break-glass": lambda it: {
-        "reason": "The gateway is down.", "minutes": 5,
-        "scope_kind": "session", "scope": str(it["session_id"]),
-    },
+    "POST /api/v2/break-glass": lambda _: {"reason": "The gateway is down.", "minutes": 5},
     "POST /api/v2/break-glass/<uuid:glass_id>/end": lambda _: {"note": "It is back."},
     "POST /api/v2/break-glass/<uuid:glass_id>/review": lambda _: {"note": "Seen."},
     "POST /api/v2/budgets/<uuid:budget_id>/raise": lambda _: {"limit_tokens": 2_000_000, "reason": "more"},
@@ -89,7 +86,7 @@ FORMS: Mapping[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]] = {
     },
     "POST /admin/governance/breakglass/new/": lambda it: {
         "workspace": str(it["workspace_id"]), "open-reason": "The gateway is down.", "open-minutes": "5",
-        "open-scope_kind": "session", "open-scope": str(it["session_id"]),
+        "open-scope_kind": "workspace",
     },
     "POST /admin/governance/breakglass/<uuid:glass_id>/command/<slug:act>/": lambda _: {
         "end-note": "It is back."
@@ -165,7 +162,6 @@ WORDS: Mapping[str, str] = {
     "url": "nowhere",
     "app_label": "governance",
     "content_type_id": "1",
-    "size": "1",
 }
 ACTS: Mapping[str, str] = {
     "/admin/governance/approval/<uuid:approval_id>/answer/<slug:act>/": "approve",

@@ -21,7 +21,7 @@ from cartrita.accounts.team_commands import create_team
 from cartrita.accounts.workspace import create
 from cartrita.eventstore import Append, Context, append, new_id
 from cartrita.eventstore.heads import Signing
-from cartrita.eventstore.models import Log
+from cartrita.eventstore.models import Log, TreeHead
 from cartrita.llm.models import Circuit
 from cartrita.tools.registry import tool
 from cartrita.upkeep.models import Job
@@ -104,6 +104,7 @@ def build() -> World:
     root = accounts.ensure_user(email="root@example.com", is_staff=True, is_superuser=True)
     ordered()
     Signing().sign(pause=0)
+    things["size"] = TreeHead.objects.latest("size").size
     said = Log.objects.filter(session_id=things["session_id"]).order_by("position")
     things["position"] = said.values_list("position", flat=True)[0]
     nodes = SnapshotRow.objects.filter(plan_id=things["plan_id"]).order_by("version")
