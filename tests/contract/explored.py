@@ -46,6 +46,7 @@ _BEYOND_SCHEMAS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "POST /api/v2/break-glass": ("the scope of its kind, a reason in plain text", ("400",)),
     "POST /api/v2/break-glass/{glass_id}/end": ("a note in plain text", ("400",)),
     "POST /api/v2/break-glass/{glass_id}/review": ("a note in plain text", ("400",)),
+    "PATCH /api/v2/workspace": ("names of time zones, codes of currencies", ("400",)),
     "POST /api/v2/teams": ("a name that can be printed", ("400",)),
     "PATCH /api/v2/teams/{team_id}": ("a name that can be printed", ("400",)),
     "GET /api/v2/decisions/{decision_id}/again": ("what is erased cannot be decided again", ("400",)),
