@@ -3,12 +3,13 @@
 import logging
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, get_args
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import get_blob
 from cartrita.eventstore.blobs import UnknownBlob
-from governance.policy import PolicyNotValid, PolicySet, load_policy
+from governance.policy import PolicyNotValid, PolicySet, compile_policy, load_policy
+from governance.rule import Match, Rule, SubjectKind
 from governance.rulebook import UnknownPolicy
 
 logger = logging.getLogger(__name__)
@@ -49,6 +50,29 @@ def policy_set(policy_hash: str) -> PolicySet:
             f"No policy with the hash {policy_hash} is stored.", field="policy_hash"
         ) from None
     return load_policy(text, policy_hash)
+
+
+def set_in_force(policy_hash: str) -> PolicySet:
+    """Return the stored set that decides, and `closed()` where this release cannot compile or find it."""
+    try:
+        return policy_set(policy_hash)
+    except (PolicyNotValid, UnknownPolicy):
+        logger.exception("The policy set %s is in force and cannot be evaluated.", policy_hash)
+        return closed()
+
+
+@cache
+def closed() -> PolicySet:
+    """Return the set that decides in place of one that cannot be evaluated: all is denied, and for review."""
+    everything = Match(kinds=get_args(SubjectKind))
+    said = "The rules that are in force cannot be read, so nothing is allowed until another set is activated."
+    return compile_policy(
+        [
+            Rule(name="rules-cannot-be-read", sentence=said, match=everything, outcome="deny"),
+            Rule(name="all-is-reviewed", sentence=said, match=everything, outcome="audit"),
+        ],
+        "closed",
+    )
 
 
 @lru_cache(maxsize=COMPILED_SETS_KEPT)

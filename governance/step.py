@@ -13,7 +13,16 @@ from uuid import UUID
 from django.db import transaction
 
 from cartrita.errors import BadInput
-from cartrita.eventstore import Append, Context, StreamMoved, append, derived_id, in_database_thread, put_blob
+from cartrita.eventstore import (
+    Append,
+    Context,
+    StreamMoved,
+    append,
+    derived_id,
+    in_database_thread,
+    load,
+    put_blob,
+)
 from cartrita.eventstore.canonical import rfc3339
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
@@ -30,10 +39,10 @@ from governance.decide import (
     delivery,
     tightest,
 )
-from governance.decision import ActOutcome, ActSettled, Reserved
+from governance.decision import ActOutcome, ActSettled, PolicySetRecorded, Reserved
 from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
-from governance.policy_store import policy_set, set_in_shadow
+from governance.policy_store import closed, set_in_force, set_in_shadow
 from governance.queries.approvals import matching_grants
 from governance.queries.bearing import bearing
 from governance.queries.budgets import ApplicableBudget, Scope, scopes_of
@@ -210,7 +219,7 @@ class _Step:
         self._openings = known.openings
         if self._acts:
             self._policy = (
-                policy_set(known.policy_hash)
+                set_in_force(known.policy_hash)
                 if known.policy_hash is not None
                 else active_policy(self._context.workspace_id)
             )
@@ -231,9 +240,25 @@ class _Step:
             decided.append(answer)
             appends += events
         appends += self._uses(made) if not stopped else []
+        appends += self._closing() if made and self._policy is closed() else []
         appends += then(tuple(decided))
         append(*appends, recorded_at=self._now, beside=held.changes())
         return decided
+
+    def _closing(self) -> list[Append]:
+        """Record the set that denies all, once in a workspace, so that its decisions can be made again."""
+        policy, workspace_id = self._policy, self._context.workspace_id
+        stream_id = derived_id(workspace_id, f"policy-set:{policy.content_hash}")
+        if load(stream_id, up_to_version=1):
+            return []
+        event = PolicySetRecorded(
+            policy=policy.name,
+            policy_hash=policy.content_hash,
+            text_sha256=put_blob(policy.text.encode(), key_id=None),
+            rules=tuple(rule.name for rule in policy.rules),
+        )
+        recorded = derived_id(stream_id, "recorded")
+        return [Append(stream_id, 0, [event], Context(workspace_id=workspace_id), [recorded])]
 
     # What bears on the step
 

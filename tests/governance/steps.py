@@ -45,14 +45,14 @@ class Place:
     def follows(self, *rules: dict[str, Any]) -> None:
         """Put these rules in force."""
         present = yaml_policy(*rules)
-        put_blob(present.text.encode(), key_id=None)
+        self.follows_text(present.text, name=present.name, rules=tuple(rule.name for rule in present.rules))
+
+    def follows_text(self, text: str, *, name: str = "policy", rules: tuple[str, ...] = ()) -> None:
+        """Put a set in force by its text, whether this release can read it or not."""
+        stored = put_blob(text.encode(), key_id=None)
         stream_id = rulebook_id(self.workspace_id)
         activated = PolicyActivated(
-            policy=present.name,
-            policy_hash=present.content_hash,
-            text_sha256=present.content_hash,
-            rules=tuple(rule.name for rule in present.rules),
-            by="system",
+            policy=name, policy_hash=stored, text_sha256=stored, rules=rules, by="system"
         )
         append(Append(stream_id, _version(stream_id), [activated], self.context))
 

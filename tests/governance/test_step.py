@@ -374,6 +374,23 @@ def grants(place: Place, decision_id: UUID, scope: Any = "once") -> UUID:
     return id_
 
 
+class TestRulesThatCannotBeRead:
+    @pytest.mark.parametrize("text", ["policy: later\nrules: [", "\x00", '{"environment":99,"rules":[]}'])
+    def test_deny_all_and_say_so(self, place: Place, text: str) -> None:
+        place.follows(rule("ok", "allow"))
+        place.follows_text(text)
+        for _ in range(2):
+            (decided,) = take_step(context=place.context, acts=[place.act()])
+            assert decided.permit is None
+            assert (decided.verdict.outcome, decided.verdict.rule) == ("deny", "rules-cannot-be-read")
+            assert decided.verdict.review
+        assert PolicyDecision.objects.filter(decision="deny", review=True).count() == 2
+        # What was begun before is still settled, and another set opens everything again.
+        place.follows(rule("ok", "allow"))
+        (decided,) = take_step(context=place.context, acts=[place.act()])
+        assert decided.permit is not None
+
+
 class TestEscalations:
     @pytest.fixture(autouse=True)
     def asking(self, place: Place) -> None:
