@@ -6,7 +6,7 @@ import select
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from types import FrameType
@@ -82,6 +82,28 @@ def told_plainly() -> Iterator[None]:
     finally:
         if ours:
             signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[Callable[[], bool]]:
+    """Let the first signal be a wish, which the body asks for between pieces of work; a second one is the end.
+
+    An exception out of a signal may come where Python can do nothing but drop it, and the signal with it.
+    """
+    asked = threading.Event()
+
+    def ask(_number: int, _frame: FrameType | None) -> None:
+        if asked.is_set():
+            raise KeyboardInterrupt
+        asked.set()
+
+    ours = threading.current_thread() is threading.main_thread()
+    before = {one: signal.signal(one, ask) for one in (signal.SIGINT, signal.SIGTERM) if ours}
+    try:
+        yield asked.is_set
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def check_reader() -> None:

@@ -1,6 +1,6 @@
 """manage.py list_events: look into the log, and watch it grow."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -10,7 +10,14 @@ from django.core.management.base import BaseCommand, CommandParser
 from cartrita.errors import BadInput
 from cartrita.eventstore.as_of import position_at
 from cartrita.eventstore.catch_up import log_head
-from cartrita.eventstore.command_line import a_position, a_position_or_time, an_id, check_reader, told_plainly
+from cartrita.eventstore.command_line import (
+    a_position,
+    a_position_or_time,
+    an_id,
+    asked_to_stop,
+    check_reader,
+    told_plainly,
+)
 from cartrita.eventstore.listing import (
     PAGE,
     Entry,
@@ -57,9 +64,13 @@ class Command(BaseCommand):
 
     def handle(self, *_args: Any, **options: Any) -> None:
         with told_plainly():
-            self._list(**options)
+            if options["follow"]:
+                with asked_to_stop() as stopping:
+                    self._list(stopping, **options)
+            else:
+                self._list(lambda: False, **options)
 
-    def _list(self, **options: Any) -> None:
+    def _list(self, stopping: Callable[[], bool], **options: Any) -> None:
         if options["follow"] and options["until"] is not None:
             raise BadInput("With --follow there is no end: leave --until out.", field="until")
         wanted = Wanted(
@@ -76,7 +87,7 @@ class Command(BaseCommand):
         until = head if options["until"] is None else min(head, _position(options["until"], 0))
         unseal: bool = options["unseal"]
         if options["last"] is None and options["since"] is not None:
-            while after < until:
+            while after < until and not stopping():
                 found = read_matching(wanted, after=after, until=until, unseal=unseal)
                 self._show(found, as_json=options["json"])
                 after = found[-1].position if len(found) == PAGE else until
@@ -88,6 +99,8 @@ class Command(BaseCommand):
             for found in follow_matching(wanted, after=head, unseal=unseal):
                 self._show(found, as_json=options["json"])
                 check_reader()
+                if stopping():
+                    return
 
     def _show(self, entries: Sequence[Entry], *, as_json: bool) -> None:
         for entry in entries:
