@@ -86,7 +86,7 @@ def told_plainly() -> Iterator[None]:
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], bool]]:
-    """Let the first signal be a wish, which the body asks for between pieces of work; a second one is the end.
+    """Let the first signal be a wish, asked for between two pieces of work; a second one is the end.
 
     An exception out of a signal may come where Python can do nothing but drop it, and the signal with it.
     """
