@@ -208,14 +208,10 @@ class BreakGlassAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, OPENERS)
         form = Open(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        status = 200
-        if request.method == "POST":
-            status = form.carried_out(caller)
-            if not status:
-                messages.success(request, str(form.done))
-                return redirect(
-                    f"{reverse('admin:governance_breakglass_changelist')}?workspace={workspace.pk}"
-                )
+        then = f"{reverse('admin:governance_breakglass_changelist')}?workspace={workspace.pk}"
+        done, status = self.carried_out(request, form, caller, then=then)
+        if done is not None:
+            return done
         context = {
             "title": _("Open break-glass"),
             "workspace": workspace,

@@ -397,12 +397,10 @@ class BudgetAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, BUDGET_ROLES)
         form = Terms(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        status = 200
-        if request.method == "POST":
-            status = form.carried_out(caller)
-            if not status:
-                messages.success(request, str(form.done))
-                return redirect(f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}")
+        then = f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}"
+        done, status = self.carried_out(request, form, caller, then=then)
+        if done is not None:
+            return done
         teams = Team.objects.filter(workspace_id=workspace.pk, closed=False).order_by("name")
         context = {
             "title": _("Set a budget"),
@@ -422,12 +420,10 @@ class BudgetAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, TEAM_ROLES)
         form = Settings(request.POST if request.method == "POST" else None, workspace=workspace)
-        status = 200
-        if request.method == "POST":
-            status = form.carried_out(caller)
-            if not status:
-                messages.success(request, str(form.done))
-                return redirect(f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}")
+        then = f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}"
+        done, status = self.carried_out(request, form, caller, then=then)
+        if done is not None:
+            return done
         context = {
             "title": form.title,
             "workspace": workspace,

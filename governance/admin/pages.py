@@ -9,6 +9,7 @@ from django import forms
 from django.contrib import messages
 from django.core.exceptions import PermissionDenied
 from django.http import HttpRequest, HttpResponse
+from django.shortcuts import redirect
 from django.template.response import TemplateResponse
 from django.urls import reverse
 from django.utils import timezone
@@ -101,6 +102,16 @@ class ConsolePage(ReadOnlyAdmin):
         if found is None:
             raise PermissionDenied
         return found
+
+    def carried_out(
+        self, request: HttpRequest, form: "CommandForm", caller: Caller, *, then: str
+    ) -> tuple[HttpResponse | None, int]:
+        """Carry a sent form out; return the way to `then` once that is done, and the status of the page."""
+        status = form.carried_out(caller) if request.method == "POST" else 200
+        if status:
+            return None, status
+        messages.success(request, str(form.done))
+        return redirect(then), 302
 
 
 class CommandForm(forms.Form):

@@ -180,12 +180,10 @@ class TeamAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, TEAM_ROLES)
         form = New(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        status = 200
-        if request.method == "POST":
-            status = form.carried_out(caller)
-            if not status:
-                messages.success(request, str(form.done))
-                return redirect(f"{reverse('admin:accounts_team_changelist')}?workspace={workspace.pk}")
+        then = f"{reverse('admin:accounts_team_changelist')}?workspace={workspace.pk}"
+        done, status = self.carried_out(request, form, caller, then=then)
+        if done is not None:
+            return done
         context = {"title": form.title, "workspace": workspace, "form": form, "errors": summary(form)}
         return self.page(request, "team/new.html", context, status=status)
 
