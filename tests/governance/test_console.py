@@ -25,7 +25,7 @@ from governance.exports import DataExported
 from governance.models import Approval, Budget, PolicyDecision, PolicyRule, PolicyVersion
 from governance.queries.policies import active_policy, draft
 from governance.rulebook import PolicyActivated, RuleWithdrawn, RuleWritten, rulebook_id
-from governance.spreadsheet import spreadsheet_cell
+from governance.spreadsheet import as_csv, spreadsheet_cell
 from governance.step import take_step
 from tests.databases import Database
 from tests.governance.consoles import (
@@ -546,9 +546,29 @@ class TestHostileArguments:
 
 
 class TestExport:
-    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\t=1", "\r=1", "＝1"])
+    @pytest.mark.parametrize("text", ["=1+1", "+1", "-1", "@SUM(A1)", "\tx", "\rx", "＝1"])
     def test_quotes_what_a_spreadsheet_takes_for_a_formula(self, text: str) -> None:
         assert spreadsheet_cell(text) == f"'{text}"
+
+    @pytest.mark.parametrize("mark", ["=", "+", "-", "@", "＝", ' "=', '"="', "\t=", "\r=", "\n=", ";;="])
+    @pytest.mark.parametrize("separator", [";", "\t", "\n", "\r\n"])
+    def test_quotes_what_begins_a_cell_where_another_separator_counts(
+        self, separator: str, mark: str
+    ) -> None:
+        """A spreadsheet that splits at `;` sees no quotes in the middle of what it takes for a cell."""
+        (line,) = csv.reader(
+            as_csv(["a", "b"], [["x", f'y, "z"{separator}{mark}1+1']])
+            .decode("utf-8-sig")
+            .replace("\r", ";")
+            .replace("\n", ";")
+            .replace("\t", ";")
+            .splitlines(),
+            delimiter=";",
+        )
+        assert not [cell for cell in line if cell.strip(' "').startswith(("=", "+", "-", "@", "＝"))]
+
+    def test_leaves_what_follows_a_separator_and_is_no_formula(self) -> None:
+        assert spreadsheet_cell("a; b=1;c - d\ne") == "a; b=1;c - d\ne"
 
     def test_leaves_numbers_and_other_text_alone(self) -> None:
         assert [spreadsheet_cell(each) for each in (-5, None, True, "a=b", ["a", "b"], "")] == [
