@@ -443,12 +443,13 @@ def _make_whole(
     from cartrita.eventstore import run_following
     from cartrita.eventstore.integrity import verify_log
     from cartrita.eventstore.rebuild import differences
-    from cartrita.eventstore.restored import record_restore
+    from cartrita.eventstore.restored import leave_last_blocks, record_restore
     from cartrita.eventstore.signing import take_restored_key
 
     _point_django_at(owner_url)
     _check_chain(owner_url, manifest)
     schema.bring_up_to_date()
+    leave_last_blocks()
     again = _erase_again([*_erased_keys(owner_url), *erased])
     record_restore(
         backup_taken_at=datetime.fromisoformat(manifest.taken_at),

@@ -1,12 +1,12 @@
 """A restore as a fact: the log goes on from a backup, in a new epoch."""
 
 from datetime import datetime
-from typing import ClassVar
+from typing import ClassVar, LiteralString
 from uuid import UUID
 
 from cartrita.eventstore.erasure import INSTALLATION
 from cartrita.eventstore.ids import new_id
-from cartrita.eventstore.store import append
+from cartrita.eventstore.store import append, execute
 from cartrita.eventstore.types import Append, Context, Event, RecordedEvent
 
 
@@ -29,3 +29,18 @@ def record_restore(*, backup_taken_at: datetime, position: int, erasures_repeate
     context = Context(workspace_id=INSTALLATION, actor="system")
     (recorded,) = append(Append(stream_id, 0, [event], context))
     return recorded
+
+
+def leave_last_blocks() -> None:
+    """Take the ids in the blocks that will be written to next out of their index; the owner may.
+
+    It was made over all that the backup holds, as migration 0007 says of the first.
+    """
+    execute(_LEAVE)
+
+
+_LEAVE: LiteralString = """
+    select brin_desummarize_range(
+        'event_event_id', greatest(pg_relation_size('event') / current_setting('block_size')::int - 1, 0)
+    )
+"""

@@ -7,6 +7,7 @@ from django.db import connection
 from cartrita.eventstore import Sequencer, append, derived_id, load, new_id
 from cartrita.eventstore.integrity import verify_log
 from cartrita.eventstore.proving import EventMissing, NotOrderedYet, position_of
+from cartrita.eventstore.restored import leave_last_blocks
 from tests.databases import Database
 from tests.eventstore.happenings import happening
 
@@ -15,6 +16,19 @@ pytestmark = pytest.mark.flow
 
 def order() -> None:
     asyncio.run(Sequencer().order())
+
+
+def written_bytes(session: psycopg.Connection) -> int:
+    """Return how much WAL an event writes, the second of a transaction: the first may open a page."""
+    row = None
+    for version in (1, 2):
+        row = session.execute(
+            "explain (analyze, wal, format json) insert into event (stream_id, version, event_id, type, "
+            "schema_version, recorded_at, workspace_id, actor, trace_id, data) values (gen_random_uuid(), "
+            f"{version}, gen_random_uuid(), 'tests.Happened', 1, now(), gen_random_uuid(), '', '', '{{}}')"
+        ).fetchone()
+    assert row is not None
+    return int(row[0][0]["Plan"]["WAL Bytes"])
 
 
 class TestPositionOf:
@@ -42,6 +56,24 @@ class TestPositionOf:
                 "explain select from event where event_id = '01936f3e-0000-7000-8000-000000000001'"
             ).fetchall()
         assert any("event_event_id" in line for (line,) in plan)
+
+    def test_costs_a_writer_nothing(self, database: Database) -> None:
+        """A summary of the blocks that are being filled would be written again with each event."""
+        with psycopg.connect(database.owner_url) as owner:
+            beside = written_bytes(owner)
+            owner.execute("drop index event_event_id")
+            without = written_bytes(owner)
+        assert beside == without
+
+    def test_costs_a_writer_nothing_after_a_restore(self, database: Database) -> None:
+        append(happening(new_id(), count=100))
+        with psycopg.connect(database.owner_url) as owner:
+            owner.execute("reindex index event_event_id")  # as a restore makes it, of all that there is
+            assert written_bytes(owner) > 1_000
+        with database.as_owner():
+            leave_last_blocks()
+        with psycopg.connect(database.owner_url) as owner:
+            assert written_bytes(owner) < 1_000
 
 
 class TestPartitioning:
