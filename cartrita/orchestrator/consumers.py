@@ -82,7 +82,6 @@ INTERNAL_EVENTS: tuple[type[Event], ...] = (
     ActSettled,
     AnswerHeld,
     CollectionCreated,
-    DecisionMade,
 )
 # What an approval has come to after each of these.
 APPROVAL_STATUS: dict[type[Event], str] = {
@@ -134,6 +133,18 @@ def decided_event(recorded: RecordedEvent) -> dict[str, Any]:
         raise TypeError(f"{recorded.type_name} is no decision on an act")
     shown = event.model_dump(mode="json")
     return {**shown, "phase": _phase(event, for_review=event.act == "message_out")}
+
+
+def under_glass_event(recorded: RecordedEvent) -> dict[str, Any] | None:
+    """Describe a decision under break-glass by which one; all others are for auditors."""
+    event = recorded.event
+    if not isinstance(event, DecisionMade) or event.glass_id is None:
+        return None
+    return {
+        "decision_id": str(recorded.stream_id),
+        "glass_id": str(event.glass_id),
+        "let_pass": bool(event.unbroken_outcome) and event.outcome in {"allow", "audit"},
+    }
 
 
 def held_back_event(recorded: RecordedEvent) -> dict[str, Any]:
@@ -248,5 +259,6 @@ for event_class in APPROVAL_STATUS:
 register_shown(ApprovalNoted.type_name, note_event)
 register_shown(ApprovalVoted.type_name, voted_event)
 register_shown(ActDecided.type_name, decided_event)
+register_shown(DecisionMade.type_name, under_glass_event)
 register_shown(PlanHeldBack.type_name, held_back_event)
 register_shown(RetrievalPerformed.type_name, retrieval_event)

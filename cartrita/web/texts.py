@@ -60,6 +60,7 @@ CHAT: "Mapping[str, Promise | Mapping[str, Promise | list[Promise]]]" = {
     },
     "slowed_down": _("Slowed down until {time}"),
     "going_on": _("Going on"),
+    "glass_over": _("Break-glass is over."),
     "over": _("now"),
     "tasks": {
         "waiting": _("waiting"),
@@ -71,8 +72,8 @@ CHAT: "Mapping[str, Promise | Mapping[str, Promise | list[Promise]]]" = {
         "stopped": _("stopped"),
     },
     "bill": {
-        "tasks": _("{count} tasks"),
-        "tokens": _("about {count} tokens"),
+        "tasks": [_("1 task"), _("{count} tasks")],
+        "tokens": [_("about 1 token"), _("about {count} tokens")],
         "no_tokens": _("no tokens"),
         "approvals": [_("1 act to be approved"), _("{count} acts to be approved")],
         "throttles": [_("1 act to be slowed down"), _("{count} acts to be slowed down")],

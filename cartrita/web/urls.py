@@ -10,6 +10,7 @@ urlpatterns = [
     path("chat/<uuid:session_id>/", views.chat_session, name="chat-session"),
     path("chat/<uuid:session_id>/messages/<uuid:message_id>/", views.message, name="chat-message"),
     path("chat/<uuid:session_id>/approvals/<uuid:approval_id>/", views.approval, name="chat-approval"),
+    path("chat/<uuid:session_id>/break-glass/", views.break_glass, name="chat-break-glass"),
     path("documents/<uuid:document_id>/", views.document, name="document-page"),
     path("plans/<uuid:plan_id>/", views.plan, name="plan-page"),
     path("theme/", views.set_theme, name="theme"),

@@ -22,6 +22,7 @@ from cartrita.errors import BadInput, NotFound
 from cartrita.eventstore import head, new_id
 from cartrita.orchestrator.answering import EXTRACTIVE
 from cartrita.web.approvals import Card, card, cards, waits_for
+from cartrita.web.break_glass import notices, tell_passed
 from cartrita.web.graph import drawing
 from cartrita.web.markdown import cited_numbers, to_html
 from cartrita.web.passages import marked_pages, visible_part
@@ -83,6 +84,7 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
     titles = {each.id: each.title for each in attached}
     messages = [_shown(message, titles) for message in queries.messages(session_id)]
     _tell_plans(session_id, messages)
+    tell_passed(session, messages)
     now = timezone.now()
     requests = cards(session_id, _user(request), caller, now=now)
     return render(
@@ -92,6 +94,7 @@ def chat_session(request: HttpRequest, session_id: UUID) -> HttpResponse:
             **_sidebar(request),
             "session": session,
             "entries": _in_order(messages, requests),
+            "break_glass": notices(session, _user(request), caller, now=now),
             "waits_for": waits_for(requests, session_id, now=now),
             "documents": attached[::-1],
             "position": position,
@@ -117,6 +120,7 @@ def message(request: HttpRequest, session_id: UUID, message_id: UUID) -> HttpRes
         raise Http404("The session holds no message with this id.")
     shown = _shown(found, {})
     _tell_plans(session_id, [shown])
+    tell_passed(session, [shown])
     return render(request, "web/message.html", {"session": session, "message": shown})
 
 
@@ -134,6 +138,20 @@ def approval(request: HttpRequest, session_id: UUID, approval_id: UUID) -> HttpR
     except NotFound as error:
         raise Http404(error.message) from None
     return render(request, "web/approval.html", {"card": found})
+
+
+@require_GET
+@never_cache
+@login_required
+def break_glass(request: HttpRequest, session_id: UUID) -> HttpResponse:
+    """Return what the page says of break-glass now, for a page that follows what happens."""
+    caller = _caller(request)
+    try:
+        session = queries.visible_session(session_id, caller)
+    except NotFound as error:
+        raise Http404(error.message) from None
+    found = notices(session, _user(request), caller, now=timezone.now())
+    return render(request, "web/break_glass.html", {"break_glass": found})
 
 
 @require_GET

@@ -117,6 +117,17 @@ def in_force(workspace_ids: Collection[UUID], *, at: datetime) -> list[BreakGlas
     return list(BreakGlass.objects.filter(workspace_id__in=workspace_ids, ended_at=None, until__gt=at)[:20])
 
 
+def in_force_for(
+    workspace_id: UUID, *, session_id: UUID, requester_id: UUID | None, at: datetime
+) -> list[BreakGlass]:
+    """Return the openings in force for what a person asks for in a session, those that last longest first."""
+    scopes = Q(scope_kind="workspace") | Q(scope_kind="session", scope=str(session_id))
+    if requester_id is not None:
+        scopes |= Q(scope_kind="user", scope=str(requester_id))
+    rows = BreakGlass.objects.filter(scopes, workspace_id=workspace_id, ended_at=None, until__gt=at)
+    return list(rows.order_by("-until", "id"))
+
+
 def acts(
     workspace_id: UUID,
     *,
@@ -142,6 +153,12 @@ def passed_rows(workspace_id: UUID, glass_id: UUID | None = None) -> QuerySet[Po
     """Return the decisions by which break-glass let something pass."""
     rows = PolicyDecision.objects.filter(PASSED, workspace_id=workspace_id)
     return rows if glass_id is None else rows.filter(glass_id=glass_id)
+
+
+def passed_at(workspace_id: UUID, session_id: UUID) -> list[datetime]:
+    """Return when break-glass let something pass in a session."""
+    rows = passed_rows(workspace_id).filter(session_id=session_id).order_by("created_at")
+    return list(rows.values_list("created_at", flat=True))
 
 
 def acts_of(rows: Iterable[PolicyDecision]) -> list[Act]:

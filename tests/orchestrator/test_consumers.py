@@ -19,6 +19,7 @@ from governance.approval import (
     ApprovalUsed,
     ApprovalVoided,
 )
+from governance.decision import DecisionMade
 from retrieval.document import (
     DocumentChunked,
     DocumentEmbedded,
@@ -32,7 +33,7 @@ from sessions_app.channel import describe
 from tasks_app.plan import PlanHeldBack
 from tasks_app.run import ActDecided
 
-ID = UUID(int=7)
+ID, OTHER = UUID(int=7), UUID(int=8)
 
 
 def shown(event: Event) -> dict[str, Any] | None:
@@ -93,6 +94,19 @@ class TestDescribe:
     def test_leaves_out_what_is_for_auditors(self, event_class: type[Event]) -> None:
         recorded: Any = SimpleNamespace(event=None, type_name=event_class.type_name, stream_id=ID, sealed={})
         assert describe(recorded) is None
+
+
+class TestUnderGlassEvent:
+    @pytest.mark.parametrize(
+        ("outcome", "unbroken", "let_pass"),
+        [("audit", "escalate", True), ("allow", "", False), ("deny", "escalate", False)],
+    )
+    def test_tells_which_break_glass_was_in_force(self, outcome: Any, unbroken: Any, let_pass: bool) -> None:
+        event = DecisionMade.model_construct(glass_id=OTHER, outcome=outcome, unbroken_outcome=unbroken)
+        assert shown(event) == {"decision_id": str(ID), "glass_id": str(OTHER), "let_pass": let_pass}
+
+    def test_leaves_out_every_other_decision(self) -> None:
+        assert shown(DecisionMade.model_construct(glass_id=None, outcome="allow")) is None
 
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

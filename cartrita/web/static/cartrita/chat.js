@@ -12,6 +12,7 @@ const phase = element("phase");
 const announce = element("announce");
 const notice = element("notice");
 const problem = element("problem");
+const glass = element("break-glass");
 const connection = element("connection");
 // Who reads another person's session has none of these.
 const composer = element("composer");
@@ -37,6 +38,9 @@ const TASK_STATUS = {
   TaskPruned: "skipped",
   TaskAborted: "stopped",
 };
+const LOOK_AGAIN_MS = 60_000;
+let looking = false; // for what is said of break-glass
+let lookedAt = Date.now();
 let held = ""; // what the turn waits for, which a further message does not change
 const fill = (text, values) => text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
 const shown = (mid) => messages.querySelector(`[data-mid="${CSS.escape(mid)}"]`);
@@ -227,6 +231,38 @@ async function fetchCard(id) {
   cards.delete(id);
 }
 
+// Break-glass that is in force for the session is told as the server tells it to this person: anew with each act
+// under it, and while it is told, each minute and when its time is over.
+async function lookAtGlass() {
+  if (looking) return;
+  looking = true;
+  lookedAt = Date.now();
+  try {
+    const response = await fetch(glass.dataset.url);
+    const text = await response.text();
+    if (!response.ok || response.redirected || text.trim() === glass.innerHTML.trim()) return;
+    const before = glass.textContent.trim();
+    keepingEnd(() => {
+      glass.innerHTML = text;
+    });
+    const now = glass.textContent.replace(/\s+/g, " ").trim();
+    if (now || before) announce.textContent = now || say.glass_over;
+  } catch (error) {
+    // Offline: what is said stands until the next look.
+    if (!(error instanceof TypeError)) throw error;
+  } finally {
+    looking = false;
+  }
+}
+
+function watchGlass() {
+  const times = [...glass.querySelectorAll("time[data-until]")];
+  if (!times.length || document.hidden) return;
+  const since = Date.now() - lookedAt;
+  const over = times.some((time) => new Date(time.dateTime) <= Date.now());
+  if (since > LOOK_AGAIN_MS || (over && since > 1000)) lookAtGlass();
+}
+
 async function decide(form, act) {
   const id = form.closest("[data-approval]").dataset.approval;
   const args = { approval_id: id, text: form.elements.text.value.trim() };
@@ -392,15 +428,15 @@ function planList(id, known) {
 function showBill({ list, bill }) {
   if (list === null || bill === null) return;
   const number = new Intl.NumberFormat(document.documentElement.lang, { maximumFractionDigits: 6 });
-  const facts = [fill(say.bill.tasks, { count: number.format(bill.tasks) })];
-  if (bill.tokens.p90) facts.push(fill(say.bill.tokens, { count: number.format(bill.tokens.p50) }));
+  const counted = ([one, several], count) => (count === 1 ? one : fill(several, { count: number.format(count) }));
+  const facts = [counted(say.bill.tasks, bill.tasks)];
+  if (bill.tokens.p90) facts.push(counted(say.bill.tokens, bill.tokens.p50));
   else facts.push(say.bill.no_tokens);
   for (const { p50, p90, currency } of bill.costs) {
     if (p90) facts.push(`${number.format(p50 / 1e6)} ${currency}`);
   }
   for (const kind of ["approvals", "throttles", "denials"]) {
-    const [one, several] = say.bill[kind];
-    if (bill[kind]) facts.push(bill[kind] === 1 ? one : fill(several, { count: number.format(bill[kind]) }));
+    if (bill[kind]) facts.push(counted(say.bill[kind], bill[kind]));
   }
   const line = list.parentElement.querySelector(".bill");
   keepingEnd(() => {
@@ -490,6 +526,9 @@ function take({ type, d, stream: origin }) {
     return;
   }
   switch (type) {
+    case "governance.DecisionMade":
+      lookAtGlass();
+      break;
     case "sessions_app.MessagePosted": {
       const item = write(d.message_id, d.role, d.content);
       item.classList.remove("waiting");
@@ -670,6 +709,7 @@ function follow() {
   seedPlans(JSON.parse(element("open-plans").textContent));
   countDown();
   setInterval(countDown, 1000);
+  setInterval(watchGlass, 1000);
   messages.addEventListener("submit", (event) => {
     event.preventDefault();
     if (!event.submitter?.hasAttribute("aria-disabled")) decide(event.target, event.submitter.value);
