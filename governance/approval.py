@@ -18,6 +18,7 @@ from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event, Sealed
 from governance.canonical import canonical, fingerprint
 from governance.decide import DecisionRequest, Verdict
+from governance.four_eyes import FourEyes
 from governance.policy import SubjectKind
 
 GrantScope = Literal["once", "session", "pattern"]
@@ -420,7 +421,7 @@ def vote(
     by: str,
     roles: frozenset[str],
     vote: Vote,
-    four_eyes: bool,
+    four_eyes: FourEyes,
     now: datetime,
     arguments: Mapping[str, Any] | None = None,
     scope: GrantScope = "once",
@@ -432,15 +433,16 @@ def vote(
 
     Nothing when this person said the same before. `arguments` are the exact ones, for which a pattern must
     hold. While `four_eyes` are on, a yes of whose request it is (`is_own`) counts for nothing, whenever it
-    was given; a no needs no second person. Raises NotAnApprover, OwnRequest, ApprovalEnded,
+    was given; a no needs no second person. A yes of somebody who may decide no more (none of its `holders`)
+    counts for nothing either, until they may again. Raises NotAnApprover, OwnRequest, ApprovalEnded,
     ScopeNotOffered, BadPattern, BadInput, NoteTooLong.
     """
     _require_waiting(approval, now)
     _require_approver(approval, roles)
     own = is_own(voter_id, requester_id=approval.requester_id, edited_by=approval.edited_by)
-    if vote == "approve" and four_eyes and own:
+    if vote == "approve" and four_eyes.on and own:
         whose = "You wrote these arguments" if approval.edited_by else "You asked for this yourself"
-        raise OwnRequest(f"{whose}; a second person must approve.")
+        raise OwnRequest(f"{whose}; a second person must approve.{four_eyes.remedy}", **four_eyes.details)
     said = _checked_text(text, field="text", needed=False)
     if vote == "deny":
         return [
@@ -476,7 +478,13 @@ def vote(
                 pattern=cast.pattern,
             )
         )
-    counted = [one for one in (*others, cast) if one.vote == "approve" and not (four_eyes and one.own)]
+    counted = [
+        one
+        for one in (*others, cast)
+        if one.vote == "approve"
+        and not (four_eyes.on and one.own)
+        and (one is cast or one.by in four_eyes.holders)
+    ]
     if len(counted) >= approval.quorum:
         events.append(_granted(counted))
     return events

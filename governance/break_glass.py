@@ -14,6 +14,7 @@ from uuid import UUID
 from cartrita.errors import BadInput, Conflict, NotAllowed, NotFound
 from cartrita.eventstore.types import Event
 from governance.decide import GlassFact
+from governance.four_eyes import FourEyes
 from governance.visible_text import visible_length
 
 GlassScope = Literal["workspace", "session", "user"]
@@ -228,7 +229,7 @@ def review(
     decisions: Collection[UUID],
     passed: Mapping[UUID, UUID | None],
     reviewer_id: UUID,
-    four_eyes: bool,
+    four_eyes: FourEyes,
     note: str,
 ) -> list[Event]:
     """Say that somebody has looked at acts; nothing when all of them were looked at before.
@@ -249,9 +250,13 @@ def review(
     by = f"user:{reviewer_id}"
     new = tuple(sorted({*decisions} - glass.reviewed))
     own = tuple(each for each in new if glass.by == by or passed[each] == reviewer_id)
-    if own and four_eyes:
+    if own and four_eyes.on:
         said = "You opened it" if glass.by == by else "An act is your own"
-        raise OwnAct(f"{said}; ask another person who holds one of the roles {', '.join(sorted(REVIEWERS))}.")
+        roles = ", ".join(sorted(REVIEWERS))
+        raise OwnAct(
+            f"{said}; ask another person who holds one of the roles {roles}.{four_eyes.remedy}",
+            **four_eyes.details,
+        )
     said_of_it = _note(note)
     return [BreakGlassReviewed(decisions=new, by=by, own=own, note=said_of_it)] if new else []
 

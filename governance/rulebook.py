@@ -17,6 +17,7 @@ from cartrita.errors import BadInput, Conflict, NotAllowed, NotFound, TooLarge
 from cartrita.eventstore.canonical import canonical_json
 from cartrita.eventstore.ids import derived_id
 from cartrita.eventstore.types import Event
+from governance.four_eyes import FourEyes
 from governance.policy import (
     MOST_RULES,
     Outcome,
@@ -88,7 +89,10 @@ class PolicyProposed(Event):
 
 
 class ProposalApproved(Event):
-    """A second person gave their leave: exactly the set of this hash may be put in force."""
+    """A second person gave their leave: exactly the set of this hash may be put in force.
+
+    It takes the place of the leave of somebody who holds no approving role any more.
+    """
 
     type_name: ClassVar[str] = "governance.ProposalApproved"
 
@@ -285,6 +289,10 @@ class Leave:
     proposed_by: str
     by: str
 
+    def stands(self, holders: Collection[str]) -> bool:
+        """Tell whether both hold an approving role still: `holders` do."""
+        return self.by in holders and self.proposed_by in holders
+
 
 @dataclass(frozen=True, slots=True)
 class Shadow:
@@ -372,6 +380,10 @@ def evolve(rulebook: Rulebook, event: Event) -> Rulebook:
             return replace(
                 rulebook,
                 proposal=Proposal(event.policy_hash, event.by, event.note),
+                # Only a set whose leave holds no more is proposed while it has one.
+                approved={
+                    each: leave for each, leave in rulebook.approved.items() if each != event.policy_hash
+                },
                 ended=_all_ended(rulebook, event.policy_hash, Ended("replaced", event.by), approved=()),
             )
         case ProposalApproved():
@@ -411,7 +423,10 @@ def _all_ended(rulebook: Rulebook, but: str, how: Ended, *, approved: Iterable[s
 
 
 def _approved(rulebook: Rulebook, event: ProposalApproved) -> Rulebook:
-    proposal = rulebook.proposal
+    proposal, former = rulebook.proposal, rulebook.approved.get(event.policy_hash)
+    if former is not None:
+        anew = {**rulebook.approved, event.policy_hash: replace(former, by=event.by)}
+        return replace(rulebook, approved=anew)
     if proposal is None or proposal.policy_hash != event.policy_hash:
         return rulebook
     leave = Leave(event.policy_hash, proposal.by, event.by)
@@ -522,18 +537,25 @@ def fold_onto(rulebook: Rulebook, events: Iterable[Event]) -> Rulebook:
 
 
 def propose(
-    rulebook: Rulebook, policy: PolicySet, *, by: str, roles: Collection[str], note: str = ""
+    rulebook: Rulebook,
+    policy: PolicySet,
+    *,
+    by: str,
+    roles: Collection[str],
+    four_eyes: FourEyes,
+    note: str = "",
 ) -> list[Event]:
     """Ask a second person for leave to put a set in force; nothing when the same person asks the same again.
 
-    It takes the place of what was proposed before and waits still; what is approved stays so. `by` is the
-    person (`user:<id>`). Raises MayNotChangePolicy, AlreadyInForce, AlreadyApproved, BadInput.
+    It takes the place of what was proposed before and waits still; what is approved stays so, as long as
+    those who proposed and approved it hold an approving role. `by` is the person (`user:<id>`). Raises
+    MayNotChangePolicy, AlreadyInForce, AlreadyApproved, BadInput.
     """
     require_author(roles)
     _check_note(note)
     _refuse_active(rulebook, policy.content_hash)
     leave = rulebook.approved.get(policy.content_hash)
-    if leave is not None:
+    if leave is not None and leave.stands(four_eyes.holders):
         raise AlreadyApproved(
             f"{leave.by} approved the set {policy.content_hash} already; put it in force.",
             field="policy_hash",
@@ -546,12 +568,19 @@ def propose(
 
 
 def approve(
-    rulebook: Rulebook, policy_hash: str, *, by: str, roles: Collection[str], note: str = ""
+    rulebook: Rulebook,
+    policy_hash: str,
+    *,
+    by: str,
+    roles: Collection[str],
+    four_eyes: FourEyes,
+    note: str = "",
 ) -> list[Event]:
     """Give leave, as the second person, to put a proposed set in force; nothing when they gave it before.
 
-    `by` is the person (`user:<id>`). Raises MayNotChangePolicy, SecondPersonNeeded for a proposal of their
-    own, AlreadyApproved and ProposalEnded where somebody was quicker, AlreadyInForce, NotProposed, BadInput.
+    Leave of somebody who holds no approving role any more is given anew. `by` is the person (`user:<id>`).
+    Raises MayNotChangePolicy, SecondPersonNeeded for a proposal of their own, AlreadyApproved and
+    ProposalEnded where somebody was quicker, AlreadyInForce, NotProposed, BadInput.
     """
     _require_approver(roles)
     _check_note(note)
@@ -559,15 +588,17 @@ def approve(
     if leave is not None:
         if leave.by == by:
             return []
-        raise AlreadyApproved(
-            f"{leave.by} approved the set {policy_hash} already.", field="policy_hash", by=leave.by
-        )
-    proposal = _waiting(rulebook, policy_hash)
-    if proposal.by == by:
+        if leave.by in four_eyes.holders:
+            raise AlreadyApproved(
+                f"{leave.by} approved the set {policy_hash} already.", field="policy_hash", by=leave.by
+            )
+    proposed_by = leave.proposed_by if leave is not None else _waiting(rulebook, policy_hash).by
+    if proposed_by == by:
         raise SecondPersonNeeded(
             "You proposed this set yourself; ask another person who holds one of the roles "
-            f"{_listed(APPROVERS)} to approve it.",
+            f"{_listed(APPROVERS)} to approve it.{four_eyes.remedy}",
             field="policy_hash",
+            **four_eyes.details,
         )
     return [ProposalApproved(policy_hash=policy_hash, by=by, note=note)]
 
@@ -619,17 +650,18 @@ def shadow(
     *,
     by: str,
     roles: Collection[str],
-    four_eyes: bool,
+    four_eyes: FourEyes,
     note: str = "",
 ) -> list[Event]:
     """Have a set evaluated beside every decision, in place of another one; nothing when they did before.
 
-    With `four_eyes` two people must have had a say in it: it is approved, was in force before, or another
-    person proposed it. Shadowing gives no leave to put the set in force. `by` is the person (`user:<id>`).
-    Raises MayNotChangePolicy, SecondPersonNeeded, AlreadyInForce, AlreadyInShadow, BadInput.
+    With `four_eyes` two people must have had a say in it who hold an approving role still: it is approved,
+    or another person proposed it; or it was in force before. Shadowing gives no leave to put the set in
+    force. `by` is the person (`user:<id>`). Raises MayNotChangePolicy, SecondPersonNeeded, AlreadyInForce,
+    AlreadyInShadow, BadInput.
     """
     policy_hash = policy.content_hash
-    _require_for_force(roles, four_eyes=four_eyes)
+    _require_for_force(roles, four_eyes=four_eyes.on)
     _check_note(note)
     _refuse_active(rulebook, policy_hash)
     present = rulebook.shadow
@@ -639,20 +671,23 @@ def shadow(
         raise AlreadyInShadow(
             f"{present.by} has the set {policy_hash} in shadow already.", field="policy_hash", by=present.by
         )
-    if four_eyes and policy_hash not in {*rulebook.approved, *rulebook.in_force}:
-        proposal = rulebook.proposal
-        if proposal is None or proposal.policy_hash != policy_hash:
+    if four_eyes.on and policy_hash not in rulebook.in_force:
+        proposed_by, approved_by = _said(rulebook, policy_hash)
+        if not proposed_by:
             raise SecondPersonNeeded(
                 f"Four eyes are on: propose this set first, then another person ({_listed(APPROVERS)}) "
-                "approves it or puts it in shadow.",
+                f"approves it or puts it in shadow.{four_eyes.remedy}",
                 field="policy_hash",
+                **four_eyes.details,
             )
-        if proposal.by == by:
+        if not approved_by and proposed_by == by:
             raise SecondPersonNeeded(
                 "You proposed this set yourself; ask another person who holds one of the roles "
-                f"{_listed(APPROVERS)} to approve it, or to put it in shadow.",
+                f"{_listed(APPROVERS)} to approve it, or to put it in shadow.{four_eyes.remedy}",
                 field="policy_hash",
+                **four_eyes.details,
             )
+        _refuse_lapsed(by, proposed_by, approved_by, four_eyes)
     former = (
         []
         if present is None
@@ -694,40 +729,41 @@ def activate(
     *,
     by: str,
     roles: Collection[str],
-    four_eyes: bool,
+    four_eyes: FourEyes,
     note: str = "",
 ) -> list[Event]:
     """Put a set in force, and retire the one before it.
 
     With `four_eyes` another person than who proposed exactly this set must have approved it, or does so by
-    putting it in force. `by` is the person (`user:<id>`). Raises MayNotChangePolicy, SecondPersonNeeded,
-    AlreadyInForce, BadInput.
+    putting it in force, and both hold an approving role still. `by` is the person (`user:<id>`). Raises
+    MayNotChangePolicy, SecondPersonNeeded, AlreadyInForce, BadInput.
     """
     policy_hash = policy.content_hash
-    _require_for_force(roles, four_eyes=four_eyes)
+    _require_for_force(roles, four_eyes=four_eyes.on)
     _check_note(note)
     _refuse_active(rulebook, policy_hash)
-    proposal, leave = rulebook.proposal, rulebook.approved.get(policy_hash)
-    approved_by = leave.by if leave else ""
-    proposed_by = leave.proposed_by if leave else ""
-    if leave is None and proposal is not None and proposal.policy_hash == policy_hash:
-        proposed_by = proposal.by
-    if four_eyes and not proposed_by:
+    proposal = rulebook.proposal
+    proposed_by, approved_by = _said(rulebook, policy_hash)
+    if four_eyes.on and not proposed_by:
         waiting = f" Proposed is {proposal.policy_hash}." if proposal else ""
         ended = rulebook.ended.get(policy_hash)
         how = f" {_how_it_ended(ended)}" if ended else ""
         raise SecondPersonNeeded(
             "Four eyes are on: propose this set first, then another person "
-            f"({_listed(APPROVERS)}) puts it in force.{waiting}{how}",
+            f"({_listed(APPROVERS)}) puts it in force.{waiting}{how}{four_eyes.remedy}",
             field="policy_hash",
             **({"by": ended.by} if ended else {}),
+            **four_eyes.details,
         )
-    if four_eyes and {by, approved_by} <= {proposed_by, ""}:
+    if four_eyes.on and {by, approved_by} <= {proposed_by, ""}:
         raise SecondPersonNeeded(
             "You proposed this set yourself; ask another person who holds one of the roles "
-            f"{_listed(APPROVERS)} to put it in force.",
+            f"{_listed(APPROVERS)} to put it in force.{four_eyes.remedy}",
             field="policy_hash",
+            **four_eyes.details,
         )
+    if four_eyes.on:
+        _refuse_lapsed(by, proposed_by, approved_by, four_eyes)
     events = _without_shadow(rulebook, policy_hash, by, "It comes into force.")
     if rulebook.active_hash:
         events.append(PolicyRetired(policy_hash=rulebook.active_hash, by=by))
@@ -753,6 +789,37 @@ def _require_for_force(roles: Collection[str], *, four_eyes: bool) -> None:
         require_author(roles)
     elif not APPROVERS & set(roles):
         raise MayNotChangePolicy(f"Putting a policy in force needs one of the roles {_listed(APPROVERS)}.")
+
+
+def _said(rulebook: Rulebook, policy_hash: str) -> tuple[str, str]:
+    """Return who proposed a set that may come into force, and who gave leave; empty for nobody."""
+    leave, proposal = rulebook.approved.get(policy_hash), rulebook.proposal
+    if leave is not None:
+        return leave.proposed_by, leave.by
+    waits = proposal is not None and proposal.policy_hash == policy_hash
+    return (proposal.by if proposal and waits else ""), ""
+
+
+def _refuse_lapsed(by: str, proposed_by: str, approved_by: str, four_eyes: FourEyes) -> None:
+    """Raise SecondPersonNeeded unless somebody besides `by` had a say who holds an approving role still.
+
+    What people said outlives their role in the history alone.
+    """
+    if {proposed_by, approved_by} & four_eyes.holders - {by}:
+        return
+    lapsed = proposed_by if approved_by in {by, ""} else approved_by
+    did, remedy = (
+        ("approved", "ask another person for leave again")
+        if lapsed == approved_by
+        else ("proposed", "propose the set again, and have another person approve it")
+    )
+    raise SecondPersonNeeded(
+        f"{lapsed} {did} this set and holds none of the roles {_listed(APPROVERS)} here any more, or may not "
+        f"sign in, so that counts no longer: {remedy}.{four_eyes.remedy}",
+        field="policy_hash",
+        by=lapsed,
+        **four_eyes.details,
+    )
 
 
 def _waiting(rulebook: Rulebook, policy_hash: str) -> Proposal:

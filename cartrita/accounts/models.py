@@ -41,6 +41,8 @@ class User(AbstractBaseUser, PermissionsMixin):
     is_staff = models.BooleanField(_("may use the governance console"), default=False)
     is_active = models.BooleanField(_("may sign in"), default=True)
     joined_at = models.DateTimeField(_("joined"), default=timezone.now, editable=False)
+    # The database sets it, whoever changes `is_active` and however: four eyes count from then on.
+    suspended_at = models.DateTimeField(_("may not sign in since"), null=True, editable=False)
 
     objects: ClassVar[UserManager] = UserManager()
 
@@ -110,6 +112,24 @@ class Membership(models.Model):
             models.UniqueConstraint("user_id", "workspace_id", name="accounts_membership_once")
         ]
         indexes: ClassVar = [models.Index("workspace_id", name="accounts_member_workspace")]
+
+
+class RoleEnded(models.Model):
+    """Read model: roles that people held in a workspace and hold no more, each time that they lost some."""
+
+    id = models.UUIDField(primary_key=True)
+    workspace_id = models.UUIDField(_("workspace"))
+    user_id = models.UUIDField(_("user"))
+    roles = models.JSONField(_("roles"))
+    ended_at = models.DateTimeField(_("ended"))
+
+    class Meta:
+        """Rows are a function of the membership's stream. Asked for those of the last days."""
+
+        db_table = "accounts_role_ended"
+        verbose_name = _("ended role")
+        verbose_name_plural = _("ended roles")
+        indexes: ClassVar = [models.Index("workspace_id", "ended_at", name="accounts_role_ended_lately")]
 
 
 class Team(models.Model):

@@ -4,7 +4,7 @@ from typing import cast
 from uuid import UUID
 
 from cartrita.accounts.api_token import ApiTokenIssued, ApiTokenRevoked
-from cartrita.accounts.models import ApiToken, Membership, Team, TeamMember, Workspace
+from cartrita.accounts.models import ApiToken, Membership, RoleEnded, Team, TeamMember, Workspace
 from cartrita.accounts.team import TeamClosed, TeamCreated, TeamMembersChanged, TeamRenamed
 from cartrita.accounts.workspace import (
     MemberAdded,
@@ -35,9 +35,10 @@ def project_workspaces(recorded: RecordedEvent) -> None:
             pass
 
 
-@inline(MemberAdded, MemberRolesChanged, MemberRemoved, tables=[Membership])
+@inline(MemberAdded, MemberRolesChanged, MemberRemoved, tables=[Membership, RoleEnded])
 def project_memberships(recorded: RecordedEvent) -> None:
-    """Show who belongs to which workspace, with which roles."""
+    """Show who belongs to which workspace, with which roles, and which roles ended when."""
+    _end_roles(recorded)
     match recorded.event:
         case MemberAdded() as event:
             Membership.objects.create(
@@ -56,6 +57,22 @@ def project_memberships(recorded: RecordedEvent) -> None:
             Membership.objects.filter(id=recorded.stream_id).delete()
         case _:
             pass
+
+
+def _end_roles(recorded: RecordedEvent) -> None:
+    if isinstance(recorded.event, MemberAdded):
+        return
+    former = Membership.objects.get(id=recorded.stream_id)
+    kept = recorded.event.roles if isinstance(recorded.event, MemberRolesChanged) else ()
+    ended = [role for role in former.roles if role not in kept]
+    if ended:
+        RoleEnded.objects.create(
+            id=derived_id(recorded.stream_id, f"ended:{recorded.version}"),
+            workspace_id=recorded.workspace_id,
+            user_id=former.user_id,
+            roles=ended,
+            ended_at=recorded.recorded_at,
+        )
 
 
 @inline(TeamCreated, TeamRenamed, TeamMembersChanged, TeamClosed, tables=[Team, TeamMember])

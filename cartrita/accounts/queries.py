@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models import QuerySet
 
 from cartrita.accounts.api_token import SCOPES
-from cartrita.accounts.models import ApiToken, Membership, User, Workspace
+from cartrita.accounts.models import ApiToken, Membership, RoleEnded, User, Workspace
 from cartrita.accounts.secrets import TOKEN_PREFIX, secret_hash
 from cartrita.accounts.workspace import MemberNotFound
 from cartrita.errors import NotAllowed, NotFound
@@ -71,6 +71,36 @@ def people_with_roles(workspace_id: UUID, roles: Collection[str]) -> frozenset[U
         if wanted & set(held)
     }
     return frozenset(User.objects.filter(pk__in=holders, is_active=True).values_list("pk", flat=True))
+
+
+def holders_since(
+    workspace_id: UUID, roles: Collection[str], *, since: datetime, now: datetime
+) -> dict[UUID, datetime | None]:
+    """Return who held at least one of these roles at any time since then, each with when that ended.
+
+    That is None for active people who hold one now. Who may not sign in held theirs until that began, and
+    whose account is deleted until now, for nobody knows.
+    """
+    wanted = set(roles)
+    lately = RoleEnded.objects.filter(workspace_id=workspace_id, ended_at__gte=since)
+    ended: dict[UUID, datetime | None] = {
+        user_id: at
+        for user_id, held, at in lately.order_by("ended_at").values_list("user_id", "roles", "ended_at")
+        if wanted & set(held)
+    }
+    members = Membership.objects.filter(workspace_id=workspace_id).values_list("user_id", "roles")
+    present = {user_id for user_id, held in members if wanted & set(held)}
+    people = User.objects.filter(pk__in=present).values_list("pk", "is_active", "suspended_at")
+    accounts = {user_id: (is_active, suspended_at) for user_id, is_active, suspended_at in people}
+    for user_id in present:
+        is_active, suspended_at = accounts.get(user_id, (False, None))
+        if is_active:
+            ended[user_id] = None
+            continue
+        until = suspended_at or now
+        if until >= since:
+            ended[user_id] = max(until, ended.get(user_id) or until)
+    return ended
 
 
 def workspace_of(user: User) -> UUID:

@@ -40,13 +40,14 @@ from governance.commands import approvals as commands
 from governance.models import Approval, PolicyRule
 from governance.queries.approvals import (
     SHOWN_BYTES,
+    agreed,
     arguments_of,
     arguments_shown,
-    four_eyes,
     may_read,
     shown,
 )
 from governance.queries.approvals import barred as is_barred
+from governance.queries.four_eyes import four_eyes
 from governance.queries.policies import UnknownPolicy, policy_set
 
 MOST_WAITING = 200
@@ -512,7 +513,8 @@ class ApprovalAdmin(Exports, ConsolePage):
             "forms": open_forms,
             "errors": errors,
             "may_decide": "approve" in allowed,
-            "four_eyes": two,
+            "four_eyes": two.on,
+            "four_eyes_until": two.until,
             "holders": holders,
             "barred": barred,
             "events": events_behind(row.pk, recorded),
@@ -551,7 +553,7 @@ def _state(row: Approval, recorded: Sequence[RecordedEvent] | None = None) -> di
         "ended_by": ", ".join(names_of(ending).values()),
         "cause": CAUSE_WORDS.get(row.void_cause, row.void_cause),
         "overdue": row.status == "waiting" and row.expires_at <= timezone.now(),
-        "voted": sum(vote["vote"] == "approve" for vote in row.votes),
+        "voted": agreed(row) if row.status == "waiting" and row.quorum > 1 else 0,
         "channels": f"approvals:{row.workspace_id}",
     }
 

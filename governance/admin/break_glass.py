@@ -38,7 +38,7 @@ from governance.break_glass import (
 from governance.commands import break_glass as commands
 from governance.models import BreakGlass
 from governance.queries import break_glass as queries
-from governance.queries.approvals import four_eyes
+from governance.queries.four_eyes import four_eyes
 from governance.visible_text import shown
 
 MOST_SHOWN = 50
@@ -265,7 +265,7 @@ class BreakGlassAdmin(ConsolePage):
         if standing.state == "open" and self.caller(request, row.workspace_id, ENDERS) is not None:
             offered.append(End(row=row))
         reviewer = self.caller(request, row.workspace_id, REVIEWERS)
-        two = four_eyes(row.workspace_id, REVIEWERS)
+        two = four_eyes(row.workspace_id, REVIEWERS).on
         barred = reviewer is not None and two and row.by == f"user:{reviewer.user_id}"
         if waiting and reviewer is not None and not barred:
             offered.append(Review(row=row, waiting=waiting))

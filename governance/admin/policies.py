@@ -497,13 +497,16 @@ class PolicyVersionAdmin(ConsolePage):
         offered: list[OldSetForm] = []
         if policy.content_hash != active.content_hash:
             proposed = draft.proposal is not None and draft.proposal.policy_hash == row.policy_hash
-            proposed = proposed or any(each.policy_hash == row.policy_hash for each in draft.approved)
-            if draft.four_eyes and not proposed and self.caller(request, row.workspace_id, POLICY_ROLES):
+            proposed = proposed or any(
+                each.policy_hash == row.policy_hash and each.stands(draft.four_eyes.holders)
+                for each in draft.approved
+            )
+            if draft.four_eyes.on and not proposed and self.caller(request, row.workspace_id, POLICY_ROLES):
                 offered.append(
                     ProposeAgain(act="propose", workspace_id=row.workspace_id, policy_hash=row.policy_hash)
                 )
-            roles = APPROVERS if draft.four_eyes else POLICY_ROLES
-            if (proposed or not draft.four_eyes) and self.caller(request, row.workspace_id, roles):
+            roles = APPROVERS if draft.four_eyes.on else POLICY_ROLES
+            if (proposed or not draft.four_eyes.on) and self.caller(request, row.workspace_id, roles):
                 offered.append(
                     ActivateAgain(act="activate", workspace_id=row.workspace_id, policy_hash=row.policy_hash)
                 )

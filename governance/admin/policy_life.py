@@ -189,12 +189,15 @@ def steps_for(draft: Draft, policy_hash: str, writer: Caller | None, approver: C
     is_draft = policy_hash == draft.policy_hash
     proposed_by = proposal.by if proposal else leave.proposed_by if leave else ""
     steps = []
-    if draft.four_eyes:
-        by_another = proposal is not None and proposal.by != person
-        steps += ["approve"] if by_another else []
-        steps += ["activate"] if by_another or leave else []
-        steps += ["propose"] if is_draft and draft.ready and writer and not proposed_by else []
-        may_watch = by_another or leave is not None
+    if draft.four_eyes.on:
+        holders = draft.four_eyes.holders
+        said = {proposed_by, leave.by if leave else ""} - {""}
+        # Who holds a role no more had a say in vain.
+        may_watch = bool(said & holders - {person})
+        unapproved = leave is None or leave.by not in holders
+        steps += ["approve"] if proposed_by not in {person, ""} and unapproved else []
+        steps += ["activate"] if may_watch else []
+        steps += ["propose"] if is_draft and draft.ready and writer and (not said or said - holders) else []
     else:
         may_watch = writer is not None and (not is_draft or draft.ready)
         steps += ["activate"] if may_watch else []

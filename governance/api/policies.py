@@ -117,6 +117,10 @@ class PolicyDraft(CheckedPolicy):
     approved = ApprovedPolicy(many=True)
     shadow = ShadowedPolicy(allow_null=True)
     four_eyes = serializers.BooleanField(help_text="Whether a second person must put it in force.")
+    four_eyes_until = serializers.DateTimeField(
+        allow_null=True,
+        help_text="When that ends unless somebody gets the role: two held it lately, and fewer do now.",
+    )
 
 
 class RuleEntry(serializers.Serializer[Any]):
@@ -575,7 +579,8 @@ def _draft(draft: Draft) -> dict[str, Any]:
         "proposal": {**asdict(draft.proposal), "proposed_at": draft.proposed_at} if draft.proposal else None,
         "approved": [asdict(leave) for leave in draft.approved],
         "shadow": asdict(draft.shadow) if draft.shadow else None,
-        "four_eyes": draft.four_eyes,
+        "four_eyes": draft.four_eyes.on,
+        "four_eyes_until": draft.four_eyes.until,
     }
 
 

@@ -19,7 +19,8 @@ from cartrita.eventstore.models import DataKey, SubjectKey
 from governance import approval as approvals
 from governance.approval import ApprovalEnded, ApprovalNotFound, GrantScope, NoteKind, VoidCause
 from governance.models import Approval
-from governance.queries.approvals import arguments_of, four_eyes, visible
+from governance.queries.approvals import arguments_of, visible
+from governance.queries.four_eyes import four_eyes
 
 EXPIRED_AT_ONCE = 500
 
@@ -65,7 +66,7 @@ def approve(
             by=_person(caller),
             roles=caller.roles,
             vote="approve",
-            four_eyes=four_eyes(row.workspace_id, approval.approver_roles),
+            four_eyes=four_eyes(row.workspace_id, approval.approver_roles, now=moment),
             now=moment,
             arguments=arguments_of(row) if scope == "pattern" else None,
             scope=scope,
@@ -99,7 +100,7 @@ def deny(
             by=_person(caller),
             roles=caller.roles,
             vote="deny",
-            four_eyes=four_eyes(row.workspace_id, approval.approver_roles),
+            four_eyes=four_eyes(row.workspace_id, approval.approver_roles, now=moment),
             now=moment,
             text=text,
         )

@@ -25,8 +25,8 @@ from governance.break_glass import (
 from governance.known_scopes import require_known
 from governance.models import BreakGlass as BreakGlassRow
 from governance.models import GlassReview
-from governance.queries.approvals import four_eyes
 from governance.queries.break_glass import openings_of, passed_rows
+from governance.queries.four_eyes import four_eyes
 
 logger = logging.getLogger(__name__)
 
@@ -139,7 +139,7 @@ def review_acts(
             decisions=passed.keys() if decisions is None else decisions,
             passed=passed,
             reviewer_id=caller.user_id,
-            four_eyes=four_eyes(caller.workspace_id, REVIEWERS),
+            four_eyes=four_eyes(caller.workspace_id, REVIEWERS, now=now),
             note=note,
         )
 

@@ -8,7 +8,7 @@ from django.conf import settings
 from django.db import connection, transaction
 
 from cartrita.accounts.console import names_of
-from cartrita.accounts.queries import Caller, people_with_roles
+from cartrita.accounts.queries import Caller
 from cartrita.errors import CartritaError, NotAllowed
 from cartrita.eventstore import (
     Append,
@@ -25,6 +25,7 @@ from governance import rulebook as rulebooks
 from governance.examples import run_examples
 from governance.policy import PolicyNotValid, PolicySet, Problem, compile_rule, load_policy
 from governance.policy_store import policy_of_file, policy_set
+from governance.queries.four_eyes import four_eyes
 from governance.rulebook import APPROVERS, Rulebook, UnknownPolicy, compile_draft, rulebook_id
 
 TRIES = 5
@@ -153,7 +154,14 @@ def propose(
     def decide(rulebook: Rulebook) -> list[Event]:
         policy = _named(rulebook, policy_hash)
         put_blob(policy.text.encode(), key_id=None)
-        return rulebooks.propose(rulebook, policy, by=_person(caller), roles=caller.roles, note=note)
+        return rulebooks.propose(
+            rulebook,
+            policy,
+            by=_person(caller),
+            roles=caller.roles,
+            four_eyes=four_eyes(workspace_id, APPROVERS),
+            note=note,
+        )
 
     return _change(workspace_id, caller, decide, expected_version)
 
@@ -173,7 +181,14 @@ def approve(
     """
 
     def decide(rulebook: Rulebook) -> list[Event]:
-        return rulebooks.approve(rulebook, policy_hash, by=_person(caller), roles=caller.roles, note=note)
+        return rulebooks.approve(
+            rulebook,
+            policy_hash,
+            by=_person(caller),
+            roles=caller.roles,
+            four_eyes=four_eyes(workspace_id, APPROVERS),
+            note=note,
+        )
 
     return _change(workspace_id, caller, decide, expected_version)
 
@@ -236,7 +251,7 @@ def shadow(
             policy,
             by=_person(caller),
             roles=caller.roles,
-            four_eyes=four_eyes(workspace_id),
+            four_eyes=four_eyes(workspace_id, APPROVERS),
             note=note,
         )
 
@@ -305,11 +320,6 @@ def activate_again(
     return _change(workspace_id, caller, decide, expected_version)
 
 
-def four_eyes(workspace_id: UUID) -> bool:
-    """Tell whether a second person must agree to a set: two or more hold a role for it."""
-    return len(people_with_roles(workspace_id, APPROVERS)) > 1
-
-
 def _activate(
     rulebook: Rulebook, policy: PolicySet, workspace_id: UUID, caller: Caller, note: str
 ) -> list[Event]:
@@ -319,7 +329,7 @@ def _activate(
         policy,
         by=_person(caller),
         roles=caller.roles,
-        four_eyes=four_eyes(workspace_id),
+        four_eyes=four_eyes(workspace_id, APPROVERS),
         note=note,
     )
 

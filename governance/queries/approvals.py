@@ -10,7 +10,7 @@ from uuid import UUID
 from django.db.models import Q, QuerySet
 
 from cartrita.accounts.console import CONSOLE_ROLES
-from cartrita.accounts.queries import Caller, people_with_roles
+from cartrita.accounts.queries import Caller
 from cartrita.errors import BadInput
 from cartrita.eventstore import Erased, get_blob, load, unseal_or_empty
 from cartrita.eventstore.canonical import canonical_json
@@ -20,6 +20,7 @@ from governance.approval import ApprovalNotFound, ApprovalStatus, Vote
 from governance.canonical import fingerprint
 from governance.decide import DecisionRequest, GrantFact
 from governance.models import Approval, ApprovalNote
+from governance.queries.four_eyes import four_eyes
 from governance.visible_text import shown
 
 __all__ = ["shown"]  # pages take it from here
@@ -137,11 +138,6 @@ def waiting_for(request: DecisionRequest, *, requester_id: UUID, besides: UUID) 
     return None
 
 
-def four_eyes(workspace_id: UUID, roles: Collection[str]) -> bool:
-    """Tell whether two active people or more may decide, so that nobody approves what is their own."""
-    return len(people_with_roles(workspace_id, roles)) >= 2
-
-
 def inbox(
     caller: Caller,
     *,
@@ -222,7 +218,7 @@ def may_read(row: Approval, caller: Caller) -> bool:
         return decides or bool(caller.roles & READERS)
     if row.subject_kind != "message_out" or row.uses:
         return True
-    return decides and not four_eyes(row.workspace_id, row.approver_roles)
+    return decides and not four_eyes(row.workspace_id, row.approver_roles).on
 
 
 def may_vote(row: Approval, caller: Caller, vote: Vote, *, now: datetime) -> bool:
@@ -235,7 +231,17 @@ def may_vote(row: Approval, caller: Caller, vote: Vote, *, now: datetime) -> boo
 def barred(row: Approval, caller: Caller) -> bool:
     """Tell whether four eyes keep the caller from approving what is their own."""
     own = approvals.is_own(caller.user_id, requester_id=row.requester_id, edited_by=row.edited_by)
-    return own and four_eyes(row.workspace_id, row.approver_roles)
+    return own and four_eyes(row.workspace_id, row.approver_roles).on
+
+
+def agreed(row: Approval) -> int:
+    """Return how many people's yes counts now towards a request's quorum, as `approval.vote` counts them."""
+    eyes = four_eyes(row.workspace_id, row.approver_roles)
+    last = {vote["by"]: vote for vote in row.votes}
+    return sum(
+        vote["vote"] == "approve" and by in eyes.holders and not (eyes.on and vote["own"])
+        for by, vote in last.items()
+    )
 
 
 def arguments_of(row: Approval) -> dict[str, Any] | None:

@@ -13,10 +13,11 @@ from cartrita.eventstore import RecordedEvent, load
 from cartrita.eventstore.store import execute
 from cartrita.http.pagination import DEFAULT_LIMIT, Page, page_of
 from governance import rulebook as rulebooks
-from governance.commands.policies import begin_rulebook, four_eyes
+from governance.commands.policies import begin_rulebook
 from governance.decide import Verdict, decide
 from governance.decision import DecisionMade, request_of, verdict_of
 from governance.examples import ExampleFailure, run_examples
+from governance.four_eyes import FourEyes
 from governance.models import PolicyDecision, PolicyRule, PolicyVersion
 from governance.models import Rulebook as RulebookRow
 from governance.policy import (
@@ -31,9 +32,11 @@ from governance.policy import (
 from governance.policy_store import PolicyNotReadable, policy_of_file, policy_set
 from governance.queries.backtests import latest
 from governance.queries.decisions import UnknownDecision, blobs_of, decision_made
+from governance.queries.four_eyes import four_eyes
 from governance.queries.shadow_reports import ShadowReport, report_on
 from governance.queries.stages import Stage, stages_in, trials_stage, with_skipped
 from governance.rulebook import (
+    APPROVERS,
     Leave,
     PolicyShadowed,
     Proposal,
@@ -102,7 +105,8 @@ class Draft(Checked):
 
     `version` is what commands take as `expected_version`. `changed` names the rules that the set in force
     has otherwise or not at all, or that the draft lacks. `proposal` waits for a second person, `approved`
-    have one's leave, `shadow` is evaluated beside decisions. `four_eyes` says that a second person is needed.
+    have one's leave, `shadow` is evaluated beside decisions. `four_eyes` says whether a second person is
+    needed, and who may be one.
     """
 
     version: int
@@ -112,7 +116,7 @@ class Draft(Checked):
     proposed_at: datetime | None
     approved: tuple[Leave, ...]
     shadow: Shadow | None
-    four_eyes: bool
+    four_eyes: FourEyes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,7 +178,7 @@ def draft(workspace_id: UUID) -> Draft:
         proposed_at=row.proposed_at,
         approved=tuple(rulebook.approved.values()),
         shadow=rulebook.shadow,
-        four_eyes=four_eyes(workspace_id),
+        four_eyes=four_eyes(workspace_id, APPROVERS),
     )
 
 

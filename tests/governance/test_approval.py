@@ -32,11 +32,15 @@ from governance.approval import (
     OwnRequest,
     ScopeNotOffered,
 )
+from governance.four_eyes import FourEyes
 from tests.governance.approvals import Terms, requested
+from tests.governance.eyes import eyes
 
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
 ANN, BEN, CLEO, DAN = (UUID(int=number) for number in range(1, 5))
 REVIEWER = frozenset({"member", "reviewer"})
+ON = eyes(*(f"user:{one}" for one in (ANN, BEN, CLEO, DAN)))
+OFF = replace(ON, on=False)
 EVERY_SCOPE = Terms(scopes=("once", "session", "pattern"))
 
 
@@ -54,7 +58,7 @@ def vote(waiting: Approval, voter: UUID = BEN, **more: Any) -> list[Event]:
         "by": f"user:{voter}",
         "roles": REVIEWER,
         "vote": "approve",
-        "four_eyes": True,
+        "four_eyes": ON,
         "now": NOON,
         **more,
     }
@@ -122,7 +126,7 @@ class TestVote:
         waiting = asked(edited_by=f"user:{editor}" if editor else "")
         with pytest.raises(OwnRequest, match=message):
             vote(waiting, own)
-        events = vote(waiting, own, four_eyes=False)
+        events = vote(waiting, own, four_eyes=OFF)
         assert isinstance(events[0], ApprovalVoted)
         assert events[0].own
 
@@ -144,10 +148,28 @@ class TestVote:
 
     def test_counts_no_own_yes_of_before_four_eyes(self) -> None:
         waiting = asked(terms=Terms(quorum=2))
-        waiting = after(waiting, vote(waiting, ANN, four_eyes=False))
+        waiting = after(waiting, vote(waiting, ANN, four_eyes=OFF))
         waiting = after(waiting, vote(waiting, BEN))
         assert waiting.status == "waiting"
         assert after(waiting, vote(waiting, CLEO)).status == "granted"
+
+    def test_counts_no_yes_of_who_may_decide_no_more(self) -> None:
+        waiting = asked(terms=Terms(quorum=2))
+        waiting = after(waiting, vote(waiting, BEN))
+        without_ben = replace(ON, holders=ON.holders - {f"user:{BEN}"})
+        waiting = after(waiting, vote(waiting, CLEO, four_eyes=without_ben))
+        assert waiting.status == "waiting"
+        granted = vote(waiting, DAN, four_eyes=without_ben)[-1]
+        assert isinstance(granted, ApprovalGranted)
+        assert granted.by == (f"user:{CLEO}", f"user:{DAN}")
+        # Who has the role again has said so before: the next yes counts both.
+        assert isinstance(vote(waiting, CLEO)[-1], ApprovalGranted)
+
+    def test_says_until_when_nobody_else_is_left(self) -> None:
+        alone = FourEyes(on=True, holders=frozenset({f"user:{ANN}"}), until=NOON + timedelta(days=7))
+        with pytest.raises(OwnRequest, match=r"stay on until .* give somebody the role, or wait") as raised:
+            vote(asked(), ANN, four_eyes=alone)
+        assert raised.value.details == {"four_eyes_until": (NOON + timedelta(days=7)).isoformat()}
 
     def test_grants_what_all_agreed_on(self) -> None:
         waiting = asked(terms=replace(EVERY_SCOPE, quorum=2))
@@ -409,7 +431,7 @@ class ApprovalMachine(RuleBasedStateMachine):
                 self.approval,
                 voter,
                 scope=scope,
-                four_eyes=self.four_eyes,
+                four_eyes=ON if self.four_eyes else OFF,
                 now=self.now,
                 roles=REVIEWER if may else frozenset({"member"}),
             )
@@ -432,7 +454,9 @@ class ApprovalMachine(RuleBasedStateMachine):
     @rule(voter=st.sampled_from(PEOPLE))
     def deny(self, voter: UUID) -> None:
         try:
-            events = vote(self.approval, voter, vote="deny", four_eyes=self.four_eyes, now=self.now)
+            events = vote(
+                self.approval, voter, vote="deny", four_eyes=ON if self.four_eyes else OFF, now=self.now
+            )
         except ApprovalEnded:
             assert self.over
             return

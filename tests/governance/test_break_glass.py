@@ -28,6 +28,7 @@ from governance.break_glass import (
     open_for,
     review,
 )
+from tests.governance.eyes import eyes
 from tests.governance.policies import NOON
 
 ANN, BEN = UUID(int=1), UUID(int=2)
@@ -138,16 +139,21 @@ class TestReview:
         one, other, third = new_id(), new_id(), new_id()
         passed = {one: BEN, other: None, third: ANN}
         (reviewed,) = review(
-            glass(), decisions=[one, other], passed=passed, reviewer_id=BEN, four_eyes=False, note="Fine."
+            glass(),
+            decisions=[one, other],
+            passed=passed,
+            reviewer_id=BEN,
+            four_eyes=eyes(on=False),
+            note="Fine.",
         )
         assert reviewed == BreakGlassReviewed(
             decisions=(one, other), by=f"user:{BEN}", own=(one,), note="Fine."
         )
         state = glass(reviewed)
         assert state.reviewed == {one, other}
-        assert not review(state, decisions=[one], passed=passed, reviewer_id=BEN, four_eyes=True, note="")
+        assert not review(state, decisions=[one], passed=passed, reviewer_id=BEN, four_eyes=eyes(), note="")
         (rest,) = review(
-            state, decisions=[one, third], passed=passed, reviewer_id=BEN, four_eyes=True, note=""
+            state, decisions=[one, third], passed=passed, reviewer_id=BEN, four_eyes=eyes(), note=""
         )
         assert rest == BreakGlassReviewed(decisions=(third,), by=f"user:{BEN}")
 
@@ -157,17 +163,17 @@ class TestReview:
         with pytest.raises(OwnAct, match=said):
             review(
                 glass(), decisions=[decision_id], passed={decision_id: BEN}, reviewer_id=reviewer,
-                four_eyes=True, note="",
+                four_eyes=eyes(), note="",
             )  # fmt: skip
 
     def test_is_of_what_it_let_pass(self) -> None:
         with pytest.raises(NothingToReview):
-            review(glass(), decisions=[new_id()], passed={}, reviewer_id=BEN, four_eyes=True, note="")
+            review(glass(), decisions=[new_id()], passed={}, reviewer_id=BEN, four_eyes=eyes(), note="")
         with pytest.raises(BreakGlassNotFound):
-            review(BreakGlass(), decisions=[], passed={}, reviewer_id=BEN, four_eyes=True, note="")
+            review(BreakGlass(), decisions=[], passed={}, reviewer_id=BEN, four_eyes=eyes(), note="")
         many = [new_id() for _ in range(501)]
         with pytest.raises(BadInput, match="At most 500"):
-            review(glass(), decisions=many, passed={}, reviewer_id=BEN, four_eyes=True, note="")
+            review(glass(), decisions=many, passed={}, reviewer_id=BEN, four_eyes=eyes(), note="")
 
 
 class TestCovering:

@@ -1,6 +1,9 @@
 """The life of a policy set, purely: who may bring it one step further, and what a set in shadow says."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,6 +16,7 @@ from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Event, new_id
 from governance import rulebook as rulebooks
 from governance.decide import GrantFact, decide
+from governance.four_eyes import FourEyes
 from governance.policy import PolicySet
 from governance.rulebook import (
     AlreadyApproved,
@@ -25,6 +29,7 @@ from governance.rulebook import (
     PolicyProposed,
     PolicyRetired,
     PolicyShadowed,
+    Proposal,
     ProposalApproved,
     ProposalEnded,
     ProposalRejected,
@@ -35,6 +40,7 @@ from governance.rulebook import (
     fold,
 )
 from governance.shadow import shadow_verdict
+from tests.governance.eyes import eyes
 from tests.governance.policies import policy, request, rule
 
 ANN, BOB, EVE = "user:ann", "user:bob", "user:eve"
@@ -42,6 +48,9 @@ AUTHOR, REVIEWER, MEMBER = {"policy_author"}, {"reviewer"}, {"member", "operator
 FIRST, SECOND, THIRD = (
     policy(rule(name), rule("the-rest", "allow", priority=9000)) for name in ("a", "b", "c")
 )
+
+
+ON, OFF = eyes(ANN, BOB, EVE), eyes(ANN, BOB, EVE, on=False)
 
 
 def begun(*events: Event) -> Rulebook:
@@ -61,16 +70,20 @@ def shadowed(by: str = BOB, wanted: PolicySet = SECOND) -> PolicyShadowed:
 
 
 def activate(
-    rulebook: Rulebook, by: str, wanted: PolicySet = SECOND, *, four_eyes: bool = True
+    rulebook: Rulebook, by: str, wanted: PolicySet = SECOND, *, four_eyes: FourEyes = ON
 ) -> list[Event]:
     return rulebooks.activate(rulebook, wanted, by=by, roles=AUTHOR, four_eyes=four_eyes)
 
 
-def approve(rulebook: Rulebook, by: str, wanted: PolicySet = SECOND) -> list[Event]:
-    return rulebooks.approve(rulebook, wanted.content_hash, by=by, roles=REVIEWER)
+def approve(
+    rulebook: Rulebook, by: str, wanted: PolicySet = SECOND, *, four_eyes: FourEyes = ON
+) -> list[Event]:
+    return rulebooks.approve(rulebook, wanted.content_hash, by=by, roles=REVIEWER, four_eyes=four_eyes)
 
 
-def shadow(rulebook: Rulebook, by: str, wanted: PolicySet = SECOND, *, four_eyes: bool = True) -> list[Event]:
+def shadow(
+    rulebook: Rulebook, by: str, wanted: PolicySet = SECOND, *, four_eyes: FourEyes = ON
+) -> list[Event]:
     return rulebooks.shadow(rulebook, wanted, by=by, roles=AUTHOR, four_eyes=four_eyes)
 
 
@@ -91,7 +104,7 @@ class TestApprove:
 
     def test_is_for_roles(self) -> None:
         with pytest.raises(MayNotChangePolicy, match="reviewer"):
-            rulebooks.approve(begun(proposed()), SECOND.content_hash, by=BOB, roles=MEMBER)
+            rulebooks.approve(begun(proposed()), SECOND.content_hash, by=BOB, roles=MEMBER, four_eyes=ON)
 
     def test_records_nothing_when_repeated_and_tells_the_second_of_the_first(self) -> None:
         rulebook = begun(proposed(), approved())
@@ -120,7 +133,7 @@ class TestApprove:
             approve(begun(proposed(), *events), BOB)
 
     def test_tells_that_another_set_came_into_force(self) -> None:
-        alone = activate(begun(proposed()), EVE, THIRD, four_eyes=False)
+        alone = activate(begun(proposed()), EVE, THIRD, four_eyes=OFF)
         with pytest.raises(ProposalEnded, match="eve put another set in force meanwhile"):
             approve(begun(proposed(), *alone), BOB)
 
@@ -136,7 +149,7 @@ class TestApprove:
         rulebook = begun(proposed(), approved(), proposed(EVE, THIRD))
         assert activate(rulebook, ANN)
         with pytest.raises(AlreadyApproved, match="put it in force"):
-            rulebooks.propose(rulebook, SECOND, by=ANN, roles=AUTHOR)
+            rulebooks.propose(rulebook, SECOND, by=ANN, roles=AUTHOR, four_eyes=ON)
 
     def test_ends_where_another_set_is_put_in_force(self) -> None:
         rulebook = begun(proposed(), approved(), proposed(EVE, THIRD))
@@ -178,7 +191,7 @@ class TestReject:
 
     def test_leaves_the_set_to_be_proposed_again(self) -> None:
         rulebook = begun(proposed(), *self.reject(begun(proposed())))
-        assert rulebooks.propose(rulebook, SECOND, by=ANN, roles=AUTHOR) == [proposed()]
+        assert rulebooks.propose(rulebook, SECOND, by=ANN, roles=AUTHOR, four_eyes=ON) == [proposed()]
         assert approve(begun(proposed(), *self.reject(begun(proposed())), proposed()), BOB)
 
 
@@ -209,14 +222,14 @@ class TestShadow:
             shadow(begun(proposed()), ANN)
         assert shadow(begun(proposed()), BOB) == [shadowed()]
         assert shadow(begun(proposed(), approved()), ANN) == [shadowed(ANN)]
-        assert shadow(begun(), ANN, four_eyes=False) == [shadowed(ANN)]
+        assert shadow(begun(), ANN, four_eyes=OFF) == [shadowed(ANN)]
 
     def test_is_no_leave_to_put_the_set_in_force(self) -> None:
         with pytest.raises(SecondPersonNeeded):
             activate(begun(proposed(), shadowed()), ANN)
 
     def test_takes_sets_of_before(self) -> None:
-        rulebook = begun(*activate(begun(), ANN, four_eyes=False))
+        rulebook = begun(*activate(begun(), ANN, four_eyes=OFF))
         assert shadow(rulebook, ANN, FIRST) == [shadowed(ANN, FIRST)]
 
     def test_refuses_the_set_in_force(self) -> None:
@@ -248,8 +261,8 @@ class TestShadow:
 
     def test_is_for_roles(self) -> None:
         acts: list[Callable[[], Any]] = [
-            lambda: rulebooks.shadow(begun(proposed()), SECOND, by=BOB, roles=MEMBER, four_eyes=True),
-            lambda: rulebooks.shadow(begun(), SECOND, by=BOB, roles=REVIEWER, four_eyes=False),
+            lambda: rulebooks.shadow(begun(proposed()), SECOND, by=BOB, roles=MEMBER, four_eyes=ON),
+            lambda: rulebooks.shadow(begun(), SECOND, by=BOB, roles=REVIEWER, four_eyes=OFF),
             lambda: rulebooks.end_shadow(begun(shadowed()), by=BOB, roles=MEMBER),
             lambda: rulebooks.reject(
                 begun(proposed()), SECOND.content_hash, by=BOB, roles=MEMBER, reason="no"
@@ -308,6 +321,70 @@ class TestShadowVerdict:
         assert (verdict.outcome, verdict.rule) == ("deny", "broken")
 
 
+class TestWhoHoldsARoleNoMore:
+    """What somebody said counts while they hold an approving role, and no longer."""
+
+    def test_is_no_second_person_for_what_they_approved(self) -> None:
+        rulebook = begun(proposed(), approved())
+        assert activate(rulebook, ANN)
+        for act in (activate, shadow):
+            with pytest.raises(
+                SecondPersonNeeded, match=r"bob approved .* ask another person for leave"
+            ) as raised:
+                act(rulebook, ANN, four_eyes=eyes(ANN, EVE))
+            assert raised.value.details["by"] == BOB
+
+    def test_is_no_second_person_for_what_they_proposed(self) -> None:
+        for rulebook in (begun(proposed()), begun(proposed(), approved())):
+            for act in (activate, shadow):
+                with pytest.raises(
+                    SecondPersonNeeded, match=r"ann proposed .* propose the set again"
+                ) as raised:
+                    act(rulebook, BOB, four_eyes=eyes(BOB, EVE))
+                assert raised.value.details["by"] == ANN
+
+    @pytest.mark.parametrize("gone", [ANN, BOB])
+    def test_is_not_needed_where_two_others_had_a_say(self, gone: str) -> None:
+        rulebook = begun(proposed(), approved())
+        assert activate(rulebook, EVE, four_eyes=eyes(*{ANN, BOB, EVE} - {gone}))
+
+    def test_is_told_that_nobody_else_is_left(self) -> None:
+        until = datetime(2026, 11, 29, 12, tzinfo=UTC)
+        alone = eyes(ANN, until=until)
+        for rulebook, said in (
+            (begun(), "propose this set first"),
+            (begun(proposed()), "You proposed this set yourself"),
+            (begun(proposed(), approved()), "bob approved"),
+        ):
+            for act in (activate, shadow):
+                with pytest.raises(SecondPersonNeeded, match=said) as raised:
+                    act(rulebook, ANN, four_eyes=alone)
+                assert "until 2026-11-29 12:00 UTC" in raised.value.message
+                assert "give somebody the role, or wait" in raised.value.message
+                assert raised.value.details["four_eyes_until"] == until.isoformat()
+
+    def test_lets_another_person_approve_again(self) -> None:
+        rulebook, now = begun(proposed(), approved()), eyes(ANN, EVE)
+        assert approve(rulebook, EVE, four_eyes=now) == [approved(EVE)]
+        rulebook = begun(proposed(), approved(), approved(EVE))
+        assert rulebook.approved[SECOND.content_hash].by == EVE
+        *_, event = activate(rulebook, ANN, four_eyes=now)
+        assert isinstance(event, PolicyActivated)
+        assert (event.proposed_by, event.approved_by) == (ANN, EVE)
+        with pytest.raises(SecondPersonNeeded, match="You proposed this set yourself"):
+            approve(begun(proposed(), approved()), ANN, four_eyes=now)
+
+    def test_lets_another_person_propose_again(self) -> None:
+        rulebook, now = begun(proposed(), approved()), eyes(BOB, EVE)
+        again = rulebooks.propose(rulebook, SECOND, by=BOB, roles=AUTHOR, four_eyes=now)
+        assert again == [proposed(BOB)]
+        rulebook = begun(proposed(), approved(), *again)
+        assert (rulebook.proposal, rulebook.approved) == (Proposal(SECOND.content_hash, BOB, ""), {})
+        with pytest.raises(SecondPersonNeeded, match="You proposed this set yourself"):
+            activate(rulebook, BOB, four_eyes=now)
+        assert activate(rulebook, EVE, four_eyes=now)
+
+
 PEOPLE = st.sampled_from([ANN, BOB, EVE])
 SETS = st.sampled_from([FIRST, SECOND, THIRD])
 
@@ -315,13 +392,14 @@ SETS = st.sampled_from([FIRST, SECOND, THIRD])
 class LifeMachine(RuleBasedStateMachine):
     """Any person tries anything at any time, and four eyes go on and off.
 
-    Beside it stands a plain account of who proposed each set last and who gave leave since.
+    People lose their role and get it back. Beside it stands a plain account of who proposed each set last and
+    whose leave counts since.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.rulebook = begun()
-        self.four_eyes = True
+        self.four_eyes = ON
         self.active = FIRST.content_hash
         self.proposers: dict[str, str] = {}
         self.leaves: dict[str, set[str]] = {}
@@ -341,12 +419,19 @@ class LifeMachine(RuleBasedStateMachine):
         self.leaves.pop(wanted, None)
 
     @step()
-    def somebody_joins_or_leaves(self) -> None:
-        self.four_eyes = not self.four_eyes
+    def four_eyes_go_on_or_off(self) -> None:
+        self.four_eyes = replace(self.four_eyes, on=not self.four_eyes.on)
+
+    @step(who=PEOPLE)
+    def somebody_gets_or_loses_the_role(self, who: str) -> None:
+        self.four_eyes = replace(self.four_eyes, holders=self.four_eyes.holders ^ {who})
 
     @step(by=PEOPLE, wanted=SETS)
     def propose(self, by: str, wanted: PolicySet) -> None:
-        if self.attempt(lambda: rulebooks.propose(self.rulebook, wanted, by=by, roles=AUTHOR)):
+        proposing = partial(
+            rulebooks.propose, self.rulebook, wanted, by=by, roles=AUTHOR, four_eyes=self.four_eyes
+        )
+        if self.attempt(proposing):
             for other in [each for each in self.proposers if not self.leaves.get(each)]:
                 self.over(other)
             self.proposers[wanted.content_hash] = by
@@ -354,8 +439,9 @@ class LifeMachine(RuleBasedStateMachine):
 
     @step(by=PEOPLE, wanted=SETS)
     def approve(self, by: str, wanted: PolicySet) -> None:
-        if self.attempt(lambda: approve(self.rulebook, by, wanted)):
-            self.leaves[wanted.content_hash].add(by)
+        if self.attempt(lambda: approve(self.rulebook, by, wanted, four_eyes=self.four_eyes)):
+            assert not self.leaves[wanted.content_hash] & self.four_eyes.holders
+            self.leaves[wanted.content_hash] = {by}
 
     @step(by=PEOPLE, wanted=SETS)
     def reject(self, by: str, wanted: PolicySet) -> None:
@@ -383,8 +469,9 @@ class LifeMachine(RuleBasedStateMachine):
         events = self.attempt(lambda: activate(self.rulebook, by, wanted, four_eyes=self.four_eyes))
         if events:
             name = wanted.content_hash
-            if self.four_eyes:
+            if self.four_eyes.on:
                 assert ({by} | self.leaves[name]) - {self.proposers[name]}
+                assert {self.proposers[name], *self.leaves[name]} & self.four_eyes.holders - {by}
             assert PolicyRetired(policy_hash=self.active, by=by) in events
             self.active = name
             self.proposers.clear()

@@ -27,9 +27,11 @@ from governance.rulebook import (
     compile_draft,
     fold,
 )
+from tests.governance.eyes import eyes
 from tests.governance.policies import policy, rule, yaml_policy
 
 ANN, BOB = "user:ann", "user:bob"
+ON, OFF = eyes(ANN, BOB), eyes(ANN, BOB, on=False)
 AUTHOR, REVIEWER, MEMBER = {"policy_author"}, {"reviewer"}, {"member", "operator"}
 FIRST = policy(rule("no-shell"), rule("the-rest", "allow", priority=9000))
 
@@ -140,26 +142,26 @@ class TestActivate:
     def test_is_for_authors_while_one_person_looks_after_the_rules(self) -> None:
         rulebook = with_another(begun())
         draft = compile_draft(rulebook)
-        _, event = rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=False)
+        _, event = rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=OFF)
         assert isinstance(event, PolicyActivated)
         assert (event.policy_hash, event.proposed_by, event.alone) == (draft.content_hash, ANN, True)
         for roles in (REVIEWER, MEMBER, set()):
             with pytest.raises(MayNotChangePolicy, match="admin, policy_author"):
-                rulebooks.activate(rulebook, draft, by=ANN, roles=roles, four_eyes=False)
+                rulebooks.activate(rulebook, draft, by=ANN, roles=roles, four_eyes=OFF)
 
     def test_needs_a_second_person_with_four_eyes(self) -> None:
         rulebook = with_another(begun())
         draft = compile_draft(rulebook)
         with pytest.raises(SecondPersonNeeded, match="propose this set first"):
-            rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=True)
+            rulebooks.activate(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=ON)
         proposed = rulebooks.fold_onto(
-            rulebook, rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR, note="why")
+            rulebook, rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=ON, note="why")
         )
         with pytest.raises(SecondPersonNeeded, match="You proposed this set yourself"):
-            rulebooks.activate(proposed, draft, by=ANN, roles=AUTHOR, four_eyes=True)
+            rulebooks.activate(proposed, draft, by=ANN, roles=AUTHOR, four_eyes=ON)
         with pytest.raises(MayNotChangePolicy, match="reviewer"):
-            rulebooks.activate(proposed, draft, by=BOB, roles=MEMBER, four_eyes=True)
-        _, event = rulebooks.activate(proposed, draft, by=BOB, roles=REVIEWER, four_eyes=True)
+            rulebooks.activate(proposed, draft, by=BOB, roles=MEMBER, four_eyes=ON)
+        _, event = rulebooks.activate(proposed, draft, by=BOB, roles=REVIEWER, four_eyes=ON)
         assert isinstance(event, PolicyActivated)
         assert (event.by, event.proposed_by, event.alone) == (BOB, ANN, False)
         assert rulebooks.evolve(proposed, event).proposal is None
@@ -167,23 +169,25 @@ class TestActivate:
     def test_takes_the_proposed_set_alone(self) -> None:
         rulebook = with_another(begun())
         draft = compile_draft(rulebook)
-        rulebook = rulebooks.fold_onto(rulebook, rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR))
+        rulebook = rulebooks.fold_onto(
+            rulebook, rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=ON)
+        )
         rulebook = rulebooks.fold_onto(rulebook, rulebooks.withdraw(rulebook, "no-shell"))
         with pytest.raises(SecondPersonNeeded, match=f"Proposed is {draft.content_hash}"):
-            rulebooks.activate(rulebook, compile_draft(rulebook), by=BOB, roles=AUTHOR, four_eyes=True)
-        assert rulebooks.activate(rulebook, draft, by=BOB, roles=AUTHOR, four_eyes=True)
+            rulebooks.activate(rulebook, compile_draft(rulebook), by=BOB, roles=AUTHOR, four_eyes=ON)
+        assert rulebooks.activate(rulebook, draft, by=BOB, roles=AUTHOR, four_eyes=ON)
 
     def test_is_told_what_is_in_force_already(self) -> None:
         with pytest.raises(AlreadyInForce, match=FIRST.content_hash):
-            rulebooks.activate(begun(), FIRST, by=ANN, roles=AUTHOR, four_eyes=False)
+            rulebooks.activate(begun(), FIRST, by=ANN, roles=AUTHOR, four_eyes=OFF)
         with pytest.raises(AlreadyInForce):
-            rulebooks.propose(begun(), FIRST, by=ANN, roles=AUTHOR)
+            rulebooks.propose(begun(), FIRST, by=ANN, roles=AUTHOR, four_eyes=ON)
 
     def test_refuses_a_note_that_is_a_book(self) -> None:
         rulebook = with_another(begun())
         with pytest.raises(BadInput, match="2000 characters"):
             rulebooks.activate(
-                rulebook, compile_draft(rulebook), by=ANN, roles=AUTHOR, four_eyes=False, note="x" * 2001
+                rulebook, compile_draft(rulebook), by=ANN, roles=AUTHOR, four_eyes=OFF, note="x" * 2001
             )
 
 
@@ -191,16 +195,16 @@ class TestPropose:
     def test_is_for_authors(self) -> None:
         rulebook = with_another(begun())
         with pytest.raises(MayNotChangePolicy):
-            rulebooks.propose(rulebook, compile_draft(rulebook), by=BOB, roles=REVIEWER)
+            rulebooks.propose(rulebook, compile_draft(rulebook), by=BOB, roles=REVIEWER, four_eyes=ON)
 
     def test_records_nothing_when_asked_again(self) -> None:
         rulebook = with_another(begun())
         draft = compile_draft(rulebook)
-        events = rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR)
+        events = rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=ON)
         assert events == [PolicyProposed(policy_hash=draft.content_hash, by=ANN)]
         rulebook = rulebooks.fold_onto(rulebook, events)
-        assert rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR) == []
-        assert rulebooks.propose(rulebook, draft, by=BOB, roles=AUTHOR) != []
+        assert rulebooks.propose(rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=ON) == []
+        assert rulebooks.propose(rulebook, draft, by=BOB, roles=AUTHOR, four_eyes=ON) != []
 
 
 NAMES = st.sampled_from(["ant", "bee", "cat", "dog"])
@@ -254,9 +258,9 @@ class RulebookMachine(RuleBasedStateMachine):
         draft = compile_draft(self.rulebook)
         if draft.content_hash == self.active.content_hash:
             with pytest.raises(AlreadyInForce):
-                rulebooks.propose(self.rulebook, draft, by=by, roles=AUTHOR)
+                rulebooks.propose(self.rulebook, draft, by=by, roles=AUTHOR, four_eyes=ON)
             return
-        self.apply(rulebooks.propose(self.rulebook, draft, by=by, roles=AUTHOR))
+        self.apply(rulebooks.propose(self.rulebook, draft, by=by, roles=AUTHOR, four_eyes=ON))
         self.proposed = (draft, by)
 
     @precondition(lambda self: self.proposed)
@@ -266,10 +270,10 @@ class RulebookMachine(RuleBasedStateMachine):
         proposed, proposer = self.proposed
         if by == proposer:
             with pytest.raises(SecondPersonNeeded):
-                rulebooks.activate(self.rulebook, proposed, by=by, roles=REVIEWER, four_eyes=True)
+                rulebooks.activate(self.rulebook, proposed, by=by, roles=REVIEWER, four_eyes=ON)
             return
         self.activated(
-            proposed, rulebooks.activate(self.rulebook, proposed, by=by, roles=REVIEWER, four_eyes=True)
+            proposed, rulebooks.activate(self.rulebook, proposed, by=by, roles=REVIEWER, four_eyes=ON)
         )
 
     @precondition(lambda self: self.written)
@@ -278,7 +282,7 @@ class RulebookMachine(RuleBasedStateMachine):
         draft = compile_draft(self.rulebook)
         if draft.content_hash != self.active.content_hash:
             self.activated(
-                draft, rulebooks.activate(self.rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=False)
+                draft, rulebooks.activate(self.rulebook, draft, by=ANN, roles=AUTHOR, four_eyes=OFF)
             )
 
     @step(choice=st.integers(min_value=0, max_value=9))
@@ -287,7 +291,7 @@ class RulebookMachine(RuleBasedStateMachine):
         if earlier:
             again = earlier[choice % len(earlier)]
             self.activated(
-                again, rulebooks.activate(self.rulebook, again, by=ANN, roles=AUTHOR, four_eyes=False)
+                again, rulebooks.activate(self.rulebook, again, by=ANN, roles=AUTHOR, four_eyes=OFF)
             )
 
     def activated(self, put_in_force: PolicySet, events: list[Event]) -> None:

@@ -15,7 +15,6 @@ from django.core.management import call_command
 from django.db import connection, transaction
 from django.utils import timezone
 
-from cartrita.accounts.commands import set_roles
 from cartrita.accounts.queries import Caller, caller_in_workspace
 from cartrita.eventstore import Append, Context, append, create_data_key, erase_key, load, new_id, put_blob
 from governance.commands import policies as commands
@@ -322,15 +321,14 @@ class TestActivate:
 
 
 class TestFourEyes:
-    def test_are_on_with_the_second_person_and_off_without(self, ann: Person, bob: Person) -> None:
-        changed = write(ann)
-        assert policies.draft(ann.workspace_id).four_eyes
-        with pytest.raises(SecondPersonNeeded):
-            commands.activate(policy_hash=changed, **of(ann))
-        set_roles(workspace_id=ann.workspace_id, user_id=bob.id, roles=["member"], actor="system")
-        assert not policies.draft(ann.workspace_id).four_eyes
-        commands.activate(policy_hash=changed, **of(ann))
+    def test_are_off_until_the_second_person_and_on_with_them(self, ann: Person) -> None:
+        assert not policies.draft(ann.workspace_id).four_eyes.on
+        commands.activate(policy_hash=write(ann), **of(ann))
         assert policies.version_in_force(ann.workspace_id).alone
+        someone("bob@example.org", workspace_id=ann.workspace_id, roles=("reviewer",))
+        assert policies.draft(ann.workspace_id).four_eyes.on
+        with pytest.raises(SecondPersonNeeded):
+            commands.activate(policy_hash=write(ann, "another-one"), **of(ann))
 
     def test_count_people_not_ways_of_asking(self, ann: Person, bob: Person) -> None:
         changed = write(ann)
