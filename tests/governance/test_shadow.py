@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ from django.utils import timezone
 from cartrita.accounts.queries import Caller, caller_in_workspace
 from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Append, Sequencer, append, derived_id, load, rebuild
+from cartrita.eventstore.blobs import BlobAltered
+from governance import policy_store
 from governance import step as steps
 from governance.approval import ApprovalGranted, approval_id
 from governance.commands import policies as commands
@@ -24,7 +27,7 @@ from governance.decision import DecisionMade
 from governance.models import PolicyDecision, PolicyVersion
 from governance.models import Rulebook as RulebookRow
 from governance.policy import PolicySet
-from governance.policy_store import set_in_shadow
+from governance.policy_store import policy_set, set_in_shadow
 from governance.queries import policies
 from governance.queries.decisions import recount, redecide_all
 from governance.queries.policies import Stage
@@ -188,22 +191,65 @@ class TestStep:
         assert report is not None
         assert (report.decisions, report.not_evaluated) == (0, 1)
 
-    def test_goes_on_with_a_set_that_does_not_compile_any_more(
-        self, ann: Person, place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    @pytest.mark.parametrize("error", [UnknownPolicy("gone"), BlobAltered("altered")])
+    def test_goes_on_without_a_set_that_cannot_be_read_and_watches_it_once_it_can(
+        self,
+        ann: Person,
+        place: Place,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+        error: CartritaError,
     ) -> None:
         wanted = in_shadow(ann, NO_MAIL, ALLOW)
-        set_in_shadow.cache_clear()
+        now, lost = 1000.0, True
+        tries: list[float] = []
 
-        def gone(_: str) -> PolicySet:
-            raise UnknownPolicy("gone")
+        def found(policy_hash: str) -> PolicySet:
+            if policy_hash == wanted:
+                tries.append(now)
+                if lost:
+                    raise error
+            return policy_set(policy_hash)
 
-        monkeypatch.setattr("governance.policy_store.policy_set", gone)
-        set_in_shadow(wanted)
-        monkeypatch.undo()
+        monkeypatch.setattr(policy_store, "monotonic", lambda: now)
+        monkeypatch.setattr(policy_store, "policy_set", found)
         for _ in range(2):
             assert said(decided(place, "mail")) == ("allow", "ok", "", NOT_EVALUATED)
+        assert tries == [1000]
+        for _ in range(3000):
+            now += 0.125
+            assert set_in_shadow(wanted) is None
+        assert [later - earlier for earlier, later in pairwise(tries)] == [
+            1,
+            2,
+            4,
+            8,
+            16,
+            32,
+            60,
+            60,
+            60,
+            60,
+            60,
+        ]
+        lost = False
+        assert said(decided(place, "mail")) == ("allow", "ok", "", NOT_EVALUATED)
+        now += policy_store.LAST_RETRY_AFTER
+        for _ in range(2):
+            assert said(decided(place, "mail")) == ("allow", "ok", "deny", "no-mail")
         assert caplog.text.count("cannot be evaluated") == 1
-        set_in_shadow.cache_clear()
+        assert caplog.text.count("can be evaluated again") == 1
+
+    def test_holds_for_the_set_in_force_whose_blob_is_altered(
+        self, ann: Person, place: Place, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        decided(place, "mail")
+
+        def altered(_: str) -> PolicySet:
+            raise BlobAltered("altered")
+
+        monkeypatch.setattr(policy_store, "policy_set", altered)
+        assert said(decided(place, "mail"))[:2] == ("deny", "rules-cannot-be-read")
 
     def test_asks_the_database_nothing_more(self, ann: Person, place: Place) -> None:
         def statements() -> int:
