@@ -24,6 +24,7 @@ from cartrita.eventstore.types import Append, Event, RecordedEvent, Unreadable, 
 from cartrita.telemetry import current_trace_id
 
 MAX_EVENT_BYTES = 64 * 1024
+MAX_VERSION = 2**31 - 1
 
 # A stored row as `decode` takes it; the caller puts the position (or null) before it.
 COLUMNS = (
@@ -109,6 +110,8 @@ def encode(
         raise BadInput(
             "expected_version counts from 0, for a stream that does not exist", field="expected_version"
         )
+    if append.expected_version + len(append.events) > MAX_VERSION:
+        raise BadInput(f"A stream holds at most {MAX_VERSION} events", field="expected_version")
     if recorded_at.tzinfo is None:
         raise BadInput("recorded_at must be an aware time", field="recorded_at")
     if recorded_at.tzinfo is not UTC:

@@ -30,7 +30,7 @@ from cartrita.eventstore.holding import HOLD, BlobGone, named_by
 from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.rows import as_arrays
 from cartrita.eventstore.sealing import DataKeyCipher, Erased, UnknownKey
-from cartrita.eventstore.store import MAX_VERSION, EventIdReused, StreamMoved, find_gap, says_the_same
+from cartrita.eventstore.store import EventIdReused, StreamMoved, find_gap, says_the_same
 from cartrita.eventstore.types import Append, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 
@@ -127,9 +127,7 @@ class Recorder:
             _refuse_inline(one)
         keys = codec.keys_needed(ordered)
         rows = _encode(ordered, await _ciphers(keys) if keys else {})
-        if rows[-1].version > MAX_VERSION or len(ordered) > 1:
-            if any(row.version > MAX_VERSION for row in rows):
-                raise BadInput(f"A stream holds at most {MAX_VERSION} events", field="expected_version")
+        if len(ordered) > 1:
             gap = find_gap(rows)
             if gap is not None:
                 raise await _moved(gap.stream_id, gap.version - 1)

@@ -14,7 +14,7 @@ from psycopg.types.numeric import Int2, Int4
 
 from cartrita.errors import Conflict
 from cartrita.eventstore import codec, projections, registry, sealing
-from cartrita.eventstore.arrays import booleans, byteas, uuids
+from cartrita.eventstore.arrays import booleans, byteas, integers2, texts, uuids
 from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.holding import HOLD, BlobGone, named_by
 from cartrita.eventstore.prepared import Prepared
@@ -85,7 +85,7 @@ def append(
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
     named = named_by(encoded)
     in_transaction = connections[DEFAULT_DB_ALIAS].in_atomic_block
-    if not (in_transaction or has_inline or beside or named) and _stored_alone(encoded):
+    if not (in_transaction or has_inline or beside or named) and _stored_alone(ordered, encoded):
         recorded = encoded
     # One row is all or nothing by itself; several may meet a conflict after the first.
     elif in_transaction or (len(encoded) == 1 and not has_inline and not named):
@@ -104,7 +104,7 @@ def append(
 
 def load(stream_id: UUID, *, after_version: int = 0, up_to_version: int | None = None) -> list[RecordedEvent]:
     """Return a stream's events in order, empty for a stream that does not exist; erased text is empty."""
-    last = MAX_VERSION if up_to_version is None else up_to_version
+    last = codec.MAX_VERSION if up_to_version is None else up_to_version
     return read_rows(_LOAD, [stream_id, Int4(after_version), Int4(last)])
 
 
@@ -150,28 +150,48 @@ def execute_together(*statements: Statement) -> list[psycopg.Cursor[Row]]:
     return cursors
 
 
-def insert_statement(encoded: Sequence[RecordedEvent], *, has_inline: bool = False) -> LiteralString:
+def insert_statement(
+    encoded: Sequence[RecordedEvent], *, appends: int = 1, has_inline: bool = False
+) -> LiteralString:
     """Return the one statement that inserts these rows; where they are several, it returns those it inserted.
 
     A first event goes in by its primary key alone, a later one only where its predecessor stands; a row that
     another writer was faster with is skipped. `has_inline` holds the projections' lock until the commit.
     """
-    if len(encoded) > 1:
+    if appends > 1:
         return _INSERT_MANY_INLINE if has_inline else _INSERT_MANY
+    if len(encoded) > 1:
+        if encoded[0].version > 1:
+            return _CONTINUE_INLINE if has_inline else _CONTINUE
+        return _BEGIN_INLINE if has_inline else _BEGIN
     if encoded[0].version > 1:
         return _INSERT_NEXT_INLINE if has_inline else _INSERT_NEXT
     return _INSERT_FIRST_INLINE if has_inline else _INSERT_FIRST
 
 
-def insert_parameters(encoded: Sequence[RecordedEvent]) -> list[Any]:
+def insert_parameters(encoded: Sequence[RecordedEvent], *, appends: int = 1) -> list[Any]:
     """Return the parameters of `insert_statement`. Rows of one stream stand together, in order of version."""
-    if len(encoded) == 1:
+    if appends == 1:
         values = list(row_of(encoded[0]))
         # A fixed integer type, or each width of version would be a prepared statement of its own.
-        values[1], values[4] = Int4(values[1]), Int2(values[4])
-        return values if encoded[0].version == 1 else [*values, values[0], Int4(encoded[0].version - 1)]
+        before = Int4(encoded[0].version - 1)
+        if len(encoded) > 1:
+            values = [values[0], before, *values[5:-1], *_own(encoded)]
+        else:
+            values[1], values[4] = Int4(values[1]), Int2(values[4])
+        return values if encoded[0].version == 1 else [*values, values[0], before]
     heads = [False, *(before.stream_id == after.stream_id for before, after in pairwise(encoded))]
     return [*as_arrays([row_of(row) for row in encoded]), booleans(heads)]
+
+
+def _own(encoded: Sequence[RecordedEvent]) -> list[Any]:
+    """Return what the events of one append do not share."""
+    return [
+        uuids([row.event_id for row in encoded]),
+        texts([row.type_name for row in encoded]),
+        integers2([row.schema_version for row in encoded]),
+        byteas([row.data for row in encoded]),
+    ]
 
 
 def find_gap(encoded: Sequence[RecordedEvent]) -> RecordedEvent | None:
@@ -202,39 +222,50 @@ def _usable() -> BaseDatabaseWrapper:
     return database
 
 
-def _stored_alone(encoded: Sequence[RecordedEvent]) -> bool:
+def _stored_alone(ordered: Sequence[Append], encoded: Sequence[RecordedEvent]) -> bool:
     """Store rows by one statement in a transaction of its own; or none, and return False.
 
     Who asks again, within a transaction where they are several, finds what stands.
     """
-    if len(encoded) == 1:
-        if not _stored_prepared(encoded[0]):
-            return False
-    else:
-        if find_gap(encoded) is not None:
-            return False
-        parameters = insert_parameters(encoded)
-        with statement_span(_INSERT_ALL):
-            stored = _PREPARED_ALL.run(_usable().connection, parameters) == len(encoded)
-        if not stored:
-            try:
-                execute(_INSERT_ALL, parameters)
-            except IntegrityError:
-                return False
+    if len(ordered) > 1 and find_gap(encoded) is not None:
+        return False
+    if not _stored_prepared(ordered, encoded) and (
+        len(encoded) == 1 or not _stored_unprepared(ordered, encoded)
+    ):
+        return False
     wake_sequencer()
     return True
 
 
-def _stored_prepared(row: RecordedEvent) -> bool:
-    if row.version > MAX_VERSION:
-        return False
-    values = as_values(row_of(row))
-    prepared = _PREPARED_FIRST
-    if row.version > 1:
-        prepared = _PREPARED_NEXT
-        values += [values[0], (row.version - 1).to_bytes(4, "big")]
+def _stored_prepared(ordered: Sequence[Append], encoded: Sequence[RecordedEvent]) -> bool:
+    prepared = _all_or_none(ordered, encoded)
+    if len(ordered) > 1:
+        values = insert_parameters(encoded, appends=len(ordered))
+    else:
+        values = as_values(row_of(encoded[0]))
+        before = (encoded[0].version - 1).to_bytes(4, "big")
+        if len(encoded) > 1:
+            values = [values[0], before, *values[5:-1], *_own(encoded)]
+        if encoded[0].version > 1:
+            values += [values[0], before]
     with statement_span(prepared.statement):
-        return prepared.run(_usable().connection, values) == 1
+        return prepared.run(_usable().connection, values) == len(encoded)
+
+
+def _stored_unprepared(ordered: Sequence[Append], encoded: Sequence[RecordedEvent]) -> bool:
+    parameters = insert_parameters(encoded, appends=len(ordered))
+    try:
+        return execute(_all_or_none(ordered, encoded).statement, parameters).rowcount == len(encoded)
+    except IntegrityError:
+        return False
+
+
+def _all_or_none(ordered: Sequence[Append], encoded: Sequence[RecordedEvent]) -> Prepared:
+    if len(ordered) > 1:
+        return _PREPARED_ALL
+    if len(encoded) > 1:
+        return _PREPARED_BEGIN if encoded[0].version == 1 else _PREPARED_CONTINUE
+    return _PREPARED_FIRST if encoded[0].version == 1 else _PREPARED_NEXT
 
 
 def _append(
@@ -245,7 +276,7 @@ def _append(
     has_inline: bool,
     named: Sequence[bytes],
 ) -> list[RecordedEvent]:
-    gap = find_gap(encoded)
+    gap = find_gap(encoded) if len(ordered) > 1 else None
     if gap is not None:
         raise StreamMoved(
             stream_id=gap.stream_id,
@@ -257,7 +288,8 @@ def _append(
             return _standing(ordered)  # what was said before needs nothing
         except StreamMoved:
             raise BlobGone(missing) from None
-    statement, parameters = insert_statement(encoded, has_inline=has_inline), insert_parameters(encoded)
+    statement = insert_statement(encoded, appends=len(ordered), has_inline=has_inline)
+    parameters = insert_parameters(encoded, appends=len(ordered))
     if beside:
         statement = _with(tuple(change for change, _ in beside), statement)
         parameters = [*(value for _, values in beside for value in values), *parameters]
@@ -334,8 +366,6 @@ def _version_of(stream_id: UUID, *, without: Sequence[int] = ()) -> int:
     return int(row[0]) if row else 0
 
 
-MAX_VERSION = 2**31 - 1
-
 _NAMES: LiteralString = (
     "stream_id, version, event_id, type, schema_version, recorded_at, workspace_id, session_id, "
     "causation_id, actor, trace_id, key_id, data"
@@ -367,6 +397,25 @@ _INSERT_NEXT: LiteralString = f"insert into event ({_NAMES}) select {_VALUES}{_P
 _INSERT_NEXT_INLINE: LiteralString = (
     f"insert into event ({_NAMES}) select {_VALUES} from {_HELD}{_PREDECESSOR}{_FASTER}"  # noqa: S608
 )
+# Of one append, whose events share most. The rows of a function come in the order of its array, and get
+# their `seq` in it.
+_SHARED: LiteralString = (
+    "select %b::uuid, %b::int4 + place::int4, event_id, type, schema_version, %b::timestamptz, %b::uuid, "
+    "%b::uuid, %b::uuid, %b::text, %b::text, %b::uuid, data from "
+)
+_OWN: LiteralString = (
+    "unnest(%b::uuid[], %b::text[], %b::int2[], %b::bytea[]) "
+    "with ordinality as new(event_id, type, schema_version, data, place)"
+)
+_BEGIN_ALL: LiteralString = f"insert into event ({_NAMES}) {_SHARED}{_OWN}"
+_CONTINUE_ALL: LiteralString = f"{_BEGIN_ALL}{_PREDECESSOR}"
+_BEGIN: LiteralString = f"{_BEGIN_ALL}{_FASTER}{_WHICH}"
+_CONTINUE: LiteralString = f"{_CONTINUE_ALL}{_FASTER}{_WHICH}"
+_BEGIN_INLINE: LiteralString = f"insert into event ({_NAMES}) {_SHARED}{_HELD}, {_OWN}{_FASTER}{_WHICH}"
+_CONTINUE_INLINE: LiteralString = (
+    f"insert into event ({_NAMES}) {_SHARED}{_HELD}, {_OWN}{_PREDECESSOR}{_FASTER}{_WHICH}"
+)
+# Of several.
 _INSERT_MANY: LiteralString = (
     f"insert into event ({_NAMES}) select {_NAMES} from unnest({_ARRAYS}) as new({_NAMES}, follows)"  # noqa: S608
     f"{_HEADS} order by stream_id, version{_FASTER}{_WHICH}"
@@ -387,6 +436,8 @@ _INSERT_ALL: LiteralString = (
 # Without `_FASTER`, whose way to insert costs one record more in the WAL: a cursor asks again after an error.
 _PREPARED_FIRST = Prepared("insert_first", f"insert into event ({_NAMES}) values ({_VALUES})")  # noqa: S608
 _PREPARED_NEXT = Prepared("insert_next", f"insert into event ({_NAMES}) select {_VALUES}{_PREDECESSOR}")
+_PREPARED_BEGIN = Prepared("insert_begin", _BEGIN_ALL)
+_PREPARED_CONTINUE = Prepared("insert_continue", _CONTINUE_ALL)
 _PREPARED_ALL = Prepared("insert_all", _INSERT_ALL)
 _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608

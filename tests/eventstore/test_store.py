@@ -167,6 +167,31 @@ class TestAppend:
             cursor.execute("select version from event order by seq")
             assert [row[0] for row in cursor.fetchall()] == list(range(1, 21))
 
+    def test_continues_a_stream_by_many(self) -> None:
+        stream = new_id()
+        append(starring(stream, 1))
+        for after in range(1, 22, 3):  # more often than it takes to be prepared
+            append(starring(stream, 7, 8, 9, after=after))
+        assert [row.version for row in load(stream)] == list(range(1, 23))
+
+    @pytest.mark.parametrize("tries", [1, 8])
+    @pytest.mark.parametrize("after", [0, 2, 4, 7])
+    def test_writes_many_or_none(self, tries: int, after: int) -> None:
+        stream = new_id()
+        for _ in range(tries - 1):
+            append(starring(new_id(), 1, 2, 3))
+        append(starring(stream, 1, 2, 3))
+        with pytest.raises(StreamMoved) as caught:
+            append(starring(stream, 4, 5, after=after))
+        assert (caught.value.expected_version, caught.value.actual_version) == (after, 3)
+        assert [row.version for row in load(stream)] == [1, 2, 3]
+
+    @pytest.mark.parametrize("count", [1, 3])
+    def test_refuses_a_version_beyond_the_column(self, count: int) -> None:
+        with pytest.raises(BadInput) as caught:
+            append(starring(new_id(), *range(count), after=2**31 - 1))
+        assert caught.value.field == "expected_version"
+
     @pytest.mark.parametrize("count", [1, 3])
     def test_waits_for_a_writer_that_was_faster_and_loses(self, database: Database, count: int) -> None:
         stream = new_id()
