@@ -454,6 +454,17 @@ class TestWalls:
         assert not any("root:" in answer for answer in told.values())
         assert list(stolen.parent.glob(f"{stolen.name}*")) == []
 
+    def test_load_no_data_frames(self) -> None:
+        script = (
+            "import sys; from retrieval.parsing.tables import confined, load;"
+            " load(confined(), 't', b'id,region\\n1,N\\n', 'text/csv');"
+            " print({'numpy', 'pandas'} & set(sys.modules))"
+        )
+        run = subprocess.run(
+            [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert run.stdout == "set()\n"
+
     @pytest.mark.parametrize(
         "sql",
         [
