@@ -22,6 +22,7 @@ from django.db.backends.signals import connection_created
 from psycopg import sql
 
 from cartrita.embedded import postgres
+from cartrita.eventstore import wake
 from tests.settings import SHARED_HOME
 
 SERVER_SETTINGS = {
@@ -154,6 +155,8 @@ def make_template(server: postgres.Postgres) -> str:
 
 def point_django_at(url: str) -> str:
     """Let every Django connection made from now on go to `url`; returns where they went before."""
+    # The thread that wakes sequencers would look for what was written until now in the other database.
+    wake._notifier.flush()
     configured: dict[str, Any] = connections.settings["default"]
     former = configured.get("TEST_URL", os.environ.get("DATABASE_URL", ""))
     parsed = psycopg.conninfo.conninfo_to_dict(url)

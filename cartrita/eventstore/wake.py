@@ -142,12 +142,11 @@ class _Notifier:
                 told = connection.pgconn.exec_(f"notify {WAKE_CHANNEL}".encode())
                 if told.status != ExecStatus.COMMAND_OK:
                     raise psycopg.OperationalError(told.get_error_message())
-                with self._starting:
-                    if not self._wanted.is_set():
-                        self._told.set()
+                self._done()
             except psycopg.Error as error:
-                # The sequencer's slow poll finds the events meanwhile.
+                # The sequencer's slow poll finds the events meanwhile; nobody waits for another try.
                 logger.warning("Could not wake the sequencer: %s", error)
+                self._done()
                 if connection is not None:
                     connection.close()
                     connection = None
@@ -155,6 +154,11 @@ class _Notifier:
             time.sleep(COALESCE_SECONDS)
         if connection is not None:
             connection.close()
+
+    def _done(self) -> None:
+        with self._starting:
+            if not self._wanted.is_set():
+                self._told.set()
 
     def _ended(self) -> bool:
         with self._starting:
