@@ -35,6 +35,6 @@ class TestBeat:
         until(lambda: len(started.notes("sweep")) >= swept + 3, what="sweeps afterwards")
         assert beat.poll() is None
         beat.send_signal(signal.SIGTERM)
-        assert beat.wait(timeout=30) == 0
+        assert beat.wait(timeout=90) == 0
         said = started.log("beat").read_text()
         assert "the broom is broken" in said

@@ -39,9 +39,7 @@ def lines(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lines]:
     former = handler.setStream(stream)
     # A thread of an earlier test may say that its database is gone.
     said = ("django.request", "django.security.DisallowedHost")
-    yield lambda: [
-        line for line in map(json.loads, stream.getvalue().splitlines()) if line["logger"] in said
-    ]
+    yield lambda: [line for line in map(json.loads, stream.getvalue().splitlines()) if line["logger"] in said]
     handler.setStream(former)
 
 
