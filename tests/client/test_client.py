@@ -28,7 +28,7 @@ def new_token() -> str:
 class TestSession:
     async def test_asks_and_gets_the_reply_while_it_is_written(self, client: Client, server: Server) -> None:
         assert server.script is not None
-        server.script.answers({"text": "One two three four five six."}, seconds_per_token=0.1)
+        server.script.answers({"text": "One two three four five six."}, seconds_per_token=0.2)
         session = await client.open_session()
         texts: list[str] = []
         types: list[str] = []

@@ -121,13 +121,13 @@ class TestQueryTable:
             slow = "select count(*) from range(1000000) a, range(1000000) b where a.range <> b.range + 1"
             message_id = await person.says(session_id, asked(slow))
             await until(session_id, lambda each: isinstance(each.event, ActDecided))
-            for _ in range(200):
+            for _ in range(1200):
                 if children(running="retrieval.table_worker"):
                     break
                 await asyncio.sleep(0.05)
             await asyncio.to_thread(commands.cancel_turn, session_id=session_id, actor=person.actor)
             reply = await reply_to(session_id, message_id)
-            for _ in range(100):
+            for _ in range(1200):
                 if not children(running="retrieval.table_worker"):
                     break
                 await asyncio.sleep(0.05)

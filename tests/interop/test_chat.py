@@ -1,5 +1,6 @@
 """Chat completions of agents, by OpenAI's own Python SDK against a real server process."""
 
+import time
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -51,7 +52,7 @@ class TestAgent:
 
 class TestStream:
     def test_gives_the_words_as_they_come(self, api: Api) -> None:
-        api.says({"text": "One two three four."}, seconds_per_token=0.1)
+        api.says({"text": "One two three four."}, seconds_per_token=0.3)
         chunks = list(
             api.client().chat.completions.create(
                 model="assistant",
@@ -93,7 +94,7 @@ class TestStream:
         auditor = someone(f"{uuid4().hex}@example.org", roles=("member", "auditor"))
         key = SECRETS["anthropic-key"]()
         before = "What I know of it is not little, so that I need some words. " * 3
-        api.says({"text": f"{before}The key is {key}, as you know."}, seconds_per_token=0.01)
+        api.says({"text": f"{before}The key is {key}, as you know."}, seconds_per_token=0.03)
         chunks = list(
             api.client(token=auditor.token("read", "write")).chat.completions.create(
                 model="scripted", messages=[{"role": "user", "content": "Which key?"}], stream=True
@@ -112,7 +113,11 @@ class TestCall:
             client.chat.completions.create(
                 model="assistant", messages=[{"role": "user", "content": "Go on for ever."}]
             )
-        (session_id,) = ChatSession.objects.filter(user_id=api.person.id).values_list("id", flat=True)
+        mine = ChatSession.objects.filter(user_id=api.person.id).values_list("id", flat=True)
+        until = time.monotonic() + 60
+        while not mine.exists() and time.monotonic() < until:
+            time.sleep(0.05)
+        (session_id,) = mine
         (reply,) = of_type(api.until(session_id, ReplyPosted), ReplyPosted)
         assert reply.outcome == "stopped"
 

@@ -71,7 +71,7 @@ class TestModel:
         assert posted.metadata["caller"] == {"user": "somebody"}
 
     def test_streams(self, api: Api) -> None:
-        api.says({"text": "One two three four."}, seconds_per_token=0.1)
+        api.says({"text": "One two three four."}, seconds_per_token=0.3)
         with api.client().chat.completions.stream(
             model="scripted",
             messages=[{"role": "user", "content": "Count!"}],

@@ -42,7 +42,7 @@ class TestResponses:
         assert second.usage.total_tokens > 0
 
     def test_stream(self, api: Api) -> None:
-        api.says({"text": "One two three four."}, seconds_per_token=0.1)
+        api.says({"text": "One two three four."}, seconds_per_token=0.3)
         with api.client().responses.stream(model="scripted", input="Count!") as stream:
             words = [event.delta for event in stream if event.type == "response.output_text.delta"]
             final = stream.get_final_response()
