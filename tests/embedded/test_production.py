@@ -1,6 +1,7 @@
 """The files of docs/production: their commands, as they stand there, do what an operator expects."""
 
 import base64
+import contextlib
 import json
 import os
 import re
@@ -98,12 +99,15 @@ def client(port: int, token: str = "", *, forwarded: str = "https") -> httpx.Cli
     headers = {"Host": "cartrita.example", "X-Forwarded-Proto": forwarded}
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=10)
+    return httpx.Client(base_url=f"http://127.0.0.1:{port}", headers=headers, timeout=60)
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port that nobody is given by chance before it is used, as those from 32768 on are."""
+    for port in range(20_000 + os.getpid() % 10_000, 32_768):
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("no port is free")
 
 
 @pytest.mark.flow
@@ -144,7 +148,7 @@ class TestUnits:
         finally:
             for process in (web, work):
                 process.send_signal(signal.SIGTERM)
-            codes = [process.wait(timeout=30) for process in (web, work)]
+            codes = [process.wait(timeout=SECONDS) for process in (web, work)]
         # uvicorn ends in order, and then by the signal, as systemd expects it.
         assert codes == [-signal.SIGTERM, 0]
 

@@ -82,7 +82,7 @@ class TestDatabaseThreads:
         before = {await in_database_thread(backend) for _ in range(12)}
         async with await psycopg.AsyncConnection.connect(database.superuser_url, autocommit=True) as operator:
             for number in before:
-                await operator.execute("select pg_terminate_backend(%s, 5000)", [number])
+                await operator.execute("select pg_terminate_backend(%s, 60000)", [number])
         after = {await in_database_thread(backend) for _ in range(12)}
         await close_async()
         assert after.isdisjoint(before)

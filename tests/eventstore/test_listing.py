@@ -192,7 +192,7 @@ class TestFollow:
             order()
             assert next_position(process) == 4
             process.send_signal(signal.SIGTERM)
-            out, error = process.communicate(timeout=30)
+            out, error = process.communicate(timeout=90)
             assert (process.returncode, out, error) == (0, "", "")
 
     def test_ends_at_ctrl_c_and_when_nobody_reads(self) -> None:
@@ -201,7 +201,7 @@ class TestFollow:
         with following("--last", "1") as process:
             assert next_position(process) == 1
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=30) == ("", "")
+            assert process.communicate(timeout=90) == ("", "")
             assert process.returncode == 0
         with following("--last", "1") as process:
             assert next_position(process) == 1
@@ -209,7 +209,7 @@ class TestFollow:
             assert process.stderr is not None
             process.stdout.close()
             # Nothing is written, and yet it notices.
-            assert process.wait(timeout=30) == 0
+            assert process.wait(timeout=90) == 0
             assert process.stderr.read() == ""
 
     def test_survives_a_restart_of_the_database(self, database: Database) -> None:

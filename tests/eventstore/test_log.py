@@ -234,7 +234,8 @@ class TestWakeSequencer:
             await asyncio.to_thread(_append_and_close, new_id())
             for _ in range(20):
                 wake_sequencer()
-            heard = await asyncio.to_thread(lambda: list(other.notifies(timeout=0.5)))
+            heard = await asyncio.to_thread(lambda: list(other.notifies(timeout=60, stop_after=1)))
+            heard += await asyncio.to_thread(lambda: list(other.notifies(timeout=0.5)))
         assert 1 <= len(heard) < 10
 
     async def test_tells_of_the_last_commit_of_a_process_that_ends(self, database: Database) -> None:
@@ -330,7 +331,7 @@ class TestRunProjector:
 @pytest.mark.usefixtures("loop_resources")
 class TestInDatabaseThread:
     async def test_runs_several_at_a_time_and_keeps_their_connections(self) -> None:
-        together = threading.Barrier(4, timeout=10)
+        together = threading.Barrier(4, timeout=60)
 
         def work() -> int:
             connection.ensure_connection()
@@ -369,9 +370,11 @@ class TestInDatabaseThread:
         with psycopg.connect(database.superuser_url, autocommit=True) as superuser:
             # The server ends a moment after the client has hung up.
             await eventually(
-                lambda: not superuser.execute(
-                    "select from pg_stat_activity where datname = current_database() "
-                    "and pid <> pg_backend_pid() and application_name <> 'cartrita wake' "
-                    "and backend_type = 'client backend'"
-                ).fetchall()
+                lambda: (
+                    not superuser.execute(
+                        "select from pg_stat_activity where datname = current_database() "
+                        "and pid <> pg_backend_pid() and application_name <> 'cartrita wake' "
+                        "and backend_type = 'client backend'"
+                    ).fetchall()
+                )
             )

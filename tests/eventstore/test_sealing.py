@@ -282,7 +282,7 @@ class TestErasure:
         with psycopg.connect(database.url, autocommit=True) as listener:
             listener.execute(f"listen {sealing.KEYS_CHANNEL}")
             erase_key(key)
-            (notice,) = listener.notifies(timeout=10, stop_after=1)
+            (notice,) = listener.notifies(timeout=60, stop_after=1)
         assert notice.payload == str(key)
 
     async def test_is_heard_by_a_process_that_follows_the_log(

@@ -223,7 +223,7 @@ class TestRunPython:
         dying.symlink_to("/bin/false")
         monkeypatch.setattr(python, "_interpreter", lambda: dying)
         with pytest.raises(SnippetBroken):
-            await run_python("1", timeout_seconds=1)
+            await run_python("1", timeout_seconds=10)
 
     async def test_ends_its_processes_when_cancelled(self) -> None:
         async with one_running("while True: pass") as (task, leader):
@@ -268,6 +268,7 @@ class TestRunPython:
         await asyncio.sleep(0.1)
         with pytest.raises(PythonBusy):
             await run_python("1", timeout_seconds=1)
+        monkeypatch.setattr(python, "WAIT_SECONDS", 60)
         waiting = asyncio.create_task(run_python("1", timeout_seconds=1))
         await asyncio.sleep(0.05)
         for task in (waiting, *tasks):

@@ -41,7 +41,7 @@ class TestAnAuditor:
 
         address = f"{server.url}/admin/governance/policydecision/{decision_id}/change/"
         # The server's signer signs within a second.
-        for _ in range(30):
+        for _ in range(120):
             await page.goto(address)
             if await page.get_by_text("Verified up to the signed head").count():
                 break
