@@ -1,21 +1,20 @@
 """Look at a text with every detector. Pure and deterministic: the same text has the same findings, for ever
 under the same versions of rules and libraries.
 
-Time is bounded by the text's length: patterns run in RE2, over blocks, and no detector checks more than
-`MOST_CHECKS` of its matches in one text: those behind them count as found.
+Time is bounded by the text's length: patterns run in RE2, over blocks, and what it costs to check what they
+match is counted and bounded (`Effort`). What is too much to check counts as found.
 """
 
 import re
 import unicodedata
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from typing import Any
 
 from governance.detectors import injection, personal, secrets
-from governance.detectors.finding import Detectors, Finding
+from governance.detectors.finding import Detector, Detectors, Effort, Finding, some_effort
 
 BLOCK_BYTES = 16 * 1024
 # Longer than any match, but for keys and tokens, which are followed to their end.
@@ -27,55 +26,101 @@ _BETWEEN_WORDS = tuple(bytes([each]) for each in b" \t\r\n\"'`,;(){}[]<>|")
 _MARK = re.compile("⟦[a-z-]{1,20}⟧")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID_LENGTH = 36
+# No number of a person has fewer digits, and nothing that is found in ASCII is shorter.
+_LEAST_DIGITS = 6
+_LEAST_TELLING = 6
+# How much of its name is read before a number.
+_LONGEST_NAME = 80
 
 
-def detect(text: str) -> tuple[Finding, ...]:
-    """Return what is found, in order; findings of different kinds may overlap, those of one kind do not."""
-    found = set(_private_keys(text))
+def detect(text: str, effort: Effort | None = None) -> tuple[Finding, ...]:
+    """Return what is found, in order; findings of different kinds may overlap, those of one kind do not.
+
+    `effort` is what may be spent on it; as much as its length allows where it is not given.
+    """
     content = text.encode("utf-8", "surrogatepass")
+    effort = some_effort(len(content)) if effort is None else effort
+    found = list(_private_keys(text))
     marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
     if text.isascii():
-        return _sorted(_beside(marks, found | set(_matches(content))))
+        return _sorted(_beside(marks, [*found, *_matches(content, effort)]))
     hides = _any_of(injection.INVISIBLE).search(content) is not None
     if hides:
-        found |= {Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)}
+        found += [Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)]
     stand_in = _any_of(_stand_ins()).search(content) is not None
     plain = _plain(text) if stand_in else text
-    found |= set(_matches(content if plain is text else plain.encode("utf-8", "surrogatepass")))
-    found |= set(_private_keys(plain)) if stand_in else set()
+    found += _matches(content if plain is text else plain.encode("utf-8", "surrogatepass"), effort)
+    found += _private_keys(plain) if stand_in else ()
     if hides:
-        found |= set(_without_invisible(plain))
+        found += _without_invisible(plain, effort)
     return _sorted(_beside(marks, found))
 
 
 def kinds_in(text: str) -> frozenset[str]:
     """Return the kinds of what is found in a text; texts that were asked for lately cost a hash."""
-    return _kinds_by_hash(_Text(text))
+    return _looked_at(_Text(text))[0]
 
 
 def kinds_within(value: Any) -> frozenset[str]:
-    """Return the kinds of what is found in the texts of a JSON value, names included.
+    """Return the kinds of what is found in the texts of a JSON value, in its numbers and in names.
 
-    A value under a name such as `api_key` is a secret where it looks like one. Numbers are not looked at.
+    A value under a name such as `api_key` is a secret where it looks like one; numbers, and short texts under
+    names such as `phone`, are read with their name before them. Together they may cost what one text may of
+    that length: what stands behind too many others counts as found where a pattern matches.
     """
     kinds: set[str] = set()
-    pending = [value]
+    effort = some_effort(0)
+    # In the order in which they are redacted. A name is looked at before what stands under it.
+    pending: list[tuple[str, Any, bool]] = [("", value, False)]
     while pending:
-        match pending.pop():
+        name, each, is_member = pending.pop()
+        if is_member:
+            kinds |= kinds_sharing(name, effort)
+        match each:
             case str() as text:
                 if not is_identifier(text):
-                    kinds |= kinds_in(text)
+                    kinds |= kinds_sharing(text, effort) | kinds_by_name(name, text, effort)
+                if secrets.is_named_secret(name, text):
+                    kinds.add("secret")
+            case bool() | None:
+                pass
+            case int() | float():
+                kinds |= kinds_by_name(name, each, effort)
             case Mapping() as members:
-                for name, member in members.items():
-                    kinds |= kinds_in(name)
-                    if isinstance(member, str) and secrets.is_named_secret(name, member):
-                        kinds.add("secret")
-                    pending.append(member)
+                pending.extend((each, member, True) for each, member in reversed(members.items()))
             case list() | tuple() as items:
-                pending.extend(items)
+                pending.extend((name, item, False) for item in reversed(items))
             case _:
                 pass
     return frozenset(kinds)
+
+
+def kinds_by_name(name: str, value: str | float, effort: Effort) -> frozenset[str]:
+    """Return the kinds of what a number, or a short text, of a JSON value is by its name."""
+    if isinstance(value, str):
+        if len(value) > personal.LONGEST_TOLD or not personal.TELLING.search(name):
+            return frozenset()
+        written = value
+    else:
+        written = repr(value)
+    if len(written) < _LEAST_DIGITS:
+        return frozenset()
+    begins = min(len(name), _LONGEST_NAME)
+    text = f"{name[len(name) - begins :]}: {written}"
+    effort.grow(len(text))
+    return frozenset(one.kind for one in detect(text, effort) if one.end > begins + 2)
+
+
+def kinds_sharing(text: str, effort: Effort) -> frozenset[str]:
+    """Return the kinds in one text of several, which share what may be spent on them."""
+    if len(text) < _LEAST_TELLING and text.isascii():
+        return frozenset()
+    effort.grow(len(text))
+    if effort.is_used_up:
+        return frozenset(finding.kind for finding in detect(text, Effort()))
+    kinds, checks, matches = _looked_at(_Text(text))
+    effort.spend(checks=checks, matches=matches)
+    return kinds
 
 
 def _beside(marks: Sequence[tuple[int, int]], found: Iterable[Finding]) -> Iterable[Finding]:
@@ -113,14 +158,24 @@ class _Text:
 
 
 @lru_cache(maxsize=4096)
-def _kinds_by_hash(asked: _Text) -> frozenset[str]:
+def _looked_at(asked: _Text) -> tuple[frozenset[str], int, int]:
+    """Return the kinds in a text, and what it cost to find them: checks and matches."""
     text, asked.text = asked.text or "", None
-    return frozenset(finding.kind for finding in detect(text))
+    effort = some_effort(len(text.encode("utf-8", "surrogatepass")))
+    checks, matches = effort.checks, effort.matches
+    kinds = frozenset(finding.kind for finding in detect(text, effort))
+    return kinds, checks - effort.checks, matches - effort.matches
+
+
+# Patterns that begin anywhere and go on for long: beside others, they make an automaton of too many states.
+_APART = frozenset({"DiscordBotToken", "Mailchimp", "sends-data-away"})
 
 
 @lru_cache(maxsize=1)
 def _detectors() -> Detectors:
-    return Detectors([*secrets.detectors(), *personal.detectors(), *injection.detectors()])
+    sorts = [list(sort) for sort in (secrets.detectors(), personal.detectors(), injection.detectors())]
+    apart = [one for sort in sorts for one in sort if one.name in _APART]
+    return Detectors(*([one for one in sort if one.name not in _APART] for sort in sorts), apart)
 
 
 @lru_cache(maxsize=2)
@@ -131,18 +186,24 @@ def _any_of(characters: frozenset[str]) -> Any:
     return re2.compile("[" + "".join(rf"\x{{{ord(each):X}}}" for each in sorted(characters)) + "]")
 
 
-def _matches(content: bytes) -> Iterator[Finding]:
+def _matches(content: bytes, effort: Effort) -> list[Finding]:
     every = _detectors()
-    checks: Counter[str] = Counter()
-    places = [
-        (begin + start, begin + end, detector)
-        for begin, block in _blocks(content)
-        for start, end, detector in every.look(block, checks)
-    ]
-    where = _characters(content, {place for start, end, _ in places for place in (start, end)})
-    for start, end, detector in places:
-        if where[start] < where[end]:
-            yield Finding(where[start], where[end], detector.kind, detector.name)
+    # What a detector finds overlaps where blocks do, or where it gives up: only places are kept of it.
+    spans: dict[Detector, list[tuple[int, int]]] = {}
+    for begin, block in _blocks(content):
+        for start, end, detector in every.look(block, effort):
+            if start < end:
+                spans.setdefault(detector, []).append((begin + start, begin + end))
+    places = {place for each in spans.values() for span in each for place in span}
+    where = None if content.isascii() else _characters(content, places)
+    found = []
+    for detector, each in spans.items():
+        kind, name = detector.kind, detector.name
+        for start, end in each:
+            begins, ends = (start, end) if where is None else (where[start], where[end])
+            if begins < ends:
+                found.append(Finding(begins, ends, kind, name))
+    return found
 
 
 def _private_keys(text: str) -> Iterator[Finding]:
@@ -184,12 +245,22 @@ def _characters(content: bytes, places: Iterable[int]) -> Mapping[int, int]:
     return where
 
 
-def _without_invisible(text: str) -> Iterator[Finding]:
+def _without_invisible(text: str, effort: Effort) -> Iterator[Finding]:
     """Find what invisible characters keep apart, in the places of the text with them."""
-    places = [place for place, each in enumerate(text) if each not in injection.INVISIBLE]
-    seen = "".join(text[place] for place in places)
-    for found in (*_private_keys(seen), *_matches(seen.encode("utf-8", "surrogatepass"))):
-        yield Finding(places[found.start], places[found.end - 1] + 1, found.kind, found.detector)
+    import numpy as np
+
+    codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+    places = np.flatnonzero(~np.isin(codes, _invisible_codes()))
+    seen = codes[places].tobytes().decode("utf-32-le", "surrogatepass")
+    for one in (*_private_keys(seen), *_matches(seen.encode("utf-8", "surrogatepass"), effort)):
+        yield Finding(int(places[one.start]), int(places[one.end - 1]) + 1, one.kind, one.detector)
+
+
+@lru_cache(maxsize=1)
+def _invisible_codes() -> Any:
+    import numpy as np
+
+    return np.array(sorted(map(ord, injection.INVISIBLE)), dtype=np.uint32)
 
 
 def stand_ins() -> frozenset[str]:

@@ -187,6 +187,8 @@ _FLAGS = re.compile(
     "\U0001f3f4\U000e0067\U000e0062(?:\U000e0065\U000e006e\U000e0067|\U000e0073\U000e0063\U000e0074|"
     "\U000e0077\U000e006c\U000e0073)\U000e007f"
 )
+# So many places of one rule in a text are told apart.
+MOST_HIDDEN = 5000
 _TAGS = re.compile("[\U000e0000-\U000e007f]+")
 _OVERRIDES = re.compile("[\u202d\u202e]")
 _DIRECTIONS = re.compile("[\u202a\u202b\u2066\u2067\u2068]")
@@ -210,13 +212,24 @@ def hidden(text: str) -> Iterator[tuple[int, int, str]]:
     if text.isascii():
         return
     flags = {match.start() + 1 for match in _FLAGS.finditer(text)}
+    tags = 0
     for match in _TAGS.finditer(text):
         if match.start() not in flags or match.end() - match.start() > 6:
+            tags += 1
+            if tags > MOST_HIDDEN:
+                yield match.start(), len(text), "tag-characters"
+                break
             yield match.start(), match.end(), "tag-characters"
-    for match in _OVERRIDES.finditer(text):
-        yield match.start(), match.end(), "reversed-text"
+    yield from _not_too_many(_OVERRIDES, text, "reversed-text")
     if not _RIGHT_TO_LEFT.search(text):
-        for match in _DIRECTIONS.finditer(text):
-            yield match.start(), match.end(), "needless-direction"
-    for match in _RUNS.finditer(text):
-        yield match.start(), match.end(), "invisible-run"
+        yield from _not_too_many(_DIRECTIONS, text, "needless-direction")
+    yield from _not_too_many(_RUNS, text, "invisible-run")
+
+
+def _not_too_many(pattern: re.Pattern[str], text: str, name: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the places of a pattern; behind too many of them, the rest of the text as one."""
+    for number, match in enumerate(pattern.finditer(text)):
+        if number == MOST_HIDDEN:
+            yield match.start(), len(text), name
+            return
+        yield match.start(), match.end(), name

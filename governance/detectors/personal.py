@@ -2,15 +2,19 @@
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import lru_cache
 from importlib import import_module
+from itertools import islice
 
-from governance.detectors.finding import Detector, Spans
+from governance.detectors.finding import Check, Detector, Effort, Spans
 
 # Where a number without its country's code may be from, where words around it say that it is one.
 REGIONS = ("DE", "AT", "CH", "US", "GB", "FR", "NL", "ES", "IT")
 _LONGEST_EMAIL = 254
+# What libphonenumber takes for a number, and the other checks for a match, in microseconds.
+_PARSED = 25
+_CHECKED = 8
 # Four small numbers with dots between are the number of a section.
 _LEAST_TELLING = 32
 _LETTER_OR_DIGIT = frozenset(b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_")
@@ -75,10 +79,18 @@ _NATIONAL_IDS = {
         "in_.aadhaar",
     ),
 }
+# Names under which a value that looks like nothing by itself is what they say.
+TELLING = re.compile(
+    rf"(?i)(?:{_PHONE_NAMES}|steuer|idnr|identifikationsnummer|\btax ?id|\bsvnr|sv-nummer|"
+    r"sozialversicherungsnummer|\bpesel\b|\bbsn\b|burgerservicenummer|\bnhs\b|aadhaar|\buidai?)"
+)
+LONGEST_TOLD = 64
 
 
-def _email(block: bytes, start: int, end: int) -> Spans:
+def _email(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     text = block[start:end].decode(errors="ignore")
+    # Letters beyond ASCII are prepared (IDNA), character by character.
+    effort.checks -= 25 + (0 if text.isascii() else 4 * min(len(text), _LONGEST_EMAIL))
     # Quotes and dots around an address are the sentence's.
     address = text.lstrip("'.-%+").rstrip("'.-")
     start += len(text[: len(text) - len(text.lstrip("'.-%+"))].encode())
@@ -98,34 +110,38 @@ def _is_email(address: str) -> bool:
     return True
 
 
-def _phone(block: bytes, start: int, end: int) -> Spans:
+def _phone(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     if _goes_on(block, start, end):
         return ()
     written = block[start:end].decode(errors="ignore")
     # What looks like the number's end may be the next number in the sentence: the longest that exists counts.
     for length in _ends_of_digits(written):
+        effort.checks -= _PARSED
         number = written[:length]
         if _exists(f"+{number[2:]}" if number.startswith("00") else number, None):
             return ((start, start + len(number.encode())),)
     return ()
 
 
-def _national_phone(block: bytes, start: int, end: int) -> Spans:
+def _national_phone(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     if _goes_on(block, start, end):
         return ()
+    effort.checks -= _PARSED * 3
     number = block[start:end].decode(errors="ignore")
     return ((start, end),) if any(_exists(number, region) for region in REGIONS) else ()
 
 
-def _us_phone(block: bytes, start: int, end: int) -> Spans:
+def _us_phone(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     if _goes_on(block, start, end):
         return ()
+    effort.checks -= _PARSED
     return ((start, end),) if _exists(block[start:end].decode(errors="ignore"), "US") else ()
 
 
-def _german_phone(block: bytes, start: int, end: int) -> Spans:
+def _german_phone(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     if _goes_on(block, start, end) or block[max(start - 2, 0) : max(start - 1, 0)].isdigit():
         return ()
+    effort.checks -= _PARSED
     return ((start, end),) if _exists(block[start:end].decode(errors="ignore"), "DE") else ()
 
 
@@ -144,28 +160,37 @@ def _exists(number: str, region: str | None) -> bool:
         return False
 
 
-def _card(block: bytes, start: int, end: int) -> Spans:
+def _card(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     """Find cards among the groups of digits of a long run: whole groups, 13 to 19 digits, issuer, Luhn."""
     if start and (block[start - 1] in _LETTER_OR_DIGIT or block[start - 1 : start] in {b".", b","}):
         return
     if end < len(block) and block[end] in _LETTER_OR_DIGIT:
         return
-    groups = [match.span() for match in re.finditer(rb"\d+", block[start:end])]
-    at = 0
-    while at < len(groups):
+    effort.checks -= 1 + (end - start) // 200
+    at = start
+    while (group := _MAY_BEGIN_CARD.search(block, at, end)) is not None:
+        effort.checks -= 3
+        if effort.checks <= 0:
+            yield group.start(), end
+            return
+        at = group.start() + 1
         digits = b""
-        taken = at
         # Printed in blocks of four and more; single digits in a row are a list.
-        while taken < min(len(groups), at + _MOST_GROUPS) and len(digits) < 19:
-            digits += block[start + groups[taken][0] : start + groups[taken][1]]
-            taken += 1
-            if 13 <= len(digits) <= 19 and _is_card(digits.decode()):
-                yield start + groups[at][0], start + groups[taken - 1][1]
-                at = taken - 1
+        for further in islice(_GROUP.finditer(block, group.start(), end), _MOST_GROUPS):
+            digits += further[0]
+            if len(digits) > 19:
                 break
-        at += 1
+            if len(digits) >= 13:
+                effort.checks -= _CHECKED
+                if _is_card(digits.decode()):
+                    yield group.start(), further.end()
+                    at = further.end()
+                    break
 
 
+_GROUP = re.compile(rb"\d+")
+# Of no more than six groups, one has three digits or more.
+_MAY_BEGIN_CARD = re.compile(rb"(?<!\d)(?=[2-689])(?=(?:\d{1,2}[ -]){0,5}\d{3})")
 _MOST_GROUPS = 6
 # ISO/IEC 7812 ranges of the large schemes, with the lengths of their numbers.
 _ISSUERS = (
@@ -188,9 +213,10 @@ def _is_card(digits: str) -> bool:
     return bool(import_module("stdnum.luhn").is_valid(digits))
 
 
-def _iban(block: bytes, start: int, end: int) -> Spans:
+def _iban(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     iban = import_module("stdnum.iban")
     written = block[start:end]
+    effort.checks -= 1
     if written[:2].upper() not in _iban_countries():
         return
     # Each country has its length: where the number ends in what a sentence goes on with, that tells.
@@ -201,9 +227,11 @@ def _iban(block: bytes, start: int, end: int) -> Spans:
         compact += 1
         following = written[place + 1 : place + 2] or block[end : end + 1]
         inside = following and following[0] in _LETTER_OR_DIGIT
-        if compact >= 15 and not inside and iban.is_valid(written[: place + 1].decode()):
-            yield start, start + place + 1
-            return
+        if compact >= 15 and not inside:
+            effort.checks -= 2 * _CHECKED
+            if iban.is_valid(written[: place + 1].decode()):
+                yield start, start + place + 1
+                return
 
 
 @lru_cache(maxsize=1)
@@ -212,9 +240,10 @@ def _iban_countries() -> frozenset[bytes]:
     return frozenset(prefix.encode() for _, prefix, *_ in iban._ibandb.prefixes)  # noqa: SLF001
 
 
-def _ipv4(block: bytes, start: int, end: int) -> Spans:
+def _ipv4(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     if _goes_on(block, start, end) or (start and block[start - 1 : start] in {b".", b"-", b"/"}):
         return ()
+    effort.checks -= _CHECKED
     if _AFTER_VERSION.search(block[max(0, start - 12) : start]):
         return ()
     if all(int(part) < _LEAST_TELLING for part in block[start:end].split(b".")):
@@ -222,8 +251,9 @@ def _ipv4(block: bytes, start: int, end: int) -> Spans:
     return ((start, end),) if _is_public(block[start:end].decode()) else ()
 
 
-def _ipv6(block: bytes, start: int, end: int) -> Spans:
+def _ipv6(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     end -= len(block[start:end]) - len(block[start:end].rstrip(b":"))
+    effort.checks -= _CHECKED
     if _goes_on(block, start, end):
         return ()
     return ((start, end),) if _is_public(block[start:end].decode()) else ()
@@ -246,8 +276,9 @@ def _goes_on(block: bytes, start: int, end: int) -> bool:
     return after in {b".", b"-", b"/"} and block[end + 1 : end + 2].isdigit()
 
 
-def _by_check_digits(name: str) -> Callable[[bytes, int, int], Spans]:
-    def check(block: bytes, start: int, end: int) -> Spans:
+def _by_check_digits(name: str) -> Check:
+    def check(block: bytes, start: int, end: int, effort: Effort) -> Spans:
+        effort.checks -= _CHECKED
         if _goes_on(block, start, end):
             return ()
         module = import_module(f"stdnum.{name}")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from cartrita.accounts.secrets import TOKEN_PREFIX
-from governance.detectors.finding import Check, Detector, Spans, as_it_is
+from governance.detectors.finding import Check, Detector, Effort, Spans, as_it_is
 
 # Addresses are found elsewhere, and private keys as a whole (below).
 _NOT_THESE = frozenset({"IPPublicDetector", "PrivateKeyDetector"})
@@ -62,10 +62,14 @@ _OURS = {
     r"([A-Za-z0-9._~+/=\-]{16,})",
 }
 
+# A pattern that is bounded by a large number is a large automaton: it sees the beginning of a value.
+_IN_VALUE = r"[^\t\n\f\r \"'`,;⟦⟧]"
 _ASSIGNED = (
     rf"(?i){_KEY_NAMES}[\"'`*]{{0,3}}\s{{0,3}}(?:[:=]{{1,2}}|=>|\b(?:is|ist|lautet|war)\b:?)\s{{0,3}}[\"'`*]{{0,3}}"
-    r"([^\s\"'`,;⟦⟧]{6,200})"
+    rf"({_IN_VALUE}{{6}})"
 )
+_VALUE = re.compile(rf"{_IN_VALUE}{{6,200}}")
+_LONGEST_VALUE_BYTES = 4 * 200
 
 
 def is_named_secret(name: str, value: str) -> bool:
@@ -106,7 +110,7 @@ def _detectors_of(name: str, plugin: "RegexBasedDetector") -> Iterator[Detector]
         yield Detector(name.removesuffix("Detector"), "secret", pattern, check)
 
 
-def _whole_token(block: bytes, start: int, end: int) -> Spans:
+def _whole_token(block: bytes, start: int, end: int, _effort: Effort) -> Spans:
     """Take the rest of the word, too: what follows a token's usual length belongs to it."""
     return ((start, _end_of(_REST_OF_TOKEN, block, end)),)
 
@@ -116,8 +120,9 @@ def _end_of(rest: re.Pattern[bytes], block: bytes, start: int) -> int:
     return start if found is None else found.end()
 
 
-def _mixed(block: bytes, start: int, end: int) -> Spans:
+def _mixed(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     """Take what has a digit, capitals and small letters, and so is no word in capitals."""
+    effort.checks -= 5 + (end - start) // 10
     written = block[start:end]
     mixed = any(48 <= each <= 57 for each in written) and not (written.isupper() or written.islower())
     return _trimmed(block, start, end) if mixed else ()
@@ -133,10 +138,11 @@ def _trimmed(block: bytes, start: int, end: int) -> Spans:
     return ((start, end),)
 
 
-def _jwt(block: bytes, start: int, end: int) -> Spans:
+def _jwt(block: bytes, start: int, end: int, effort: Effort) -> Spans:
     from detect_secrets.plugins.jwt import JwtTokenDetector
 
     end = _end_of(_REST_OF_JWT, block, end)
+    effort.checks -= 10 + (end - start) // 20
     while block[end - 1] == ord("."):
         end -= 1
     try:
@@ -146,8 +152,12 @@ def _jwt(block: bytes, start: int, end: int) -> Spans:
     return ((start, end),) if valid else ()
 
 
-def _looks_random(block: bytes, start: int, end: int) -> Spans:
-    value = block[start:end].decode(errors="ignore").rstrip(".!?:)")
+def _looks_random(block: bytes, start: int, _end: int, effort: Effort) -> Spans:
+    whole = _VALUE.match(block[start : start + _LONGEST_VALUE_BYTES].decode(errors="ignore"))
+    if whole is None:
+        return ()
+    effort.checks -= 6 + len(whole[0]) // 5
+    value = whole[0].rstrip(".!?:)")
     return ((start, start + len(value.encode())),) if _random_looking(value) else ()
 
 
@@ -170,10 +180,11 @@ _CHECKS: dict[str, Check] = {
 
 
 _BEGINS = re.compile(r"-----BEGIN [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----|PuTTY-User-Key-File-\d")
-# Within a look-ahead, so that each place where one may begin is found once, for all keys.
+# The last dashes are looked at only, as they may begin the next: each end is found once, for all keys.
 _ENDS = re.compile(
-    r"(?=(-----END [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?-----|Private-(?:MAC|Hash): [0-9a-f]{0,128}))"
+    r"-----END [A-Z0-9 ]{0,20}PRIVATE KEY(?: BLOCK)?(?=-----)|Private-(?:MAC|Hash): [0-9a-f]{0,128}"
 )
+_DASHES = 5
 _KEY_BODY = re.compile(r"[A-Za-z0-9+/=\s:,.\\\-]*")
 LONGEST_KEY = 16 * 1024
 
@@ -182,7 +193,10 @@ def private_keys(text: str) -> Iterator[tuple[int, int]]:
     """Yield the places of private keys; one without an end goes as far as what may belong to it."""
     if "PRIVATE KEY" not in text and "PuTTY-User-Key-File-" not in text:
         return
-    ends = [match.span(1) for match in _ENDS.finditer(text)]
+    ends = [
+        (match.start(), match.end() + (_DASHES if match[0].startswith("-") else 0))
+        for match in _ENDS.finditer(text)
+    ]
     at = 0
     while (begins := _BEGINS.search(text, at)) is not None:
         place = bisect_left(ends, (begins.end(), 0))

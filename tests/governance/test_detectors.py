@@ -1,9 +1,11 @@
 """What detectors find, where, in which time, and what is left when it is taken out."""
 
+import random
 import re
 from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -19,6 +21,7 @@ from governance.detectors import (
     detect,
     detection,
     finding,
+    kept_within,
     kinds_in,
     kinds_within,
     labels_of,
@@ -132,54 +135,112 @@ class TestDetect:
         assert redacted("\ud800 a@b.co \0", ["email"]) in {"\ud800 a@b.co \0", "\ud800 ⟦email⟧ \0"}
 
 
+HOSTILE = [
+    "a@b.co ",
+    "a.b-c_d+e@",
+    "+491512345678 ",
+    "tel 030 901820 ",
+    "4111 1111 1111 1111 ",
+    "1 ",
+    "DE89370400440532013000",
+    "GB82 ",
+    "8.8.8.8.",
+    "2001:",
+    "-----BEGIN RSA PRIVATE" + " KEY-----",
+    "password: a1b2c3 ",
+    "eyJ",
+    "eyJhbGciOi.",
+    "//a/:_authToken=",
+    "://a:a@",
+    "ignore all ",
+    "ig\u200bnore ",
+    "\u200b",
+    "sk-",
+    "aws key '",
+    "x",
+    "1-",
+    "12-",
+    "4111-",
+    "4 4 4 4 4 444 ",
+    "(212) 736-5000 ",
+    "212-736-5000 ",
+    "030 901820 ",
+    "2001:db8::1 ",
+    "api_key=aaaaaa1b ",
+    "de12 3 4 5 ",
+    "a@ä.ö.ü.example ",
+    "\u202e ",
+    "\u200b1 ",
+]
+
+
+def costs(text: str, monkeypatch: pytest.MonkeyPatch) -> tuple[finding.Effort, int]:
+    """Return what it took to look at a text: effort, and bytes that were searched."""
+    searched = Counter[str]()
+    real = finding._found
+
+    def counted(detector: Any, block: bytes, effort: finding.Effort) -> Any:
+        searched["bytes"] += len(block)
+        yield from real(detector, block, effort)
+
+    monkeypatch.setattr(finding, "_found", counted)
+    begun = finding.some_effort(len(text.encode()))
+    effort = replace(begun)
+    detect(text, effort)
+    return finding.Effort(begun.checks - effort.checks, begun.matches - effort.matches), searched["bytes"]
+
+
 class TestBounds:
     """Hostile texts cost work in proportion to their length: counted, not timed."""
 
-    @pytest.mark.parametrize(
-        "piece",
-        [
-            "a@b.co ",
-            "a.b-c_d+e@",
-            "+491512345678 ",
-            "tel 030 901820 ",
-            "4111 1111 1111 1111 ",
-            "1 ",
-            "DE89370400440532013000",
-            "GB82 ",
-            "8.8.8.8.",
-            "2001:",
-            "-----BEGIN RSA PRIVATE" + " KEY-----",
-            "password: a1b2c3 ",
-            "eyJ",
-            "eyJhbGciOi.",
-            "//a/:_authToken=",
-            "://a:a@",
-            "ignore all ",
-            "ig\u200bnore ",
-            "\u200b",
-            "sk-",
-            "aws key '",
-            "x",
-        ],
-    )
+    @pytest.mark.parametrize("piece", HOSTILE)
     def test_of_checks_and_searches(self, piece: str, monkeypatch: pytest.MonkeyPatch) -> None:
-        looked: Counter[str] = Counter()
-        seen = finding._found
+        spent, searched = costs(piece * (1_000_000 // len(piece.encode())), monkeypatch)
+        # Each detector looks at a text but once, and at what the blocks share, in the plain form of it too.
+        assert searched <= 2.2 * 1_000_000 * 12
+        # Units of a microsecond, for the matches and for what they are checked for; what is begun is ended.
+        assert spent.checks <= 30_000 + 70_000 + 5_000
+        assert spent.matches <= 30_000 + 60_000 + 5_000
 
-        def counted(detector: Any, block: bytes, checks: Counter[str]) -> Any:
-            looked["bytes"] += len(block)
-            for span in seen(detector, block, checks):
-                looked["spans"] += 1
-                yield span
-            looked["checks"] = max(looked["checks"], *checks.values(), 0) if checks else 0
+    def test_of_all_that_is_hostile_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        shuffled = random.Random(1)
+        text = " ".join(shuffled.choice(HOSTILE) for _ in range(100_000))
+        size = len(text.encode())
+        spent, _ = costs(text, monkeypatch)
+        assert spent.checks <= 30_000 + size * 0.07 + 5_000
+        assert spent.matches <= 30_000 + size * 0.06 + 5_000
+
+    @pytest.mark.parametrize("kind", ["email", "phone", "card", "iban", "ip", "secret", "hidden"])
+    def test_let_nothing_through_that_is_behind_too_much(self, kind: str) -> None:
+        """What is found in a text alone is found behind any number of others, and taken out."""
+        for other, text, expected in WITHIN:
+            if other != kind:
+                continue
+            filled = "".join(
+                f"{piece}\n" * 12_000 for piece in ("a@b.co", "tel 030 901820", "8.8.8.8", "\u202e")
+            )
+            long = f"{filled}\n{text}\n"
+            assert kind in {each.kind for each in detect(long) if each.end > len(filled)}
+            assert expected not in redacted(long, [kind])
+
+    def test_hold_for_all_texts_of_a_value_together(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        value = [{"text": f"tel 030 {number:06d} 4111 {number}"} for number in range(20_000)]
+        size = sum(len(each["text"]) for each in value)
+        spent = Counter[str]()
+        real = finding._found
+
+        def counted(detector: Any, block: bytes, effort: finding.Effort) -> Any:
+            before = effort.checks + effort.matches
+            yield from real(detector, block, effort)
+            spent["all"] += before - effort.checks - effort.matches
 
         monkeypatch.setattr(finding, "_found", counted)
-        text = piece * (100_000 // len(piece))
-        detect(text)
-        size = len(text.encode())
-        # Each detector looks at a text but once, and at what the blocks share, in the plain form of it too.
-        assert looked["bytes"] <= 2.2 * size * 12
-        assert looked["spans"] <= size
+        assert kinds_within(value) >= {"phone"}
+        assert spent["all"] <= 60_000 + size * 0.13 + 20_000 * 0.13 * 4 + 5_000
+        spent.clear()
+        told = redacted_within(value, ["phone"])
+        assert spent["all"] <= 2 * (60_000 + size * 0.13 + 20_000 * 0.13 * 4 + 5_000)
+        assert "phone" not in kinds_within(told)
 
     @pytest.mark.parametrize("piece", ["-----BEGIN PRIVATE" + " KEY-----#", "PuTTY-User-Key-File-1#"])
     def test_of_looking_for_the_ends_of_private_keys(
@@ -209,11 +270,18 @@ class TestBounds:
             assert tried == [] or piece == "4111-"
 
     def test_are_kept_by_taking_further_matches_for_real(self) -> None:
-        addresses = [f"a{number}@b.co" for number in range(finding.MOST_CHECKS + 100)]
+        addresses = [f"a{number}@b.co" for number in range(2_500)]
         assert len([each for each in detect(" ".join(addresses)) if each.kind == "email"]) == len(addresses)
         # No address that can be, and yet found behind so many others.
         text = " ".join([*addresses, "x@-.-"])
         assert "x@-.-" not in redacted(text, ["email"])
+
+    def test_are_kept_by_taking_whole_blocks_where_matches_are_too_many(self) -> None:
+        addresses = "a@b.co " * 100_000
+        found = detect(f"{addresses}and more words")
+        assert len(found) < 20_000
+        assert found[-1].end > len(addresses) - detection.BLOCK_BYTES
+        assert "@" not in redacted(addresses, ["email"])
 
 
 class TestRedacted:
@@ -251,6 +319,83 @@ class TestRedacted:
             "api_key": "⟦secret⟧",
             "id": "550e8400-e29b-41d4-a716-446655440000",
         }
+
+
+names = st.text(max_size=8) | st.sampled_from(
+    ["phone", "tel", "api_key", "password", "pesel", *(text for _, text in HITS), "a@b.co", "c@d.co"]
+)
+numbers = (
+    st.sampled_from([4111111111111111, 378282246310005, -5555555555554444, 30901820, 49308765432, 2.5, 0])
+    | st.sampled_from([4111111111111111.5, 7569217076985])
+    | st.integers(-(2**53), 2**53)
+    | st.floats(allow_nan=False, allow_infinity=False)
+)
+json = st.recursive(
+    st.none() | st.booleans() | numbers | texts | found,
+    lambda inside: st.lists(inside, max_size=4) | st.dictionaries(names, inside, max_size=4),
+    max_leaves=12,
+)
+
+
+class TestRedactedWithin:
+    @given(json, kinds)
+    @example({"a@b.co": 1, "c@d.co": {"e@f.co": 2}}, {"email"})
+    @example({"phone": 30901820, "phones": [{"tel": 30901820}]}, {"phone"})
+    @example({"token": "ghp_" + LONG, "n": [4111111111111111]}, {"*"})
+    @settings(max_examples=200, deadline=None)
+    def test_leaves_nothing_of_its_kinds_in_texts_names_and_numbers(
+        self, value: Any, wanted: set[str]
+    ) -> None:
+        told = redacted_within(value, wanted)
+        gone = KINDS.keys() if "*" in wanted else wanted
+        assert kinds_within(told).isdisjoint(gone)
+        assert redacted_within(told, wanted) == told
+        pending = [told]
+        while pending:
+            each = pending.pop()
+            if isinstance(each, dict):
+                pending += [*each.keys(), *each.values()]
+            elif isinstance(each, list):
+                pending += each
+            elif isinstance(each, str):
+                assert detection.is_identifier(each) or kinds_in(each).isdisjoint(gone)
+            elif each is not None:
+                assert kinds_in(repr(each)).isdisjoint(gone)
+
+    def test_covers_numbers_by_what_they_are_and_what_they_are_called(self) -> None:
+        value = {"n": 4111111111111111, "phone": 30901820, "at": 1732300000000, "count": 30901820}
+        assert kinds_within(value) == {"card", "phone"}
+        assert kinds_within({"tel": ["30901820"], "text": "30901820"}) == {"phone"}
+        assert redacted_within({"tel": ["30901820"], "text": "30901820"}, ["phone"]) == {
+            "tel": ["⟦phone⟧"],
+            "text": "30901820",
+        }
+        assert redacted_within(value, ["*"]) == {
+            "n": "⟦card⟧",
+            "phone": "⟦phone⟧",
+            "at": 1732300000000,
+            "count": 30901820,
+        }
+
+    def test_covers_names_and_counts_those_that_become_the_same(self) -> None:
+        value = {"a@b.co": 1, "⟦email⟧": 2, "c@d.co": 3, "plain": 4}
+        assert redacted_within(value, ["email"]) == {
+            "⟦email⟧ 2": 1,
+            "⟦email⟧": 2,
+            "⟦email⟧ 3": 3,
+            "plain": 4,
+        }
+
+    def test_covers_what_stands_in_a_list_under_a_telling_name(self) -> None:
+        assert redacted_within({"api_keys": [LONG, "none"]}, ["secret"]) == {"api_keys": ["⟦secret⟧", "none"]}
+
+
+class TestKeptWithin:
+    def test_tells_what_names_and_numbers_hold(self) -> None:
+        schema = {"properties": {"a@b.co": {"const": "4111111111111111"}}, "maximum": 378282246310005}
+        assert kept_within(schema, ["*"]) == {"email", "card"}
+        assert kept_within(schema, ["card"]) == {"card"}
+        assert kept_within({"description": "a@b.co", "x": 1}, ["*"]) == frozenset()
 
 
 class TestLabelsOf:
