@@ -74,8 +74,9 @@ class ModelFailed(ModelUse):
     no_answer, circuit_open (nothing was sent, because the provider is unwell), model_busy (nothing was sent,
     because too many calls of the model went on), cancelled (those may succeed when tried again, or with
     another model: `retryable`, save cancelled), rejected, not_signed_in, out_of_quota, context_too_long,
-    filtered, invalid_output. `retry_after_seconds` is the provider's wish, or
-    the rest of the pause of an open circuit.
+    filtered, invalid_output, not_redactable (nothing was sent, because what rules want taken out is part of a
+    name that has to stay). `retry_after_seconds` is the provider's wish, or the rest of the pause of an open
+    circuit.
     """
 
     type_name: ClassVar[str] = "llm.ModelFailed"

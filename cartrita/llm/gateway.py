@@ -16,8 +16,7 @@ from opentelemetry.trace import Span, SpanKind
 from cartrita import telemetry
 from cartrita.errors import BadInput, TooLarge
 from cartrita.eventstore import get_blob, in_database_thread, put_blob
-from cartrita.eventstore.canonical import canonical_json
-from cartrita.llm import breaker, catalog, functions, structured
+from cartrita.llm import breaker, catalog, functions, redaction, structured
 from cartrita.llm.catalog import ModelEntry, Purpose
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.llm.places import place
@@ -34,7 +33,7 @@ from cartrita.llm.providers import (
 )
 from governance.canonical import canonical
 from governance.decide import Cost, DecisionRequest, RequestFacts
-from governance.detectors import kinds_within, redacted, redacted_within
+from governance.detectors import kinds_within, redacted
 from governance.doors import NotPermitted, Permit
 
 TEMPERATURES: Mapping[Purpose, float] = {"planning": 0.1, "execution": 0.2, "creative": 0.7}
@@ -198,6 +197,7 @@ async def perform(
         admission: breaker.Admission | None = None
         try:
             async with deadline, place(prepared.entry.name):
+                await performance.take_out()
                 admission = await breaker.admit(prepared.entry)
                 outcome = await performance.answer(deadline)
         except ProviderFailed as failure:
@@ -312,11 +312,10 @@ class _Performance:
         self._messages = prepared.request.messages
         self._tools = _native_tools(prepared.entry, prepared.request)
         self._schema = prepared.request.json_schema
+        self._stop = prepared.request.stop
 
     async def answer(self, deadline: asyncio.Timeout) -> ModelAnswered:
         request = self._prepared.request
-        if self._permit.redact:
-            await asyncio.to_thread(self._redact)
         messages = self._messages
         while True:
             finish_reason = await self._say(messages, deadline)
@@ -354,23 +353,30 @@ class _Performance:
         """The functions that the provider itself offers to the model."""
         return _native_tools(self._prepared.entry, self._prepared.request)
 
+    async def take_out(self) -> None:
+        """Take out what rules want redacted, before anything is sent. Raises ProviderFailed."""
+        if self._permit.redact:
+            await asyncio.to_thread(self._redact)
+
     def _redact(self) -> None:
-        self._messages = self._without_findings(self._messages)
-        kinds = self._permit.redact
-        self._tools = tuple(
-            replace(
-                each,
-                description=redacted(each.description, kinds),
-                parameters=redacted_within(each.parameters, kinds),
-            )
-            for each in self._tools
+        request = self._prepared.request
+        told = redaction.without_findings(
+            redaction.Told(
+                messages=tuple(request.messages),
+                tools=request.tools,
+                json_schema=request.json_schema,
+                stop=request.stop,
+                tool_choice=request.tool_choice,
+            ),
+            self._permit.redact,
         )
-        self._schema = redacted_within(self._schema, kinds)
+        self._messages, self._schema, self._stop = told.messages, told.json_schema, told.stop
+        self._tools = told.tools if self._native else ()
 
     def _without_findings(self, messages: Sequence[ChatMessage]) -> tuple[ChatMessage, ...]:
-        """Return messages as they may be sent."""
-        kinds = self._permit.redact
-        return tuple(_redacted(each, kinds) for each in messages) if kinds else tuple(messages)
+        """Return messages as they may be sent. Raises ProviderFailed."""
+        told = redaction.Told(messages=tuple(messages))
+        return redaction.without_findings(told, self._permit.redact).messages
 
     def _wrong(self, text: str, finish_reason: str) -> str | None:
         """Return what keeps an answer from being used; checking a large one takes long."""
@@ -439,8 +445,12 @@ class _Performance:
             }
         )
         if telemetry.traces_content():
-            said = self._without_findings(request.messages)
-            telemetry.tell_model_call(span, said=[(each.role, each.content) for each in said])
+            kinds = self._permit.redact
+            said = [
+                (each.role, redacted(each.content, kinds) if kinds else each.content)
+                for each in request.messages
+            ]
+            telemetry.tell_model_call(span, said=said)
 
     async def _say(self, messages: Sequence[ChatMessage], deadline: asyncio.Timeout) -> str:
         """Get one whole answer, in as many tries as it takes; return its finish reason."""
@@ -475,7 +485,7 @@ class _Performance:
             messages=messages,
             max_output_tokens=request.max_output_tokens or USUAL_OUTPUT_TOKENS,
             temperature=request.temperature or 0.0,
-            stop=request.stop,
+            stop=self._stop,
             json_schema=self._schema,
             tools=self._tools,
             tool_choice=request.tool_choice,
@@ -786,20 +796,13 @@ async def _found(request: ModelRequest) -> frozenset[str]:
         [_message_argument(each) for each in request.messages],
         [[each.name, each.description, each.parameters] for each in request.tools],
         request.json_schema,
+        list(request.stop),
+        request.tool_choice if isinstance(request.tool_choice, str) else request.tool_choice["name"],
     ]
     # A long prompt takes milliseconds, and others wait for the loop.
     if sum(len(each.content) for each in request.messages) + len(request.tools) < LONGEST_LOOKED_AT_HERE:
         return kinds_within(told)
     return await asyncio.to_thread(kinds_within, told)
-
-
-def _redacted(message: ChatMessage, kinds: Sequence[str]) -> ChatMessage:
-    """Return a message without what is found of these kinds; calls stay JSON."""
-    calls = tuple(
-        replace(call, arguments=canonical_json(redacted_within(orjson.loads(call.arguments), kinds)).decode())
-        for call in message.tool_calls
-    )
-    return replace(message, content=redacted(message.content, kinds), tool_calls=calls)
 
 
 def _tool_arguments(request: ModelRequest) -> dict[str, Any]:

@@ -17,6 +17,7 @@ _FAILURES: Mapping[str, tuple[int, str, bool]] = {
     "context_too_long": (400, "context_length_exceeded", False),
     "tools_not_supported": (400, "tools_not_supported", False),
     "filtered": (400, "content_filter", False),
+    "not_redactable": (400, "content_filter", False),
     "unknown_model": (404, "model_not_found", False),
     "rate_limited": (503, "model_rate_limited", True),
     "circuit_open": (503, "model_unavailable", True),
