@@ -464,7 +464,8 @@ class Verdict:
     throttle rules whose bucket it takes an act (1000) out of, `left_out` the labels, in order, that the
     documents of a search must not carry, and `redact` the kinds of findings, in order, that are taken out of
     the act's text (`*`: all). `unbroken` are outcome and rule that it would have had without break-glass,
-    None where they are the same.
+    None where they are the same. `unbroken_redact` and `unbroken_left_out` are what of these it would have
+    had besides; decisions from before they were recorded say nothing of them and have the same verdict.
     `cost_limit_before` is what the tightest money budget leaves, in micro-units of `currency`, None without
     one; `cost_limit_after` what it leaves once the act costs its estimate. `resource_usage_*` count tokens
     and micros used, likewise.
@@ -493,6 +494,8 @@ class Verdict:
     left_out: tuple[str, ...] = ()
     redact: tuple[str, ...] = ()
     unbroken: tuple[Outcome, str] | None = None
+    unbroken_redact: tuple[str, ...] = field(default=(), compare=False)
+    unbroken_left_out: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def allowed(self) -> bool:
@@ -520,9 +523,14 @@ def decide(request: DecisionRequest, policy: PolicySet, evaluation: Evaluation |
     if request.broken_glass is None or not (found.broke or "break_glass" in group.reads):
         return verdict
     whole = decide(request.with_facts(glass=None), policy)
-    if (whole.outcome, whole.rule) == (verdict.outcome, verdict.rule):
-        return verdict
-    return replace(verdict, unbroken=(whole.outcome, whole.rule))
+    same = (whole.outcome, whole.rule) == (verdict.outcome, verdict.rule)
+    return replace(
+        verdict,
+        unbroken=None if same else (whole.outcome, whole.rule),
+        # A text that stays inside needs nothing taken out.
+        unbroken_redact=_besides(whole.redact, verdict.redact) if verdict.allowed else (),
+        unbroken_left_out=_besides(whole.left_out, verdict.left_out) if verdict.allowed else (),
+    )
 
 
 def delivery(request: DecisionRequest, policy: PolicySet) -> Delivery:
@@ -750,6 +758,11 @@ def _evaluate_alone(rule: Rule, group: Group, activation: cel.Activation) -> Rul
         return RuleResult(rule.name, "matched" if condition.holds(activation) else "not_matched")
     except cel.EvaluationError as error:
         return RuleResult(rule.name, "error", str(error))
+
+
+def _besides(whole: tuple[str, ...], broken: tuple[str, ...]) -> tuple[str, ...]:
+    """Return what is only in the first; nothing where the second takes out all."""
+    return () if "*" in broken else tuple(each for each in whole if each not in broken)
 
 
 def _verdict(

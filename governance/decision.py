@@ -47,7 +47,8 @@ class DecisionMade(Event):
     `left_out_documents` of them when it was decided. `findings` are the kinds of what detectors found in its
     text, and those in `redact` are taken out of it. `permit_hash` is the hash of the request as the door
     prepared it, before the step filled its facts in. `glass_id` is the break-glass in force, and `unbroken_*`
-    what would have been decided without it, where that is something else. `shadow_*` is what the set of that
+    what would have been decided without it, where that is something else: outcome and rule, and what would
+    have been taken or left out besides. `shadow_*` is what the set of that
     hash, which is only watched, would have decided.
     """
 
@@ -107,6 +108,18 @@ class DecisionMade(Event):
     shadow_outcome: Outcome | Literal[""] = ""
     shadow_rule: str = ""
     findings: tuple[str, ...] = ()
+    unbroken_redact: tuple[str, ...] = ()
+    unbroken_left_out: tuple[str, ...] = ()
+
+    @property
+    def without_glass(self) -> tuple[Outcome | Literal[""], str]:
+        """Outcome and rule without break-glass, empty where nothing would have come out otherwise.
+
+        They are those of the decision where only more would have been taken or left out.
+        """
+        if self.unbroken_outcome or not (self.unbroken_redact or self.unbroken_left_out):
+            return self.unbroken_outcome, self.unbroken_rule
+        return self.outcome, self.rule
 
     def named_blobs(self) -> Iterable[str]:
         """Return the blobs of large arguments, and the last link of each list that stands in parts."""
@@ -192,6 +205,8 @@ def verdict_of(decision: DecisionMade) -> Verdict:
         left_out=decision.left_out,
         redact=decision.redact,
         unbroken=(decision.unbroken_outcome, decision.unbroken_rule) if decision.unbroken_outcome else None,
+        unbroken_redact=decision.unbroken_redact,
+        unbroken_left_out=decision.unbroken_left_out,
     )
 
 

@@ -53,7 +53,8 @@ class PolicyDecision(models.Model):
     redact = ArrayField(models.CharField(max_length=64), default=list)
     # Kinds of what detectors found in the text of the act, never the text.
     findings = ArrayField(models.CharField(max_length=200), default=list)
-    # The break-glass in force, and what would have been decided without it, where that is something else.
+    # The break-glass in force, and what would have been decided without it, where that is something else: the
+    # same outcome and rule where only more would have been taken out of a text, or left out.
     glass_id = models.UUIDField(null=True)
     unbroken_outcome = models.CharField(max_length=10, blank=True)
     unbroken_rule = models.CharField(max_length=60, blank=True)

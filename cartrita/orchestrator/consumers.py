@@ -143,7 +143,7 @@ def under_glass_event(recorded: RecordedEvent) -> dict[str, Any] | None:
     return {
         "decision_id": str(recorded.stream_id),
         "glass_id": str(event.glass_id),
-        "let_pass": bool(event.unbroken_outcome) and event.outcome in {"allow", "audit"},
+        "let_pass": bool(event.without_glass[0]) and event.outcome in {"allow", "audit"},
     }
 
 

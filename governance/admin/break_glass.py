@@ -271,12 +271,15 @@ class BreakGlassAdmin(ConsolePage):
             offered.append(Review(row=row, waiting=waiting))
         errors = put_in(offered, answered)
         everything = queries.acts(row.workspace_id, glass_id=row.pk, reviewed=None, limit=MOST_ACTS)
+        under = queries.acts(row.workspace_id, glass_id=row.pk, which="all", reviewed=None, limit=MOST_SHOWN)
         context = {
             "title": _("Break-glass of %(at)s UTC") % {"at": f"{row.opened_at:%Y-%m-%d %H:%M}"},
             "row": row,
             "opening": _openings_shown([standing])[0],
             "acts": _acts_shown(everything.items),
             "more_acts": everything.next_cursor is not None,
+            "under": _acts_shown(under.items),
+            "more_under": under.next_cursor is not None,
             "decisions": f"{reverse('admin:governance_policydecision_changelist')}?glass_id={row.pk}",
             "barred": barred and bool(waiting),
             "forms": offered,

@@ -290,6 +290,8 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         """Return what would have been decided without break-glass, where that is something else."""
         if not row.unbroken_outcome:
             return "—"
+        if (row.unbroken_outcome, row.unbroken_rule) == (row.decision, row.policy_rule):
+            return _("the same, with more taken or left out")
         said = _("%(outcome)s by %(rule)s")
         return said % {"outcome": row.unbroken_outcome, "rule": row.unbroken_rule}
 
@@ -400,4 +402,6 @@ def _lines(verdict: Verdict) -> Iterator[tuple[str, str]]:
     yield _("Approvals used"), ", ".join(map(str, verdict.grants))
     yield _("Wait"), "" if verdict.retry_after_ms is None else f"{verdict.retry_after_ms} ms"
     yield _("Without break-glass"), " · ".join(verdict.unbroken or ())
+    yield _("Taken out without break-glass"), ", ".join(verdict.unbroken_redact)
+    yield _("Left out without break-glass"), ", ".join(verdict.unbroken_left_out)
     yield _("Parameters"), json.dumps(dict(verdict.parameters), sort_keys=True) if verdict.parameters else ""

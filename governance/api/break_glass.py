@@ -48,6 +48,7 @@ class BreakGlassEntry(serializers.Serializer[Any]):
     ended_note = serializers.CharField(allow_blank=True)
     state = serializers.ChoiceField(choices=get_args(queries.State))
     decisions = serializers.IntegerField(help_text="Decisions that were made under it.")
+    changed = serializers.IntegerField(help_text="Those of them that would have come out otherwise.")
     passed = serializers.IntegerField(help_text="Acts that it let pass.")
     to_review = serializers.IntegerField(help_text="Those of them that nobody has looked at yet.")
 
@@ -90,7 +91,7 @@ class BreakGlassReview(serializers.Serializer[Any]):
 
 
 class BreakGlassAct(serializers.Serializer[Any]):
-    """An act that break-glass let pass, what it would have come to without it, and who has looked at it."""
+    """An act under break-glass, what it would have come to without it, and who has looked at it."""
 
     decision_id = serializers.UUIDField()
     glass_id = serializers.UUIDField()
@@ -103,8 +104,13 @@ class BreakGlassAct(serializers.Serializer[Any]):
     agent = serializers.CharField(allow_blank=True)
     outcome = serializers.ChoiceField(choices=get_args(Outcome))
     rule = serializers.CharField()
-    unbroken_outcome = serializers.ChoiceField(choices=get_args(Outcome))
-    unbroken_rule = serializers.CharField()
+    unbroken_outcome = serializers.ChoiceField(
+        choices=[*get_args(Outcome), ""],
+        help_text="Without it, where that is something else; the same where only more is taken or left out.",
+    )
+    unbroken_rule = serializers.CharField(allow_blank=True)
+    changed = serializers.BooleanField(help_text="It would have come out otherwise without it.")
+    passed = serializers.BooleanField(help_text="So it would, and it went ahead.")
     act_outcome = serializers.ChoiceField(choices=[*get_args(ActOutcome), ""])
     reviewed_by = serializers.CharField(allow_blank=True)
     reviewed_at = serializers.DateTimeField(allow_null=True)
@@ -113,7 +119,7 @@ class BreakGlassAct(serializers.Serializer[Any]):
 
 
 class BreakGlassActs(serializers.Serializer[Any]):
-    """Acts that break-glass let pass, newest first."""
+    """Acts under break-glass, newest first."""
 
     items = BreakGlassAct(many=True)
     next_cursor = serializers.CharField(allow_null=True)
@@ -211,24 +217,34 @@ class BreakGlassPassed(ApiView):
             OpenApiParameter("glass_id", OpenApiTypes.UUID, description="Those of one opening."),
             OpenApiParameter(
                 "reviewed",
-                {"type": "string", "enum": list(_REVIEWED), "default": "false"},
-                description="Those that nobody has looked at (false), the others, or all.",
+                {"type": "string", "enum": list(_REVIEWED)},
+                description="Those that nobody has looked at (false, the default for what it let pass), the "
+                "others, or all.",
+            ),
+            OpenApiParameter(
+                "which",
+                {"type": "string", "enum": list(get_args(queries.Which)), "default": "passed"},
+                description="Acts that it let pass, decisions that would have come out otherwise, or all.",
             ),
             *PAGE_PARAMETERS,
         ],
         responses=BreakGlassActs,
     )
     def get(self, request: Request) -> Response:
-        """List acts that break-glass let pass, newest first: by default those that wait for a look."""
+        """List acts under break-glass, newest first: by default those it let pass that wait for a look."""
         asked = caller(request)
         queries.require_reader(asked)
-        reviewed = request.query_params.get("reviewed", "false").lower()
+        which = request.query_params.get("which", "passed").lower()
+        if which not in queries.ACTS:
+            raise BadInput(f"which is one of {', '.join(queries.ACTS)}.", field="which")
+        reviewed = request.query_params.get("reviewed", "false" if which == "passed" else "all").lower()
         if reviewed not in _REVIEWED:
             raise BadInput(f"reviewed is one of {', '.join(_REVIEWED)}.", field="reviewed")
         cursor, limit = page_parameters(request)
         page = queries.acts(
             asked.workspace_id,
             glass_id=uuid_parameter(request, "glass_id"),
+            which=queries.ACTS[which],
             reviewed=None if reviewed == "all" else reviewed == "true",
             cursor=cursor,
             limit=limit,

@@ -117,6 +117,12 @@ class DecidedVerdict(serializers.Serializer[Any]):
     unbroken = serializers.ListField(
         child=serializers.CharField(), help_text="Outcome and rule without break-glass, where they differ."
     )
+    unbroken_redact = serializers.ListField(
+        child=serializers.CharField(), help_text="What would have been taken out besides, without it."
+    )
+    unbroken_left_out = serializers.ListField(
+        child=serializers.CharField(), help_text="Labels that would have been left out besides, without it."
+    )
     rules = serializers.DictField(child=serializers.CharField())
 
 
@@ -247,6 +253,8 @@ def verdict_as_json(verdict: Verdict) -> dict[str, Any]:
         "grants": list(verdict.grants),
         "retry_after_ms": verdict.retry_after_ms,
         "unbroken": list(verdict.unbroken or ()),
+        "unbroken_redact": list(verdict.unbroken_redact),
+        "unbroken_left_out": list(verdict.unbroken_left_out),
         "rules": {one.rule: one.result for one in verdict.evaluated},
     }
 

@@ -1,9 +1,9 @@
-"""Who opened break-glass, what is in force, and the acts that it let pass."""
+"""Who opened break-glass, what is in force, what was decided under it, and what it let pass."""
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Literal, LiteralString
+from typing import Any, Literal, LiteralString, get_args
 from uuid import UUID
 
 from django.db.models import Count, Exists, OuterRef, Q, QuerySet
@@ -17,15 +17,23 @@ from governance.models import BreakGlass, GlassReview, PolicyDecision
 
 State = Literal["open", "over", "ended"]
 
-# What it let pass, for people to look at: acts that went ahead, and would have come out otherwise without it.
-PASSED = Q(glass_id__isnull=False, decision__in=("allow", "audit")) & ~Q(unbroken_outcome="")
+Which = Literal["passed", "changed", "all"]
+
+# All that was decided under it, and of that what would have come out otherwise without it.
+DECIDED = Q(glass_id__isnull=False)
+CHANGED = DECIDED & ~Q(unbroken_outcome="")
+# What it let pass, for people to look at: of these the acts that went ahead.
+PASSED = CHANGED & Q(decision__in=("allow", "audit"))
+ACTS: Mapping[str, Which] = {which: which for which in get_args(Which)}
+_OF: Mapping[Which, Q] = {"passed": PASSED, "changed": CHANGED, "all": DECIDED}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Standing:
     """An opening as it stands.
 
-    `decisions` were made under it, it let `passed` acts pass, and `to_review` of these wait for a look.
+    `decisions` were made under it, `changed` of them would have come out otherwise without it, it let
+    `passed` acts pass, and `to_review` of these wait for a look.
     """
 
     id: UUID
@@ -43,15 +51,19 @@ class Standing:
     ended_note: str
     state: State
     decisions: int
+    changed: int
     passed: int
     to_review: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Act:
-    """An act that break-glass let pass; `unbroken_*` are what it would have come to without it.
+    """An act that was decided under break-glass.
 
-    `reviewed_by` is empty while nobody has looked at it, and `own` says that whoever did had a part in it.
+    `unbroken_*` are what it would have come to without it, where that is something else (`changed`; the same
+    outcome and rule where only more would have been taken or left out), and `passed` says that it went ahead
+    then. `reviewed_by` is empty while nobody has looked at it, and `own` says that whoever did had a part in
+    it.
     """
 
     decision_id: UUID
@@ -67,6 +79,8 @@ class Act:
     rule: str
     unbroken_outcome: str
     unbroken_rule: str
+    changed: bool
+    passed: bool
     act_outcome: str
     reviewed_by: str
     reviewed_at: datetime | None
@@ -132,16 +146,19 @@ def acts(
     workspace_id: UUID,
     *,
     glass_id: UUID | None = None,
+    which: Which = "passed",
     reviewed: bool | None = False,
     cursor: str | None = None,
     limit: int = DEFAULT_LIMIT,
 ) -> Page:
-    """Return a page of the acts that break-glass let pass in a workspace, newest first.
+    """Return a page of acts under break-glass in a workspace, newest first: those that it let pass.
 
-    Those that wait for a person's look, those `reviewed`, or with None all; of one opening where it is named.
-    Raises BadInput.
+    Or those whose verdict it `changed`, or `all` that were decided under it. Of these the ones that wait for
+    a person's look, those `reviewed`, or with None both; of one opening where it is named. Raises BadInput.
     """
-    rows = passed_rows(workspace_id, glass_id)
+    rows = PolicyDecision.objects.filter(_OF[which], workspace_id=workspace_id)
+    if glass_id is not None:
+        rows = rows.filter(glass_id=glass_id)
     if reviewed is not None:
         looked_at = Exists(GlassReview.objects.filter(id=OuterRef("id")))
         rows = rows.filter(looked_at if reviewed else ~looked_at)
@@ -162,7 +179,7 @@ def passed_at(workspace_id: UUID, session_id: UUID) -> list[datetime]:
 
 
 def acts_of(rows: Iterable[PolicyDecision]) -> list[Act]:
-    """Return decisions that break-glass let pass beside who has looked at them."""
+    """Return decisions under break-glass beside who has looked at them."""
     listed = list(rows)
     reviews = GlassReview.objects.in_bulk([row.id for row in listed])
     return [_act(row, reviews.get(row.id)) for row in listed]
@@ -197,6 +214,7 @@ def _standings(rows: list[BreakGlass], at: datetime) -> list[Standing]:
         found["glass_id"]: found
         for found in under.values("glass_id").annotate(
             decisions=Count("id"),
+            changed=Count("id", filter=CHANGED),
             passed=Count("id", filter=PASSED),
             to_review=Count("id", filter=PASSED & Q(~looked_at)),
         )
@@ -222,13 +240,15 @@ def _standing(row: BreakGlass, counted: Mapping[str, Any], at: datetime) -> Stan
         ended_note=row.ended_note,
         state=state,
         decisions=counted.get("decisions", 0),
+        changed=counted.get("changed", 0),
         passed=counted.get("passed", 0),
         to_review=counted.get("to_review", 0),
     )
 
 
 def _act(row: PolicyDecision, review: GlassReview | None) -> Act:
-    assert row.glass_id is not None  # noqa: S101 # those that PASSED finds have one
+    assert row.glass_id is not None  # noqa: S101 # those that DECIDED finds have one
+    changed = row.unbroken_outcome != ""
     return Act(
         decision_id=row.id,
         glass_id=row.glass_id,
@@ -243,6 +263,8 @@ def _act(row: PolicyDecision, review: GlassReview | None) -> Act:
         rule=row.policy_rule,
         unbroken_outcome=row.unbroken_outcome,
         unbroken_rule=row.unbroken_rule,
+        changed=changed,
+        passed=changed and row.decision in {"allow", "audit"},
         act_outcome=row.act_outcome,
         reviewed_by=review.by if review else "",
         reviewed_at=review.reviewed_at if review else None,

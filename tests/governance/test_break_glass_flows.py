@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from cartrita.accounts.permissions import RoleMissing
 from cartrita.errors import BadInput, Conflict
-from cartrita.eventstore import Append, Sequencer, StreamMoved, append, load, rebuild
+from cartrita.eventstore import Append, Sequencer, StreamMoved, append, get_blob, load, rebuild
 from governance.approval import ApprovalGranted, approval_id
 from governance.break_glass import (
     AlreadyOpen,
@@ -30,10 +30,10 @@ from governance.break_glass import (
 )
 from governance.commands import break_glass as commands
 from governance.decide import SEVERITY, decide
-from governance.decision import DecisionMade, request_of
+from governance.decision import DecisionMade, request_of, verdict_of
 from governance.models import BreakGlass, GlassReview, PolicyDecision
 from governance.queries import break_glass as queries
-from governance.queries.decisions import recount, redecide_all
+from governance.queries.decisions import in_order, recount, redecide_all
 from governance.queries.policies import active_policy
 from governance.step import Decided, take_step
 from sessions_app.commands import create_session
@@ -267,6 +267,92 @@ class TestStep:
             # The next example has the same people.
             for id_ in stand:
                 commands.end_break_glass(glass_id=id_, caller=as_caller(ann), now=begin)
+
+
+MAIL_IS_CLEANED = rule(
+    "mail-is-cleaned",
+    "allow",
+    "tool.name == 'mail' && !break_glass",
+    parameters={"redact": ["email", "secret"]},
+    priority=9100,
+)
+SECRETS_ARE_CLEANED = rule(
+    "secrets-are-cleaned", "allow", "tool.name == 'mail'", parameters={"redact": ["secret"]}, priority=9200
+)
+SEARCH_LEAVES_OUT = rule(
+    "search-leaves-out",
+    "allow",
+    "!break_glass",
+    match={"kinds": ["retrieval"]},
+    parameters={"leave_out": ["pii"]},
+    priority=9300,
+)
+
+
+class TestWhatIsTakenOut:
+    """Outcome and rule are the same with and without break-glass, and the text is not."""
+
+    @pytest.fixture
+    def cleaned(self, place: Place) -> Place:
+        place.follows(MAIL_IS_CLEANED, SECRETS_ARE_CLEANED, SEARCH_LEAVES_OUT, ALLOW)
+        return place
+
+    def test_is_recorded_and_looked_at(self, cleaned: Place, ann: Person, ben: Person) -> None:
+        before = asked(cleaned, "mail")
+        assert before.verdict.redact == ("email", "secret")
+        glass_id = opened(ann)
+        made = recorded(after := asked(cleaned, "mail"))
+        assert (made.outcome, made.rule, made.redact) == ("allow", "ok", ("secret",))
+        assert (made.unbroken_outcome, made.unbroken_redact, made.unbroken_left_out) == ("", ("email",), ())
+        assert made.without_glass == ("allow", "ok")
+        asked(cleaned, "other")
+        [act] = queries.acts(ann.workspace_id).items
+        assert (act.decision_id, act.changed, act.passed) == (after.decision_id, True, True)
+        row = queries.opening(glass_id, as_caller(ben), at=timezone.now())
+        assert (row.decisions, row.changed, row.passed, row.to_review) == (2, 1, 1, 1)
+        commands.review_acts(glass_id=glass_id, caller=as_caller(ben))
+        assert queries.acts(ann.workspace_id).items == []
+
+    def test_is_the_same_verdict_for_decisions_that_say_nothing_of_it(
+        self, cleaned: Place, ann: Person
+    ) -> None:
+        opened(ann)
+        made = recorded(asked(cleaned, "mail"))
+        earlier = verdict_of(made.model_copy(update={"unbroken_redact": ()}))
+        again = decide(request_of(made, get_blob), active_policy(ann.workspace_id))
+        assert in_order(again) == in_order(earlier)
+        assert again.unbroken_redact == ("email",)
+
+
+class TestAllUnderIt:
+    def test_is_listed_beside_what_it_let_pass(self, place: Place, ann: Person, ben: Person) -> None:
+        asked(place, "other")
+        glass_id = opened(ann)
+        tools = ["other", "shell", "send"]
+        ids = {tool: asked(place, tool).decision_id for tool in tools}
+        listed = {
+            which: [act.tool for act in queries.acts(ann.workspace_id, which=which, reviewed=None).items]
+            for which in queries.ACTS.values()
+        }
+        assert listed == {"passed": ["send"], "changed": ["send"], "all": tools[::-1]}
+        program = ben.program("read")
+        [other] = [
+            each
+            for each in program.get(
+                "/api/v2/break-glass/acts", {"which": "all", "glass_id": str(glass_id)}
+            ).json()["items"]
+            if each["decision_id"] == str(ids["other"])
+        ]
+        assert (other["changed"], other["passed"], other["unbroken_outcome"]) == (False, False, "")
+        answer = program.get("/api/v2/break-glass/acts", {"which": "some"})
+        assert (answer.status_code, answer.json()["field"]) == (400, "which")
+        out = StringIO()
+        call_command("break_glass", "--user", "ben@example.org", "acts", "--under", str(glass_id), stdout=out)
+        assert [line.split(": ", 1)[1].partition(" (")[0] for line in out.getvalue().splitlines()] == [
+            "audit by no-send, else deny by no-send",
+            "deny by no-shell, and the same without it",
+            "allow by ok, and the same without it",
+        ]
 
 
 class TestOpen:

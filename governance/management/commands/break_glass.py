@@ -38,6 +38,12 @@ class Command(BaseCommand):
         end.add_argument("--note", default="")
         passed = acts.add_parser("acts", help="List the acts that it let pass and nobody has looked at.")
         passed.add_argument("--all", action="store_true", help="also those that somebody has looked at")
+        passed.add_argument(
+            "--under",
+            type=UUID,
+            metavar="ID",
+            help="every decision under that opening, what it changed or not",
+        )
         review = acts.add_parser("review", help="Say that you have looked at acts that it let pass.")
         review.add_argument("glass_id", type=UUID, metavar="ID")
         review.add_argument("decisions", type=UUID, nargs="*", metavar="DECISION", help="else all that wait")
@@ -54,7 +60,7 @@ class Command(BaseCommand):
                 commands.end_break_glass(glass_id=options["glass_id"], caller=caller, note=options["note"])
                 self.stdout.write("ended")
             elif act == "acts":
-                self._acts(caller, everything=options["all"])
+                self._acts(caller, everything=options["all"], under=options["under"])
             else:
                 self._review(caller, **options)
         except CartritaError as error:
@@ -89,14 +95,25 @@ class Command(BaseCommand):
                 f"by {people[one.by]}: {shown(one.reason)} ({one.passed} let pass, {one.to_review} to review)"
             )
 
-    def _acts(self, caller: Caller, *, everything: bool) -> None:
+    def _acts(self, caller: Caller, *, everything: bool, under: UUID | None) -> None:
         queries.require_reader(caller)
-        for one in queries.acts(caller.workspace_id, reviewed=None if everything else False).items:
+        found = (
+            queries.acts(caller.workspace_id, reviewed=None if everything else False)
+            if under is None
+            else queries.acts(caller.workspace_id, glass_id=under, which="all", reviewed=None)
+        )
+        for one in found.items:
             what = shown(one.tool or one.model or one.subject_kind)
+            said = f"{one.created_at:%Y-%m-%d %H:%M}  {what}: {one.outcome} by {one.rule}"
+            if not one.changed:
+                self.stdout.write(f"{one.decision_id}  {said}, and the same without it")
+                continue
             looked = names_of([one.reviewed_by])[one.reviewed_by] if one.reviewed_by else "nobody"
+            more = (one.unbroken_outcome, one.unbroken_rule) == (one.outcome, one.rule)
+            whole = f"{one.unbroken_outcome} by {one.unbroken_rule}"
             self.stdout.write(
-                f"{one.decision_id}  {one.created_at:%Y-%m-%d %H:%M}  {what}: {one.outcome} by {one.rule}, "
-                f"else {one.unbroken_outcome} by {one.unbroken_rule} (glass {one.glass_id}, seen by {looked})"
+                f"{one.decision_id}  {said}, else {'more is taken or left out' if more else whole} "
+                f"(glass {one.glass_id}, seen by {looked})"
             )
 
     def _review(self, caller: Caller, *, glass_id: UUID, decisions: list[UUID], note: str, **_: Any) -> None:
