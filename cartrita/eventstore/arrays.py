@@ -4,7 +4,7 @@ Each function takes one column (None for null) and returns a parameter for a pla
 """
 
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from struct import Struct
 from typing import Any, TypeVar
 from uuid import UUID
@@ -111,6 +111,11 @@ def times(column: Sequence[datetime]) -> _TimeArray:
 def time(moment: datetime) -> bytes:
     """Return an aware time as a timestamptz, alone."""
     return _TIME.pack(_microseconds(moment))
+
+
+def moment(value: bytes) -> datetime:
+    """Return the time that a timestamptz is, alone."""
+    return _EPOCH + timedelta(microseconds=_TIME.unpack(value)[0])
 
 
 def texts(column: Sequence[str]) -> _TextArray:

@@ -7,10 +7,13 @@ from typing import Any, ClassVar
 from django.db import models
 
 from cartrita.errors import CartritaError
+from cartrita.eventstore.together import Command
 from cartrita.eventstore.types import Event, RecordedEvent
 
 InlineFunction = Callable[[RecordedEvent], None]
 FollowingFunction = Callable[[Sequence[RecordedEvent]], None]
+# Statements that write what a function does, or None where it has to.
+CommandsFunction = Callable[[Sequence[RecordedEvent]], Sequence[Command] | None]
 
 # Writers hold it shared while they run inline projections; the swap of a rebuild takes it alone.
 INLINE_LOCK = 0x63617274_696E6C69
@@ -35,6 +38,7 @@ class Inline:
     tables: tuple[type[models.Model], ...]
     function: InlineFunction | FollowingFunction
     batched: bool = False
+    commands: CommandsFunction | None = None
 
     def run(self, recorded: Sequence[RecordedEvent]) -> None:
         """Run the function on events of its classes, in order."""
@@ -77,15 +81,18 @@ def inline(
 
 
 def inline_batched(
-    *event_classes: type[Event], tables: Sequence[type[models.Model]]
+    *event_classes: type[Event],
+    tables: Sequence[type[models.Model]],
+    commands: CommandsFunction | None = None,
 ) -> Callable[[FollowingFunction], FollowingFunction]:
     """As `inline`, for a function that takes all such events of an append at once, in order.
 
-    It runs after those that take them one by one. Which events come together must not matter.
+    It runs after those that take them one by one. Which events come together must not matter. `commands`
+    returns statements that write the same rows, which a step sends together with its events.
     """
 
     def register(function: FollowingFunction) -> FollowingFunction:
-        _register_inline(function, event_classes, tables, batched=True)
+        _register_inline(function, event_classes, tables, batched=True, commands=commands)
         return function
 
     return register
@@ -129,15 +136,36 @@ def all_following() -> list[Following]:
 
 def run_inline(recorded: Sequence[RecordedEvent]) -> None:
     """Run the inline projections of these events, in order."""
+    for projection, batch in _batches(recorded):
+        projection.run(batch)
+
+
+def commands_of(
+    recorded: Sequence[RecordedEvent],
+) -> tuple[list[Command], list[tuple[Inline, list[RecordedEvent]]]]:
+    """Return the statements of inline projections that have some, and what is left to run after them."""
+    commands: list[Command] = []
+    others = []
+    for projection, batch in _batches(recorded):
+        written = projection.commands(batch) if projection.commands is not None else None
+        if written is None:
+            others.append((projection, batch))
+        else:
+            commands += written
+    return commands, others
+
+
+def _batches(recorded: Sequence[RecordedEvent]) -> list[tuple[Inline, list[RecordedEvent]]]:
+    """Return inline projections with the events that each takes, in the order in which they run."""
+    single = []
     batches: dict[str, list[RecordedEvent]] = {}
     for event in recorded:
         for projection in inline_of(type(event.event)):
             if projection.batched:
                 batches.setdefault(projection.name, []).append(event)
             else:
-                projection.run([event])
-    for name, batch in batches.items():
-        _inline[name].run(batch)
+                single.append((projection, [event]))
+    return [*single, *((_inline[name], batch) for name, batch in batches.items())]
 
 
 def _register_inline(
@@ -146,9 +174,10 @@ def _register_inline(
     tables: Sequence[type[models.Model]],
     *,
     batched: bool,
+    commands: CommandsFunction | None = None,
 ) -> None:
     name = f"{function.__module__.removesuffix('.projections')}.{function.__name__}"
-    projection = Inline(name, event_classes, tuple(tables), function, batched)
+    projection = Inline(name, event_classes, tuple(tables), function, batched, commands)
     _refuse_shared(projection)
     _inline[name] = projection
     for cls in event_classes:

@@ -10,15 +10,17 @@ from uuid import UUID
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, IntegrityError, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
+from psycopg.pq.abc import PGresult
 from psycopg.types.numeric import Int2, Int4
 
-from cartrita.errors import Conflict
-from cartrita.eventstore import codec, projections, registry, sealing
+from cartrita.errors import CartritaError, Conflict
+from cartrita.eventstore import codec, projections, registry, sealing, together
 from cartrita.eventstore.arrays import booleans, byteas, integers2, texts, uuids
 from cartrita.eventstore.codec import KEY_COLUMN, Row, row_of
 from cartrita.eventstore.holding import HOLD, BlobGone, named_by
 from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.rows import COLUMNS, as_arrays, as_values
+from cartrita.eventstore.together import COMMIT, Command, Recurring
 from cartrita.eventstore.types import Append, Event, RecordedEvent
 from cartrita.eventstore.wake import wake_sequencer
 from cartrita.telemetry import current_trace_id, statement_span
@@ -49,6 +51,34 @@ class EventIdReused(Conflict):
     code: ClassVar[str] = "event_id_reused"
 
 
+class Collision(CartritaError):
+    """Events, the last of a transaction, met others in their place, and nothing of it was stored."""
+
+    code: ClassVar[str] = "collision"
+    status: ClassVar[int] = 409
+
+    def __init__(self, appends: Sequence[Append]) -> None:
+        super().__init__("Other events stand where these should")
+        self._appends = appends
+
+    def resolve(self) -> None:
+        """Return where these very events stand already; else raise what `append` does. After the rollback."""
+        try:
+            _standing(self._appends)
+        except StreamMoved:
+            # That may be one which was in nobody's way.
+            versions = {one.stream_id: _version_of(one.stream_id) for one in self._appends}
+            for one in self._appends:
+                if versions[one.stream_id] != one.expected_version:
+                    raise StreamMoved(
+                        stream_id=one.stream_id,
+                        expected_version=one.expected_version,
+                        actual_version=_version_of(one.stream_id),
+                    ) from None
+                versions[one.stream_id] += len(one.events)
+            raise
+
+
 # A statement and its parameters.
 Statement = tuple[LiteralString, Sequence[Any]]
 
@@ -66,22 +96,12 @@ def append(
     Erased, BlobGone. After StreamMoved the caller's transaction is usable, unless a part was written (it
     rolls back).
     """
-    # Sorted, so that two writers that meet on several streams wait for one another in one direction only.
-    ordered = [one for one in appends if one.events]
-    if len(ordered) > 1:
-        ordered.sort(key=lambda one: (one.stream_id.bytes, one.expected_version))
+    ordered = _ordered(appends)
     if not ordered:
         for statement, parameters in beside:
             execute(statement, parameters)
         return []
-    ciphers = {key_id: sealing.cipher(key_id) for key_id in codec.keys_needed(ordered)}
-    moment = recorded_at or datetime.now(UTC)
-    trace_id = current_trace_id()
-    encoded = [
-        row
-        for one in ordered
-        for row in codec.encode(one, recorded_at=moment, ciphers=ciphers, trace_id=trace_id)
-    ]
+    encoded = _encoded(ordered, recorded_at or datetime.now(UTC))
     has_inline = any(projections.inline_of(type(row.event)) for row in encoded)
     named = named_by(encoded)
     in_transaction = connections[DEFAULT_DB_ALIAS].in_atomic_block
@@ -100,6 +120,56 @@ def append(
             row for _, row in sorted(zip(bounds, recorded, strict=True), key=lambda pair: given[pair[0]])
         ]
     return recorded
+
+
+def append_last(*appends: Append, recorded_at: datetime, before: Sequence[Command] = ()) -> None:
+    """Store events as `append` does, as the last act of the transaction that the caller began.
+
+    Statements `before` run before, in the same round trip. So does the commit, unless there are inline
+    projections that take a statement of their own: the caller leaves its `atomic` at once. Where anything
+    stands in the way all is rolled back, and Collision raised, to be resolved then. Within a transaction of
+    somebody else nothing is committed, and `append` does the rest.
+    """
+    ordered = _ordered(appends)
+    if is_nested():
+        if before:
+            run_together(*before)
+        append(*ordered, recorded_at=recorded_at)
+        return
+    encoded = _encoded(ordered, recorded_at)
+    named = named_by(encoded)
+    if find_gap(encoded) is not None:
+        raise Collision(ordered)
+    if named and (missing := set(named) - {row[0] for row in execute(HOLD, [byteas(named)])}):
+        try:
+            _standing(ordered)
+        except StreamMoved:
+            raise BlobGone(missing) from None
+        encoded = []
+    projected, others = projections.commands_of(encoded)
+    commands = [*before]
+    if projected or others:
+        commands.append((_HOLD_INLINE, ()))
+    for row in encoded:
+        values = as_values(row_of(row))
+        if row.version == 1:
+            commands.append((_PUT_FIRST, values))
+        else:
+            before_it = [values[0], (row.version - 1).to_bytes(4, "big")]
+            commands.append((_PUT_NEXT, [*values[:2], *before_it, *values[2:]]))
+    commands += projected
+    if encoded:
+        transaction.on_commit(wake_sequencer, robust=True)
+    if not others:
+        commands.append((COMMIT, ()))
+    try:
+        run_together(*commands)
+    except IntegrityError as error:
+        if not _is_collision(error):
+            raise
+        raise Collision(ordered) from None
+    for projection, batch in others:
+        projection.run(batch)
 
 
 def load(stream_id: UUID, *, after_version: int = 0, up_to_version: int | None = None) -> list[RecordedEvent]:
@@ -148,6 +218,23 @@ def execute_together(*statements: Statement) -> list[psycopg.Cursor[Row]]:
             cursor: psycopg.Cursor[Row] = psycopg.Cursor(database.connection)
             cursors.append(cursor.execute(statement, parameters, binary=True))
     return cursors
+
+
+def run_together(*commands: Command) -> list[PGresult]:
+    """Run statements one after the other in one round trip, in the transaction that is open or begins.
+
+    Raises StatementsGone within a transaction that is to be done again.
+    """
+    database = _usable()
+    traced = statement_span(*(command.statement for command, _ in commands))
+    # Who is within a transaction of somebody else could not do it again.
+    with traced, database.wrap_database_errors:
+        return together.run(database.connection, commands, prepares=not database.savepoint_ids)
+
+
+def is_nested() -> bool:
+    """Tell whether the innermost `atomic` is within another one, whose transaction it joins."""
+    return bool(connections[DEFAULT_DB_ALIAS].savepoint_ids)
 
 
 def insert_statement(
@@ -210,6 +297,33 @@ def says_the_same(stored: RecordedEvent, event: Event) -> bool:
         getattr(stored.event, name) == getattr(event, name)
         for name in type(event).model_fields
         if name not in stored.sealed
+    )
+
+
+def _ordered(appends: Sequence[Append]) -> list[Append]:
+    # Sorted, so that two writers that meet on several streams wait for one another in one direction only.
+    ordered = [one for one in appends if one.events]
+    if len(ordered) > 1:
+        ordered.sort(key=lambda one: (one.stream_id.bytes, one.expected_version))
+    return ordered
+
+
+def _encoded(ordered: Sequence[Append], moment: datetime) -> list[RecordedEvent]:
+    ciphers = {key_id: sealing.cipher(key_id) for key_id in codec.keys_needed(ordered)}
+    trace_id = current_trace_id()
+    return [
+        row
+        for one in ordered
+        for row in codec.encode(one, recorded_at=moment, ciphers=ciphers, trace_id=trace_id)
+    ]
+
+
+def _is_collision(error: IntegrityError) -> bool:
+    """Tell whether an event stands in another's place, or its predecessor does not stand."""
+    cause = error.__cause__
+    return isinstance(cause, psycopg.Error) and (
+        cause.diag.constraint_name == "event_pkey"
+        or (cause.diag.table_name, cause.diag.column_name) == ("event", "version")
     )
 
 
@@ -439,6 +553,19 @@ _PREPARED_NEXT = Prepared("insert_next", f"insert into event ({_NAMES}) select {
 _PREPARED_BEGIN = Prepared("insert_begin", _BEGIN_ALL)
 _PREPARED_CONTINUE = Prepared("insert_continue", _CONTINUE_ALL)
 _PREPARED_ALL = Prepared("insert_all", _INSERT_ALL)
+_PUT_FIRST = Recurring(f"insert into event ({_NAMES}) values ({_VALUES})")  # noqa: S608
+# Without a predecessor the version is null, which is an error.
+_PUT_NEXT = Recurring(
+    f"insert into event ({_NAMES}) values ("  # noqa: S608
+    + _VALUES.replace(
+        "%b::int4",
+        "(select %b::int4 where exists "
+        "(select from event where stream_id = %b::uuid and version = %b::int4))",
+        1,
+    )
+    + ")"
+)
+_HOLD_INLINE = Recurring(f"select from {_HELD}")
 _LOAD: LiteralString = (
     "select log.position, " + COLUMNS + " from event left join log using (stream_id, version) "  # noqa: S608
     "where stream_id = %b and version > %b and version <= %b order by version"
