@@ -24,6 +24,8 @@ from cartrita.eventstore import (
     put_blob,
 )
 from cartrita.eventstore.canonical import rfc3339
+from cartrita.eventstore.store import Collision, append_last, is_nested, run_together
+from cartrita.eventstore.together import StatementsGone
 from governance import approval
 from governance.balances import BalanceKey, Bucket, Held, lock, lock_approvals
 from governance.break_glass import Opening, covering
@@ -44,9 +46,9 @@ from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
 from governance.policy_store import closed, set_in_force, set_in_shadow
 from governance.queries.approvals import matching_grants
-from governance.queries.bearing import bearing
+from governance.queries.bearing import Bearing, bearing
 from governance.queries.budgets import ApplicableBudget, Scope, scopes_of
-from governance.queries.decisions import Booked, acts_under_way, counts_of, recent
+from governance.queries.decisions import Asked, Booked, acts_under_way, counts_of, recent
 from governance.queries.policies import active_policy
 from governance.rule import Throttle
 from governance.shadow import NOT_EVALUATED, shadow_verdict
@@ -143,8 +145,20 @@ def take_step(
     Raises StreamMoved where a decision or a stream of `then` stands already (fold again), UnknownDecision for
     a settlement of nothing, and what `then` raises; nothing is changed then.
     """
-    with transaction.atomic():
-        return _Step(context, acts, now).take(settlements, then)
+    try:
+        return _take(_Step(context, acts, now), settlements, then)
+    except StatementsGone:
+        # All was rolled back; and with it went what the connection had prepared.
+        return _take(_Step(context, acts, now), settlements, then)
+
+
+def _take(step: "_Step", settlements: Sequence[Settlement], then: Then) -> list[Decided]:
+    try:
+        with transaction.atomic():
+            step.take(settlements, then)
+    except Collision as collision:
+        collision.resolve()
+    return step.decided
 
 
 async def atake_step(
@@ -208,8 +222,9 @@ class _Step:
         self._shadow_hash = ""
         self._shadow: PolicySet | None = None
         self._openings: tuple[Opening, ...] = ()
+        self.decided: list[Decided] = []
 
-    def take(self, settlements: Sequence[Settlement], then: Then) -> list[Decided]:
+    def take(self, settlements: Sequence[Settlement], then: Then) -> None:
         known = bearing(
             workspace_id=self._context.workspace_id,
             decision_ids=[one.decision_id for one in settlements],
@@ -229,21 +244,23 @@ class _Step:
             self._weigh(act, found, teams)
             for act, found, teams in zip(self._acts, known.budgets, known.teams, strict=True)
         ]
-        held = self._lock(weighed, known.booked)
+        held = self._lock(weighed, known)
         appends = self._settle(settlements, known.booked, held)
         made, held = self._decide(weighed, held)
         stopped = bool(made) and not made[-1].verdict.allowed
-        decided = []
         for place, one in enumerate(made):
             released = stopped and place < len(made) - 1
             answer, events = self._answer(one, released=released)
-            decided.append(answer)
+            self.decided.append(answer)
             appends += events
         appends += self._uses(made) if not stopped else []
         appends += self._closing() if made and self._policy is closed() else []
-        appends += then(tuple(decided))
-        append(*appends, recorded_at=self._now, beside=held.changes())
-        return decided
+        appends += then(tuple(self.decided))
+        if known.has_rows:
+            append_last(*appends, recorded_at=self._now, before=held.changes())
+        else:
+            run_together(*held.changes())
+            append(*appends, recorded_at=self._now)
 
     def _closing(self) -> list[Append]:
         """Record the set that denies all, once in a workspace, so that its decisions can be made again."""
@@ -293,29 +310,41 @@ class _Step:
             buckets=buckets,
         )
 
-    def _lock(self, weighed: Sequence[_Weighed], open_: Mapping[UUID, Booked]) -> Held:
+    def _lock(self, weighed: Sequence[_Weighed], known: Bearing) -> Held:
         subjects = {subject for one in weighed for subject in one.subjects}
         balances = {(budget.id, budget.period_start) for one in weighed for budget in one.budgets}
         buckets = {key: throttle.full for one in weighed for key, throttle in one.buckets.values()}
-        for row in open_.values():
+        for row in known.booked.values():
             subjects |= {*_subjects(row.session_id, row.requester_id)}
             balances |= {(entry.budget, entry.period_start) for entry in row.reserved}
-        asked = {(act.request.session_id, act.request.subject_kind, act.request.tool) for act in self._acts}
-        held, rows = lock(
+        asked = self._asked(known.booked)
+        held, found = lock(
             workspace_id=self._context.workspace_id,
             subjects=subjects,
             balances=balances,
             buckets=buckets,
             at=self._now,
             # The minutes that it counts begin when the locks are asked for.
-            then=recent(at=self._now, asked=asked, settled=open_.keys()),
+            then=recent(asked, at=self._now),
+            # The first step of a workspace writes what is in force.
+            untouched=known.policy_hash is not None and not is_nested(),
         )
-        counts = counts_of(rows)
+        counts = counts_of(asked, found)
         self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
         self._settled = set(counts.settled)
         # The locks may have been long in coming.
         self._now = self._given or datetime.now(UTC)
         return held
+
+    def _asked(self, settled: Iterable[UUID]) -> Asked:
+        calls, failures = {}, {}
+        for act in self._acts:
+            request = act.request
+            if request.session_id is not None:
+                calls[request.session_id, request.subject_kind] = True
+                if request.tool:
+                    failures[request.session_id, request.tool] = True
+        return Asked([*calls], [*failures], [*settled])
 
     # Settling
 

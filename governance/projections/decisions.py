@@ -1,20 +1,39 @@
 """The read model of decisions, written with each of them: counters and settlements read it under locks."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, LiteralString
 from uuid import UUID
 
 import orjson
 
-from cartrita.eventstore import RecordedEvent, inline_batched, load
+from cartrita.eventstore import RecordedEvent, arrays, inline_batched, load
 from cartrita.eventstore.store import execute
+from cartrita.eventstore.together import Command, Recurring
 from governance.decision import ActSettled, DecisionMade
 from governance.models import PolicyDecision
 
 Row = dict[str, Any]
 
 
-@inline_batched(DecisionMade, ActSettled, tables=[PolicyDecision])
+def commands_of_decisions(batch: Sequence[RecordedEvent]) -> list[Command]:
+    """Return the statements that `project_policy_decision` needs for decisions that have their rows.
+
+    Those of a step have: what it settles it has read before. Small statements with ready values take a
+    third of what one for all takes, of the server and here.
+    """
+    commands: list[Command] = []
+    for recorded in batch:
+        if isinstance(recorded.event, DecisionMade):
+            row = _made(recorded, recorded.event)
+            commands.append((_INSERT, [pack(row[name]) for name, pack in _PACKERS.items()]))
+        elif isinstance(recorded.event, ActSettled):
+            row = _settled(recorded, recorded.event)
+            commands.append((_SETTLE, [_PACKERS[name](row[name]) for name in _SETTLED]))
+    return commands
+
+
+@inline_batched(DecisionMade, ActSettled, tables=[PolicyDecision], commands=commands_of_decisions)
 def project_policy_decision(batch: Sequence[RecordedEvent]) -> None:
     """Show decisions, and how their acts ended as soon as that is recorded."""
     made: dict[UUID, Row] = {}
@@ -96,9 +115,12 @@ def _made(recorded: RecordedEvent, event: DecisionMade) -> Row:
         "decided_at": event.at,
         "trace_id": recorded.trace_id,
         "act_outcome": "",
+        "act_cost_micros": None,
         "act_currency": "",
+        "act_tokens": None,
         "act_estimated": False,
         "labels_added": (),
+        "settled_at": None,
     }
 
 
@@ -115,6 +137,120 @@ def _settled(recorded: RecordedEvent, event: ActSettled) -> Row:
     }
 
 
+def _uuid(value: UUID | None) -> bytes | None:
+    return None if value is None else value.bytes
+
+
+def _text(value: str) -> bytes:
+    return value.encode()
+
+
+def _time(value: datetime | None) -> bytes | None:
+    return None if value is None else arrays.time(value)
+
+
+def _number(value: int | None) -> bytes | None:
+    return None if value is None else value.to_bytes(8, "big", signed=True)
+
+
+def _truth(value: bool) -> bytes:
+    return b"\1" if value else b"\0"
+
+
+def _json(value: Any) -> bytes:
+    # The version of jsonb's binary format, and the text.
+    return b"\1" + orjson.dumps(value, option=orjson.OPT_UTC_Z)
+
+
+# How each column of a decision's row is written.
+_PACKERS: dict[str, Callable[[Any], bytes | None]] = {
+    "id": _uuid,
+    "created_at": _time,
+    "workspace_id": _uuid,
+    "session_id": _uuid,
+    "subject_kind": _text,
+    "tool_name": _text,
+    "model_name": _text,
+    "agent_name": _text,
+    "decision": _text,
+    "policy_rule": _text,
+    "reason": _text,
+    "review": _truth,
+    "cost_limit_before": _number,
+    "cost_limit_after": _number,
+    "currency": _text,
+    "resource_usage_before": _json,
+    "resource_usage_after": _json,
+    "request_context": _text,
+    "user_context": _json,
+    "key_id": _uuid,
+    "policy_hash": _text,
+    "matched": arrays.texts,
+    "not_matched": arrays.texts,
+    "erred": arrays.texts,
+    "message_for_agent": _text,
+    "message_for_people": _text,
+    "parameters": _json,
+    "rule_hash": _text,
+    "reserved": _json,
+    "possible_labels": arrays.texts,
+    "grants": arrays.uuids,
+    "approval_id": _uuid,
+    "retry_after_ms": _number,
+    "requester_id": _uuid,
+    "budget_id": _uuid,
+    "warnings": arrays.uuids,
+    "redact": arrays.texts,
+    "findings": arrays.texts,
+    "glass_id": _uuid,
+    "unbroken_outcome": _text,
+    "unbroken_rule": _text,
+    "shadow_hash": _text,
+    "shadow_outcome": _text,
+    "shadow_rule": _text,
+    "decided_at": _time,
+    "trace_id": _text,
+    "act_outcome": _text,
+    "act_cost_micros": _number,
+    "act_currency": _text,
+    "act_tokens": _number,
+    "act_estimated": _truth,
+    "labels_added": arrays.texts,
+    "settled_at": _time,
+}
+_TYPES: dict[Any, LiteralString] = {
+    _uuid: "uuid",
+    _text: "text",
+    _time: "timestamptz",
+    _number: "int8",
+    _truth: "bool",
+    _json: "jsonb",
+    arrays.texts: "text[]",
+    arrays.uuids: "uuid[]",
+}
+_INSERT = Recurring(
+    "insert into policy_decisions ("  # noqa: S608 # constants alone
+    + ", ".join(_PACKERS)
+    + ") values ("
+    + ", ".join([f"%b::{_TYPES[pack]}" for pack in _PACKERS.values()])
+    + ")"
+)
+_SETTLE = Recurring("""
+    update policy_decisions set
+        act_outcome = %b::text, act_cost_micros = %b::int8, act_currency = %b::text, act_tokens = %b::int8,
+        act_estimated = %b::bool, labels_added = %b::text[], settled_at = %b::timestamptz
+    where id = %b::uuid
+""")
+_SETTLED = (
+    "act_outcome",
+    "act_cost_micros",
+    "act_currency",
+    "act_tokens",
+    "act_estimated",
+    "labels_added",
+    "settled_at",
+    "id",
+)
 _WRITE: LiteralString = """
     with made as (
         insert into policy_decisions

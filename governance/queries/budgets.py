@@ -276,9 +276,14 @@ _APPLICABLE_ALONE: LiteralString = f"with recursive {WANTED}, {FOUND} {APPLICABL
 
 def wanted_parameters(workspace_id: UUID, scopes: Sequence[Sequence[Scope]]) -> list[object]:
     """Return the parameters of `WANTED`, for the scopes of each act."""
+    return [workspace_id, *wanted_values(workspace_id, scopes)[1:]]
+
+
+def wanted_values(workspace_id: UUID, scopes: Sequence[Sequence[Scope]]) -> list[bytes]:
+    """Return the parameters of `WANTED`, for the scopes of each act, as the server's binary values."""
     wanted = [(act, kind, name) for act, of_act in enumerate(scopes) for kind, name in of_act]
     return [
-        workspace_id,
+        workspace_id.bytes,
         arrays.integers4([act for act, _, _ in wanted]),
         arrays.texts([kind for _, kind, _ in wanted]),
         arrays.texts([name for _, _, name in wanted]),

@@ -8,11 +8,13 @@ from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
 from django.db.models import Q
+from psycopg.pq.abc import PGresult
 from pydantic import TypeAdapter
 
 from cartrita.errors import NotFound
 from cartrita.eventstore import RecordedEvent, arrays, get_blob, load
-from cartrita.eventstore.store import Statement, execute
+from cartrita.eventstore.store import execute
+from cartrita.eventstore.together import Command, Recurring
 from governance import decision
 from governance.decide import DecisionRequest, Verdict
 from governance.decision import DecisionMade, NotRedecidable, Reserved, verdict_of
@@ -49,9 +51,18 @@ class RecentCounts:
     `settled` are those of the asked decisions whose act has ended.
     """
 
-    calls: Mapping[tuple[UUID | None, str], int]
-    failures: Mapping[tuple[UUID | None, str], int]
+    calls: Mapping[tuple[UUID, str], int]
+    failures: Mapping[tuple[UUID, str], int]
     settled: frozenset[UUID]
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What is counted: calls by session and kind, failures by session and tool; and what may have ended."""
+
+    calls: Sequence[tuple[UUID, str]]
+    failures: Sequence[tuple[UUID, str]]
+    settled: Sequence[UUID]
 
 
 def booked_of(decision_ids: Collection[UUID], rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Booked]:
@@ -83,44 +94,30 @@ def booked_of(decision_ids: Collection[UUID], rows: Iterable[Mapping[str, Any]])
     return found
 
 
-def recent(
-    *,
-    at: datetime,
-    asked: Collection[tuple[UUID | None, str, str]],
-    settled: Collection[UUID] = (),
-) -> Statement:
-    """Return the statement that counts what sessions did lately, exactly where their label sets are locked.
+def recent(asked: Asked, *, at: datetime) -> list[Command]:
+    """Return the statements that count what sessions did lately, exactly where their label sets are locked.
 
-    `asked` are (session, subject kind, tool). `counts_of` reads its rows.
+    `counts_of` reads their answers.
     """
-    sessions = {session_id for session_id, _, _ in asked if session_id is not None}
-    kinds = {kind for _, kind, _ in asked}
-    tools = {tool for _, _, tool in asked if tool}
-    of_sessions = arrays.uuids(list(sessions))
-    return _RECENT, [
-        arrays.uuids(list(settled)),
-        of_sessions,
-        at - timedelta(minutes=1),
-        arrays.texts(list(kinds)),
-        of_sessions,
-        arrays.texts(list(tools)),
-        at - timedelta(minutes=5),
+    minute, minutes = arrays.time(at - timedelta(minutes=1)), arrays.time(at - timedelta(minutes=5))
+    return [
+        *((_SETTLED, [decision_id.bytes]) for decision_id in asked.settled),
+        *((_CALLS, [session_id.bytes, minute, kind.encode()]) for session_id, kind in asked.calls),
+        *((_FAILURES, [session_id.bytes, tool.encode(), minutes]) for session_id, tool in asked.failures),
     ]
 
 
-def counts_of(rows: Iterable[Sequence[Any]]) -> RecentCounts:
-    """Return what the statement of `recent` counted."""
-    calls: dict[tuple[UUID | None, str], int] = {}
-    failures: dict[tuple[UUID | None, str], int] = {}
-    ended = set()
-    for what, id_, name, count in rows:
-        if what == 0:
-            ended.add(id_)
-        elif what == 1:
-            calls[id_, name] = count
-        else:
-            failures[id_, name] = count
-    return RecentCounts(calls=calls, failures=failures, settled=frozenset(ended))
+def counts_of(asked: Asked, answers: Sequence[PGresult]) -> RecentCounts:
+    """Return what the statements of `recent` counted."""
+    rows = iter(answers)
+    settled = [decision_id for decision_id in asked.settled if next(rows).ntuples]
+    calls = {key: _count(next(rows)) for key in asked.calls}
+    failures = {key: _count(next(rows)) for key in asked.failures}
+    return RecentCounts(calls=calls, failures=failures, settled=frozenset(settled))
+
+
+def _count(answer: PGresult) -> int:
+    return int.from_bytes(answer.get_value(0, 0) or b"", "big")
 
 
 def acts_under_way(
@@ -256,17 +253,15 @@ BOOKED: LiteralString = """
         resource_usage_before, resource_usage_after, currency
     from policy_decisions where id = any(%b::uuid[])
 """
-_RECENT: LiteralString = """
-    select 0, id, null::text, null::int8 from policy_decisions
-    where id = any(%b::uuid[]) and act_outcome <> ''
-    union all select 1, session_id, subject_kind, count(*) from policy_decisions
-    where session_id = any(%b::uuid[]) and created_at > %b::timestamptz and subject_kind = any(%b::text[])
-    group by session_id, subject_kind
-    union all select 2, session_id, tool_name, count(*) from policy_decisions
-    where session_id = any(%b::uuid[]) and tool_name = any(%b::text[])
+_SETTLED = Recurring("select from policy_decisions where id = %b::uuid and act_outcome <> ''")
+_CALLS = Recurring("""
+    select count(*) from policy_decisions
+    where session_id = %b::uuid and created_at > %b::timestamptz and subject_kind = %b::text
+""")
+_FAILURES = Recurring("""
+    select count(*) from policy_decisions where session_id = %b::uuid and tool_name = %b::text
         and act_outcome in ('failed', 'timed_out') and settled_at > %b::timestamptz
-    group by session_id, tool_name
-"""
+""")
 # As `governance.step` books: actual figures where an act has ended, what is held back where it has not.
 _RECOUNT: LiteralString = """
     with entry as (

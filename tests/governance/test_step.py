@@ -6,10 +6,11 @@ from uuid import UUID
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Sequencer, StreamMoved, append, derived_id, load, new_id, rebuild
+from cartrita.eventstore.store import execute
 from governance.approval import ApprovalGranted, ApprovalRequested, ApprovalUsed, ApprovalVoided, approval_id
 from governance.decide import GrantFact
 from governance.decision import ActSettled, DecisionMade
@@ -123,6 +124,38 @@ class TestTakeStep:
         assert not ThrottleBucket.objects.exists()
         take_step(context=place.context, acts=[place.act(tokens=1)])
         assert balance(budget) == (1, 0)
+
+    def test_is_taken_again_when_the_statements_of_its_connection_are_gone(self, place: Place) -> None:
+        budget = place.has_budget(tokens=100)
+        take_step(context=place.context, acts=[place.act(tokens=10)])
+        act = place.act(tokens=10)
+        tries = []
+
+        def then(_: Any) -> list[Append]:
+            tries.append(1)
+            if len(tries) == 1:
+                execute("deallocate all")
+            return []
+
+        assert only(take_step(context=place.context, acts=[act], then=then)).permit is not None
+        assert len(tries) == 2
+        assert balance(budget) == (20, 0)
+
+    def test_is_a_part_of_the_transaction_of_its_caller(self, place: Place) -> None:
+        place.follows(rule("slow", "throttle", parameters={"rate": "2/minute"}), ALLOW)
+        budget = place.has_budget(tokens=100)
+        first, second = (place.act(tokens=10, may_add=("secret",)) for _ in range(2))
+        with transaction.atomic():
+            take_step(context=place.context, acts=[first])
+            transaction.set_rollback(True)
+        assert load(first.decision_id) == []
+        with transaction.atomic():
+            take_step(context=place.context, acts=[first])
+            take_step(context=place.context, settlements=[settled(first.decision_id, tokens=5)])
+            with pytest.raises(StreamMoved):
+                take_step(context=place.context, acts=[first])
+            take_step(context=place.context, acts=[second])
+        assert balance(budget) == (10, 5)
 
     def test_changes_nothing_when_a_stream_moved(self, place: Place) -> None:
         budget = place.has_budget(tokens=100)
