@@ -274,6 +274,7 @@ SPECTACULAR_SETTINGS = {
 LANGUAGE_CODE = "en"
 TIME_ZONE = "UTC"
 USE_I18N = True
+FORMAT_MODULE_PATH = ["cartrita.web.formats"]
 USE_TZ = True
 
 STATIC_URL = "/static/"

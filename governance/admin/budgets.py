@@ -17,7 +17,7 @@ from django.urls import URLPattern, path, reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from cartrita.accounts.commands import change_workspace_settings
 from cartrita.accounts.console import BUDGET_ROLES, TEAM_ROLES, names_of
@@ -27,7 +27,16 @@ from cartrita.accounts.region import zone
 from cartrita.accounts.team_queries import team_named
 from cartrita.errors import CartritaError
 from cartrita.eventstore.admin import as_uuid
-from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in, row_address, summary
+from governance.admin.pages import (
+    MICROS,
+    CommandForm,
+    ConsolePage,
+    events_behind,
+    plain,
+    put_in,
+    row_address,
+    summary,
+)
 from governance.budget import Period, ScopeKind
 from governance.commands import budgets as commands
 from governance.commands.exports import record_export
@@ -38,7 +47,6 @@ from governance.queries.budget_table import COLUMNS, table_of
 from governance.queries.budgets import BudgetStanding, Scope, scope_names, tree
 from governance.spreadsheet import as_csv, csv_answer
 
-MICROS = 1_000_000
 FULL = 100
 PERIODS_SHOWN = 24
 PERIOD_WORDS = {
@@ -266,6 +274,14 @@ class Terms(CommandForm):
         )
 
 
+class OtherTerms(Terms):
+    """Other terms for a budget that there is."""
+
+    title = gettext_lazy("Change its terms")
+    button = gettext_lazy("Change the terms")
+    done = gettext_lazy("The budget has these terms now.")
+
+
 class Settings(CommandForm):
     """What new budgets of a workspace take."""
 
@@ -465,7 +481,7 @@ class BudgetAdmin(ConsolePage):
         caller = self.must_be(request, row.workspace_id, BUDGET_ROLES)
         form: CommandForm
         if act == "set":
-            form = Terms(request.POST, workspace_id=row.workspace_id, of=row)
+            form = OtherTerms(request.POST, workspace_id=row.workspace_id, of=row)
         else:
             form = (Raise if act == "raise" else Close)(request.POST, of=row)
         status = form.carried_out(caller)
@@ -483,7 +499,7 @@ class BudgetAdmin(ConsolePage):
         standing = found[row.pk].budget
         offered: list[CommandForm] = []
         if self.caller(request, row.workspace_id, BUDGET_ROLES) is not None:
-            offered = [Terms(workspace_id=row.workspace_id, of=row)]
+            offered = [OtherTerms(workspace_id=row.workspace_id, of=row)]
             if not row.closed:
                 offered = [Raise(of=row), *offered, Close(of=row)]
         errors = put_in(offered, answered)
@@ -520,7 +536,7 @@ class BudgetAdmin(ConsolePage):
                 Went(
                     each,
                     row_address("policydecision", each.decision_id),
-                    _plain(each.micros),
+                    plain(each.micros),
                     people.get(f"user:{each.requester_id}", ""),
                 )
                 for each in found.spenders
@@ -577,11 +593,12 @@ def _amount(unit: str, limit: int, used: int, reserved: int, divisor: int) -> di
     used_part = FULL if limit == 0 else min(used * FULL // limit, FULL)
 
     def shown(amount: int) -> int | str:
-        return amount if divisor == 1 else _plain(amount)
+        return amount if divisor == 1 else plain(amount)
 
     return {
         "unit": unit,
         "limit": shown(limit),
+        "limit_in": ngettext("token", "tokens", limit) if divisor == 1 else unit,
         "used": shown(used),
         "reserved": shown(reserved),
         "left": shown(limit - taken),
@@ -589,11 +606,6 @@ def _amount(unit: str, limit: int, used: int, reserved: int, divisor: int) -> di
         "used_part": used_part,
         "held_part": percent - used_part,
     }
-
-
-def _plain(micros: int) -> str:
-    """Return micro-units as a number of whole units."""
-    return f"{(Decimal(micros) / MICROS).normalize():f}"
 
 
 def _micros(money: Decimal | None) -> int | None:

@@ -8,7 +8,7 @@ from django import forms
 from django.http import Http404, HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from cartrita.errors import BadInput
 from governance.admin.pages import ConsolePage
@@ -72,7 +72,12 @@ def notes(rule: RuleCoverage) -> Iterator[str]:
             else _("Never hit: nothing that it is about came up.")
         )
     if rule.erred:
-        yield _("Could not be evaluated %(count)s times, which counts as deny.") % {"count": rule.erred}
+        said = ngettext(
+            "Could not be evaluated %(count)s time, which counts as deny.",
+            "Could not be evaluated %(count)s times, which counts as deny.",
+            rule.erred,
+        )
+        yield said % {"count": rule.erred}
     if rule.always_overridden:
         by = ", ".join(f"{name} ({count})" for name, count in rule.overridden_by.items())
         if rule.counts_anyway:
@@ -84,10 +89,13 @@ def notes(rule: RuleCoverage) -> Iterator[str]:
     if rule.never_slowed:
         yield _("Never slowed anything.")
     if rule.approvals and rule.approvals.always_granted:
-        yield _(
+        said = ngettext(
+            "Always approved: %(granted)s of %(requested)s request, within %(median)s. Is it needed?",
             "Always approved: %(granted)s of %(requested)s requests, half of them within %(median)s. "
-            "Is it needed?"
-        ) % {
+            "Is it needed?",
+            rule.approvals.requested,
+        )
+        yield said % {
             "granted": rule.approvals.granted,
             "requested": rule.approvals.requested,
             "median": spoken(rule.approvals.median_seconds),

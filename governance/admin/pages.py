@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any, ClassVar
 from uuid import UUID
 
@@ -30,6 +32,7 @@ from governance.spreadsheet import as_csv, csv_answer
 from governance.visible_text import shown
 
 MOST_EXPORTED = 10_000
+MICROS = 1_000_000
 GLASS_SCOPES = {
     "workspace": gettext_lazy("the whole workspace"),
     "session": gettext_lazy("one session"),
@@ -48,7 +51,6 @@ class ConsolePage(ReadOnlyAdmin):
             **self.admin_site.each_context(request),
             "opts": self.opts,
             "media": self.media,
-            "break_glass": break_glass_notices(each.pk for each in workspaces_for(request.user)),
             **context,
         }
         request.current_app = self.admin_site.name
@@ -182,14 +184,21 @@ def summary(form: CommandForm) -> list[str]:
 
 def events_behind(stream_id: UUID, recorded: Sequence[RecordedEvent] | None = None) -> SafeString:
     """Return the events of a stream as a list, and a link to them in the event browser."""
+    events = load(stream_id) if recorded is None else recorded
+    names = names_of(each.actor for each in events)
     lines = (
-        (each.type_name, each.recorded_at.isoformat(timespec="seconds"), each.actor)
-        for each in (load(stream_id) if recorded is None else recorded)
+        (each.type_name, each.recorded_at.isoformat(), in_utc(each.recorded_at), names[each.actor])
+        for each in events
     )
-    rows = format_html_join("", "<li>{} · <time>{}</time> · {}</li>", lines)
+    rows = format_html_join("", '<li>{} · <time datetime="{}">{}</time> · {}</li>', lines)
     return format_html(
         '<ol class="events">{}</ol><a href="{}">{}</a>', rows, event_log(stream_id), _("In the event log")
     )
+
+
+def in_utc(at: datetime) -> str:
+    """Return a time as the console's pages write it: to the second, with its zone."""
+    return f"{at.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def event_log(stream_id: UUID) -> str:
@@ -205,6 +214,11 @@ def link(address: str, text: object) -> SafeString:
 def row_address(model: str, row_id: object) -> str:
     """Return the address of a row's page of one of governance's models."""
     return reverse(f"admin:governance_{model}_change", args=[row_id])
+
+
+def plain(micros: int) -> str:
+    """Return micro-units as a number of whole units."""
+    return f"{(Decimal(micros) / MICROS).normalize():f}"
 
 
 def indented(value: Any) -> str:

@@ -12,7 +12,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.http import urlencode
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
 from cartrita.accounts.console import POLICY_ROLES, names_of
 from cartrita.accounts.queries import Caller
@@ -382,8 +382,13 @@ def matrix_of(report: ShadowReport) -> list[dict[str, Any]]:
 
 def _in_words(time: timedelta) -> str:
     if time < timedelta(hours=1):
-        return _("%(minutes)s minutes of that time") % {"minutes": time // timedelta(minutes=1)}
-    return _("%(hours)s hours of that time") % {"hours": round(time / timedelta(hours=1), 1)}
+        minutes = time // timedelta(minutes=1)
+        said = ngettext("%(minutes)s minute of that time", "%(minutes)s minutes of that time", minutes)
+        return said % {"minutes": minutes}
+    hours = round(time / timedelta(hours=1), 1)
+    if hours == 1:
+        return _("1 hour of that time")
+    return _("%(hours)s hours of that time") % {"hours": hours}
 
 
 _OUTCOMES = ("deny", "escalate", "throttle", "audit", "allow")

@@ -12,7 +12,7 @@ from django.utils.translation import gettext_lazy
 
 from cartrita.accounts.workspace import ROLES
 from cartrita.eventstore.admin import as_uuid
-from governance.admin.pages import CommandForm
+from governance.admin.pages import CommandForm, in_utc
 from governance.models import PolicyDecision, PolicyRule
 from governance.policy import (
     Outcome,
@@ -333,7 +333,13 @@ def with_caret(text: str, line: int, column: int, place: str, message: str) -> S
 
 def _in_a_line(row: PolicyDecision) -> str:
     about = row.tool_name or row.model_name or "—"
-    parts = (f"{row.created_at:%Y-%m-%d %H:%M:%S}", row.subject_kind, about, row.decision, row.policy_rule)
+    parts = (
+        in_utc(row.created_at),
+        row.subject_kind,
+        about,
+        row.decision,
+        row.policy_rule,
+    )
     return " · ".join(parts)
 
 

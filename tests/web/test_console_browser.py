@@ -11,6 +11,8 @@ from playwright.async_api import Page, expect
 from cartrita.accounts.commands import set_roles
 from cartrita.accounts.models import User
 from governance.commands.approvals import deny
+from governance.commands.backtests import request_back_test
+from governance.commands.break_glass import open_break_glass
 from governance.commands.budgets import set_budget
 from governance.models import Approval, PolicyRule, PolicyVersion
 from tests.browsers import Visit, Visitor
@@ -21,6 +23,8 @@ HOSTILE = {
     "code": "<script>window.broken = 1</script>",
     "name\u202e": '"><img src=x onerror="window.broken = 1">',
 }
+# The search box of Django's lists has a title and no label.
+DJANGOS_OWN = (["#searchbar"],)
 
 
 async def reviewing(visit: Visit, server: Server, *roles: str, **options: Any) -> tuple[Visitor, Page]:
@@ -149,12 +153,23 @@ class TestPages:
             budget_id, _ = set_budget(
                 caller=keeper.caller, name="All", scope_kind="workspace", limit_tokens=10, limit_micros=5
             )
+            glass_id, _ = open_break_glass(caller=keeper.caller, reason="Nobody is on call.", minutes=5)
+            back_test_id, _ = request_back_test(workspace_id=workspace_id, caller=keeper.caller)
             rule = PolicyRule.objects.filter(workspace_id=workspace_id)[0]
             version = PolicyVersion.objects.get(workspace_id=workspace_id)
             return [
                 "approval/",
                 f"approval/{approval.pk}/change/",
+                "backtest/",
+                f"backtest/{back_test_id}/change/",
+                "backtest/new/",
+                "breakglass/",
+                f"breakglass/{glass_id}/change/",
+                "breakglass/new/",
                 "policyrule/",
+                "policyrule/coverage/",
+                "policyrule/shadow/",
+                "policyrule/try/",
                 "policyrule/new/",
                 f"policyrule/{rule.pk}/change/",
                 f"policyrule/{rule.pk}/change/?as=yaml",
@@ -173,14 +188,13 @@ class TestPages:
         for address in await asyncio.to_thread(addresses):
             await page.goto(f"{server.url}/admin/governance/{address}")
             assert await page.evaluate("window.broken") is None
-            if not await page.locator(".console-page").count():
-                continue  # a page that is Django's alone
             # Fetching style sheets anew, axe would put them in as inline ones.
-            found = await Axe().run(page, context=".console-page", options={"preload": False})
+            found = await Axe().run(page, options={"preload": False})
             breaches += [
                 f"{address} {violation['id']}: {node['html'][:160]} {node.get('failureSummary', '')[:200]}"
                 for violation in found.response["violations"]
                 for node in violation["nodes"]
+                if node["target"] not in DJANGOS_OWN
             ]
         assert breaches == []
         assert sorted(set(visitor.wrongs)) == []
@@ -189,7 +203,19 @@ class TestPages:
         visitor, page = await reviewing(visit, server, "admin", viewport={"width": 360, "height": 740})
         approval = await asked(visitor, {"code": "x" * 3000})
         widths = {}
-        for address in (f"approval/{approval.pk}/change/", "policyrule/", "policyrule/new/", "budget/new/"):
+        for address in (
+            f"approval/{approval.pk}/change/",
+            "backtest/",
+            "backtest/new/",
+            "breakglass/",
+            "policydecision/",
+            f"policydecision/{approval.decision_id}/change/",
+            "policyrule/",
+            "policyrule/coverage/",
+            "policyrule/new/",
+            "policyversion/",
+            "budget/new/",
+        ):
             await page.goto(f"{server.url}/admin/governance/{address}")
             widths[address] = await page.evaluate("document.scrollingElement.scrollWidth")
         assert set(widths.values()) == {360}, widths
