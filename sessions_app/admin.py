@@ -6,11 +6,15 @@ from django.contrib import admin
 from django.db.models import Q, QuerySet
 from django.http import HttpRequest
 from django.urls import reverse
-from django.utils.html import format_html
+from django.utils import timezone
+from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
+from django.utils.translation import gettext, ngettext
 from django.utils.translation import gettext_lazy as _
 
+from cartrita.accounts.console import names_of
 from cartrita.eventstore.admin import ReadOnlyAdmin, as_uuid
+from governance.queries.break_glass import in_force_for, passed_at
 from sessions_app.models import ChatSession, Message
 
 
@@ -57,10 +61,33 @@ class ChatSessionAdmin(ByIdAdmin):
         "version",
         "created_at",
         "last_activity_at",
+        "its_break_glass",
         "its_messages",
         "its_events",
     )
     readonly_fields = fields
+
+    @admin.display(description=_("break-glass"))
+    def its_break_glass(self, row: ChatSession) -> SafeString | str:
+        """Return the break-glass that is in force for the session, and how much it let pass in it."""
+        now = timezone.now()
+        rows = in_force_for(row.workspace_id, session_id=row.id, requester_id=row.user_id, at=now)
+        names = names_of([each.by for each in rows])
+        address = "admin:governance_breakglass_change"
+        parts = [
+            format_html(
+                '<a href="{}">{}</a>',
+                reverse(address, args=[each.id]),
+                gettext("open until %(until)s UTC, by %(by)s")
+                % {"until": f"{each.until:%Y-%m-%d %H:%M:%S}", "by": names[each.by]},
+            )
+            for each in rows
+        ]
+        if passed := len(passed_at(row.workspace_id, row.id)):
+            decisions = reverse("admin:governance_policydecision_changelist")
+            said = ngettext("it let %(acts)s act pass", "it let %(acts)s acts pass", passed)
+            parts.append(format_html('<a href="{}?q={}">{}</a>', decisions, row.id, said % {"acts": passed}))
+        return format_html_join("; ", "{}", ((each,) for each in parts)) or "—"
 
     @admin.display(description=_("messages"))
     def its_messages(self, row: ChatSession) -> SafeString:

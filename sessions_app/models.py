@@ -36,6 +36,10 @@ class ChatSession(models.Model):
             models.Index("status", "last_activity_at", name="chat_session_idle"),
         ]
 
+    def __str__(self) -> str:
+        """Return which session it is; its title is sealed."""
+        return f"session {self.id}"
+
 
 class Message(models.Model):
     """A message of a session; `id` is its event's id, `message_id` the id by which the session knows it."""

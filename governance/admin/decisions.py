@@ -13,21 +13,30 @@ from django.urls import URLPattern, path, reverse
 from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.translation import gettext as _
-from django.utils.translation import gettext_lazy
+from django.utils.translation import gettext_lazy, ngettext
 
-from cartrita.accounts.console import console_caller
+from cartrita.accounts.console import console_caller, names_of
 from cartrita.errors import CartritaError
 from cartrita.eventstore import unseal_or_empty
 from cartrita.eventstore.admin import as_uuid
-from governance.admin.pages import ConsolePage, Exports, events_behind, link, row_address
+from governance.admin.pages import (
+    ConsolePage,
+    Exports,
+    events_behind,
+    in_utc,
+    link,
+    plain,
+    row_address,
+)
 from governance.capsules import decision_capsule, prove_decision
 from governance.commands.exports import record_export
 from governance.decide import Verdict
 from governance.decision import DecisionMade, verdict_of
 from governance.downloads import capsule_answer
-from governance.models import Budget, PolicyDecision, PolicyRule
+from governance.models import BreakGlass, Budget, PolicyDecision, PolicyRule
 from governance.queries.decision_log import EXPORTED_COLUMNS, may_read_request
 from governance.queries.decisions import decision_made, in_order, redecide
+from governance.visible_text import shown
 
 _RESULTS = {
     "matched": gettext_lazy("matched"),
@@ -36,21 +45,30 @@ _RESULTS = {
 }
 
 
+class ActOutcomes(admin.AllValuesFieldListFilter):
+    """What acts came to; those that came to nothing yet have a name here, too."""
+
+    def choices(self, changelist: Any) -> Iterator[Any]:
+        """Yield the choices, none of which is empty."""
+        for choice in super().choices(changelist):
+            yield choice if choice["display"] else {**choice, "display": _("nothing yet")}
+
+
 @admin.register(PolicyDecision)
 class PolicyDecisionAdmin(Exports, ConsolePage):
     """Decisions with their verdict, exact request and outcome."""
 
     list_display = (
         "created_at",
+        "decision",
         "subject_kind",
         "subject",
-        "decision",
         "policy_rule",
+        "act_outcome",
         "review",
         "agent_name",
-        "act_outcome",
     )
-    list_filter = ("decision", "subject_kind", "review", "act_outcome", "policy_rule")
+    list_filter = ("decision", "subject_kind", "review", ("act_outcome", ActOutcomes), "policy_rule")
     search_fields = ("id",)
     search_help_text = "A decision, session or workspace id, a trace id, or a rule, tool, model or agent"
     date_hierarchy = "created_at"
@@ -83,23 +101,20 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
                     "tool_name",
                     "model_name",
                     "agent_name",
-                    "user_context",
+                    "asked_by",
                     "decided_at",
                     "findings",
                     "request",
                 )
             },
         ),
-        ("Rules evaluated", {"fields": ("policy_hash", "rule_hash", "rules", "parameters")}),
+        ("Rules evaluated", {"fields": ("policy_hash", "rule_hash", "rules", "its_parameters")}),
         (
             "Cost and use",
             {
                 "fields": (
-                    "currency",
-                    "cost_limit_before",
-                    "cost_limit_after",
-                    "resource_usage_before",
-                    "resource_usage_after",
+                    "cost_limits",
+                    "usage",
                     "budgets",
                     "possible_labels",
                 )
@@ -110,9 +125,7 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
             {
                 "fields": (
                     "act_outcome",
-                    "act_cost_micros",
-                    "act_currency",
-                    "act_tokens",
+                    "act_cost",
                     "act_estimated",
                     "labels_added",
                     "settled_at",
@@ -136,7 +149,12 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         "glass_page",
         "unbroken",
         "in_shadow",
+        "asked_by",
+        "its_parameters",
+        "cost_limits",
+        "usage",
         "budgets",
+        "act_cost",
     )
     exported_columns = EXPORTED_COLUMNS
 
@@ -282,8 +300,16 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
 
     @admin.display(description=gettext_lazy("break-glass"))
     def glass_page(self, row: PolicyDecision) -> SafeString | str:
-        """Return the way to the break-glass that was in force."""
-        return link(row_address("breakglass", row.glass_id), row.glass_id) if row.glass_id else "—"
+        """Return who had opened the break-glass that was in force, until when and why, with the way to it."""
+        glass = BreakGlass.objects.filter(pk=row.glass_id).first() if row.glass_id else None
+        if glass is None:
+            return str(row.glass_id or "—")
+        said = _("open until %(until)s, by %(by)s: “%(reason)s”") % {
+            "until": in_utc(glass.until),
+            "by": names_of([glass.by])[glass.by],
+            "reason": shown(glass.reason),
+        }
+        return link(row_address("breakglass", glass.pk), said)
 
     @admin.display(description=gettext_lazy("Without break-glass"))
     def unbroken(self, row: PolicyDecision) -> str:
@@ -309,24 +335,73 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
         """Return what the act holds back of each budget, which one decided, and which ones it warned of."""
         held = {UUID(each["budget"]): each for each in row.reserved}
         concerned = dict.fromkeys((*held, *([row.budget_id] if row.budget_id else []), *row.warnings))
-        names = dict(Budget.objects.filter(pk__in=concerned).values_list("pk", "name"))
+        rows = Budget.objects.in_bulk(list(concerned))
 
         def said(budget_id: UUID) -> str:
             parts = []
             if reserved := held.get(budget_id):
-                parts.append(
-                    _("%(tokens)s tokens and %(micros)s millionths held back")
-                    % {"tokens": reserved["tokens"], "micros": reserved["micros"]}
-                )
+                unit = rows[budget_id].currency if budget_id in rows else row.currency
+                amount = _amounts(reserved["tokens"], reserved["micros"], unit)
+                parts.append(_("%(amount)s held back") % {"amount": amount})
             if budget_id == row.budget_id:
                 parts.append(_("decided"))
             if budget_id in row.warnings:
                 parts.append(_("at its warning"))
             return ", ".join(parts)
 
-        lines = ((row_address("budget", each), names.get(each, each), said(each)) for each in concerned)
-        shown = format_html_join("", '<li><a href="{}">{}</a>: {}</li>', lines)
-        return format_html("<ul>{}</ul>", shown) if shown else "—"
+        lines = (
+            (
+                # The bound of a plan's task has no page.
+                link(row_address("budget", each), rows[each].name)
+                if each in rows
+                else _("the bound of its task"),
+                said(each),
+            )
+            for each in concerned
+        )
+        listed = format_html_join("", "<li>{}: {}</li>", lines)
+        return format_html("<ul>{}</ul>", listed) if listed else "—"
+
+    @admin.display(description=gettext_lazy("asked by"))
+    def asked_by(self, row: PolicyDecision) -> str:
+        """Return who asked, with their roles."""
+        actor = row.user_context.get("actor", "")
+        roles = ", ".join(row.user_context.get("roles", ()))
+        name = names_of([actor])[actor] if actor else "—"
+        return f"{name} ({roles})" if roles else name
+
+    @admin.display(description=gettext_lazy("parameters"))
+    def its_parameters(self, row: PolicyDecision) -> SafeString | str:
+        """Return the parameters of the deciding rule, a line each."""
+        lines = [(name, _written(value)) for name, value in sorted(row.parameters.items())]
+        return format_html("<ul>{}</ul>", format_html_join("", "<li>{}: {}</li>", lines)) if lines else "—"
+
+    @admin.display(description=gettext_lazy("tightest limit in money"))
+    def cost_limits(self, row: PolicyDecision) -> str:
+        """Return what the tightest budget allowed in money, before and after the act."""
+        before, after = row.cost_limit_before, row.cost_limit_after
+        if before is None and after is None:
+            return "—"
+        return _("%(before)s before, %(after)s after") % {
+            "before": _money(before, row.currency),
+            "after": _money(after, row.currency),
+        }
+
+    @admin.display(description=gettext_lazy("use in its budget"))
+    def usage(self, row: PolicyDecision) -> str:
+        """Return what was used and held back before and after the act."""
+        before, after = (
+            _amounts(used.get("tokens", 0), used.get("micros", 0), row.currency)
+            for used in (row.resource_usage_before, row.resource_usage_after)
+        )
+        return _("%(before)s before, %(after)s after") % {"before": before, "after": after}
+
+    @admin.display(description=gettext_lazy("cost of the act"))
+    def act_cost(self, row: PolicyDecision) -> str:
+        """Return what the act cost, once that is known."""
+        if row.act_tokens is None and row.act_cost_micros is None:
+            return "—"
+        return _amounts(row.act_tokens or 0, row.act_cost_micros or 0, row.act_currency or row.currency)
 
     @admin.display(description=gettext_lazy("rules"))
     def rules(self, row: PolicyDecision) -> SafeString | str:
@@ -361,6 +436,21 @@ class PolicyDecisionAdmin(Exports, ConsolePage):
             heads,
             _("All signed heads"),
         )
+
+
+def _money(micros: int | None, currency: str) -> str:
+    return "—" if micros is None else f"{plain(micros)} {currency}"
+
+
+def _amounts(tokens: int, micros: int, currency: str) -> str:
+    said = ngettext("%(tokens)s token", "%(tokens)s tokens", tokens) % {"tokens": f"{tokens:,}"}
+    return f"{said}, {_money(micros, currency)}"
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, list) and all(isinstance(each, str | int | float) for each in value):
+        return ", ".join(map(str, value))
+    return value if isinstance(value, str) else json.dumps(value, sort_keys=True)
 
 
 def differences(before: Verdict, after: Verdict) -> list[str]:
