@@ -17,15 +17,24 @@ from django.utils.translation import gettext_lazy
 from cartrita.accounts.console import names_of
 from cartrita.accounts.queries import Caller
 from cartrita.eventstore.admin import as_uuid
-from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in, row_address, summary
+from governance.admin.pages import (
+    MICROS,
+    CommandForm,
+    ConsolePage,
+    events_behind,
+    in_utc,
+    put_in,
+    row_address,
+    summary,
+)
 from governance.backtest.back_test import CANCELLERS, REQUESTERS
 from governance.commands import backtests as commands
 from governance.models import BackTest, PolicyDecision
 from governance.policy import LARGEST_TEXT
 from governance.queries import backtests as queries
+from governance.queries import policies
 from governance.queries.backtests import Standing
 
-MICROS = 1_000_000
 OUTCOMES = ("allow", "audit", "throttle", "escalate", "deny")
 STATUS_WORDS = {
     "requested": gettext_lazy("under way"),
@@ -59,6 +68,7 @@ class Begin(CommandForm):
         required=False,
         max_length=64,
         help_text=gettext_lazy("Of the draft, a proposed or an earlier set; nothing for the draft."),
+        widget=forms.TextInput(attrs={"list": "known-sets", "autocomplete": "off", "spellcheck": "false"}),
     )
     text = forms.CharField(
         label=gettext_lazy("Or a policy file's text"),
@@ -175,6 +185,7 @@ class BackTestAdmin(ConsolePage):
             "title": form.title,
             "workspace": workspace,
             "form": form,
+            "known": known_sets(workspace.pk),
             "errors": summary(form),
         }
         return self.page(request, "backtest/new.html", context, status=status)
@@ -230,6 +241,27 @@ class BackTestAdmin(ConsolePage):
             "report": _report(row) if row.status == "completed" else None,
         }
         return self.page(request, "backtest/one.html", context, status=status)
+
+
+def known_sets(workspace_id: UUID) -> list[tuple[str, str]]:
+    """Return the sets that can be tested, each by hash and what it is."""
+    draft = policies.draft(workspace_id)
+    found = [(draft.policy_hash, _("the draft"))]
+    found += [(draft.proposal.policy_hash, _("proposed"))] if draft.proposal else []
+    found += [(leave.policy_hash, _("approved")) for leave in draft.approved]
+    found += [(draft.shadow.policy_hash, _("in shadow"))] if draft.shadow else []
+    found += [
+        (
+            each.policy_hash,
+            _("in force") if each.active else _("in force from %(at)s") % {"at": in_utc(each.activated_at)},
+        )
+        for each in policies.versions(workspace_id).items
+    ]
+    said: dict[str, str] = {}
+    for policy_hash, words in found:
+        if policy_hash:
+            said.setdefault(policy_hash, words)
+    return list(said.items())
 
 
 def _listed(items: Iterable[Standing]) -> list[dict[str, Any]]:

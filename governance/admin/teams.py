@@ -121,6 +121,11 @@ class Close(CommandForm):
     done = gettext_lazy("The team is closed: its budgets limit nobody any more.")
     dangerous = True
 
+    sure = forms.BooleanField(
+        label=gettext_lazy("Close it for good"),
+        help_text=gettext_lazy("A closed team is not opened again, and its budgets limit nobody."),
+    )
+
     def __init__(self, data: Any = None, *, of: TeamEntry) -> None:
         super().__init__(data, prefix="close")
         self.of = of

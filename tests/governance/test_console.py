@@ -995,7 +995,10 @@ class TestTeams:
         assert keeper.client.post(f"{address}/command/leave/", leaving).status_code == 302
         assert keeper.client.post(f"{address}/command/rename/", {"rename-name": "Azure"}).status_code == 302
         assert "Azure" in page(mate.client, "/admin/accounts/team/")
-        assert keeper.client.post(f"{address}/command/close/").status_code == 302
+        assert keeper.client.post(f"{address}/command/close/").status_code == 400
+        row.refresh_from_db()
+        assert not row.closed
+        assert keeper.client.post(f"{address}/command/close/", {"close-sure": "on"}).status_code == 302
         assert "There is no team." in page(keeper.client, "/admin/accounts/team/")
         assert "It is closed" in page(keeper.client, f"{address}/change/")
 
@@ -1056,7 +1059,7 @@ class TestDecisions:
         )
         shown = page(keeper.client, f"/admin/governance/policydecision/{decision.pk}/change/")
         assert f"/admin/governance/budget/{budget_id}/change/" in shown
-        assert "Team&#x27;s</a>: 7 tokens and 0 millionths held back, at its warning" in shown
+        assert "Team&#x27;s</a>: 7 tokens, 0 USD held back, at its warning" in shown
 
     def test_comes_out_the_same_when_decided_again(self, team: UUID) -> None:
         approval = asks_for_python(team)
