@@ -126,7 +126,7 @@ class TestStop:
             time.sleep(1)
             beat.terminate()
             assert stopping_seconds(server) < STOPPED_WITHIN
-            beat.wait(timeout=30)
+            beat.wait(timeout=60)
         finally:
             for pid in halted:
                 with suppress(ProcessLookupError):
