@@ -14,6 +14,7 @@ from cartrita.errors import BadInput
 from cartrita.eventstore.canonical import canonical_json
 from governance import cel
 from governance.canonical import SAFE_INTEGER, canonical
+from governance.detectors.version import detectors_version
 from governance.policy import Group, PolicySet, RuleResult
 from governance.rule import (
     ACT,
@@ -237,7 +238,8 @@ class DecisionRequest:
     cover the act; `actor_labels` what the actor has read in the last 24 hours, in any session. `taints` names
     (by tool, model or kind) acts under way that would not be allowed with the labels that this one may add.
     `findings` are the kinds of what detectors found in the text of the act, `teams` those of the person in
-    whose session it happens, and `glass` the break-glass that was opened for it.
+    whose session it happens, and `glass` the break-glass that was opened for it. `detectors` says which ones
+    looked for findings: it is recorded with the decision, and no part of what is decided on.
     Requests without these facts are written, and hashed, as they were before there were any.
 
     Raises BadInput for arguments that are not bounded plain JSON, for an unknown subject kind or safety
@@ -270,6 +272,7 @@ class DecisionRequest:
     findings: frozenset[str] = frozenset()
     teams: frozenset[str] = frozenset()
     glass: GlassFact | None = None
+    detectors: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.subject_kind not in _KINDS:
@@ -331,9 +334,12 @@ class DecisionRequest:
         safety_level: SafetyLevel = "",
         cost: Cost | None = None,
         labels: frozenset[str] = frozenset(),
-        findings: frozenset[str] = frozenset(),
+        findings: frozenset[str] | None = None,
     ) -> Self:
-        """Build the request for one act within the caller's surroundings; `labels` join theirs."""
+        """Build the request for one act within the caller's surroundings; `labels` join theirs.
+
+        `findings` is None where detectors did not look at its text.
+        """
         return cls(
             subject_kind=subject_kind,
             workspace_id=facts.workspace_id,
@@ -353,7 +359,8 @@ class DecisionRequest:
             budget=facts.budget,
             counters=facts.counters,
             environment=facts.environment,
-            findings=findings,
+            findings=findings or frozenset(),
+            detectors="" if findings is None else detectors_version(),
         )
 
     @cached_property

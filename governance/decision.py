@@ -45,7 +45,8 @@ class DecisionMade(Event):
     decided, `warnings` are the budgets that the act brings to their warning. `delivery` tells whether a
     message_out may leave while it is written. Documents with a label in `left_out` take no part in the act,
     `left_out_documents` of them when it was decided. `findings` are the kinds of what detectors found in its
-    text, and those in `redact` are taken out of it. `permit_hash` is the hash of the request as the door
+    text, those in `redact` are taken out of it, and `detectors` says which looked (empty where none did, and in
+    decisions of before). `permit_hash` is the hash of the request as the door
     prepared it, before the step filled its facts in. `glass_id` is the break-glass in force, and `unbroken_*`
     what would have been decided without it, where that is something else: outcome and rule, and what would
     have been taken or left out besides. `shadow_*` is what the set of that
@@ -108,6 +109,7 @@ class DecisionMade(Event):
     shadow_outcome: Outcome | Literal[""] = ""
     shadow_rule: str = ""
     findings: tuple[str, ...] = ()
+    detectors: str = ""
     unbroken_redact: tuple[str, ...] = ()
     unbroken_left_out: tuple[str, ...] = ()
 

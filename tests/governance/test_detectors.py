@@ -6,13 +6,18 @@ from base64 import urlsafe_b64encode
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
 from itertools import pairwise
+from json import dumps
 from typing import Any
+from uuid import UUID
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from governance.decide import DecisionRequest, RequestFacts
 from governance.detectors import (
     HOLD_BACK,
     KINDS,
@@ -20,7 +25,9 @@ from governance.detectors import (
     Holdback,
     detect,
     detection,
+    detectors_version,
     finding,
+    injection,
     kept_within,
     kinds_in,
     kinds_within,
@@ -29,6 +36,7 @@ from governance.detectors import (
     redacted,
     redacted_within,
     secrets,
+    version,
 )
 from tests.governance.findings import LONG, ORDINARY, SECRETS, WITHIN, made, private_key
 
@@ -396,6 +404,32 @@ class TestKeptWithin:
         assert kept_within(schema, ["*"]) == {"email", "card"}
         assert kept_within(schema, ["card"]) == {"card"}
         assert kept_within({"description": "a@b.co", "x": 1}, ["*"]) == frozenset()
+
+
+class TestDetectorsVersion:
+    def test_names_the_rules_and_every_library(self) -> None:
+        told = detectors_version()
+        assert told == detectors_version()
+        assert len(told) < 200
+        for name in ("rules", "detect-secrets", "email-validator", "phonenumberslite", "python-stdnum"):
+            assert re.search(rf"\b{name} \d", told)
+
+    def test_is_another_one_when_our_rules_are(self) -> None:
+        """Raise RULES in `governance/detectors/version.py`, then write down the new hash here."""
+        ours = [*personal.detectors(), *injection.detectors()]
+        rules = [[each.name, each.kind, each.pattern, each.again] for each in ours]
+        written = dumps([rules, secrets._OURS, secrets._ASSIGNED, sorted(KINDS)]).encode()
+        assert (version.RULES, sha256(written).hexdigest()[:16]) == (2, "7285372daf049bf0")
+
+    def test_is_recorded_with_the_requests_that_were_looked_at(self) -> None:
+        facts = RequestFacts(workspace_id=UUID(int=1), at=datetime(2026, 11, 22, tzinfo=UTC))
+        looked = DecisionRequest.about(facts, "tool_call", arguments={}, findings=frozenset())
+        unseen = DecisionRequest.about(facts, "tool_call", arguments={})
+        assert (looked.detectors, unseen.detectors) == (detectors_version(), "")
+        # It is no part of what is decided on: requests of before, and their hashes, stay what they were.
+        assert (looked.hash, looked.as_json) == (unseen.hash, unseen.as_json)
+        assert DecisionRequest.from_json(looked.as_json) == looked
+        assert looked.with_facts(labels=frozenset({"pii"})).detectors == detectors_version()
 
 
 class TestLabelsOf:

@@ -5,9 +5,15 @@ from pathlib import Path
 
 import pytest
 
+from cartrita.eventstore import load
+from governance.decision import DecisionMade
 from governance.examples import run_examples
 from governance.policy import load_policy
+from governance.queries.decisions import redecide_all
+from governance.step import take_step
+from tests.databases import Database
 from tests.governance.policies import rule, yaml_policy
+from tests.governance.steps import Place
 
 PAGE = Path(__file__).parents[2] / "docs" / "content-safety.md"
 THE_REST = """policy: page
@@ -53,3 +59,19 @@ class TestRulesOfThePage:
         assert len(made.rules) == 6
         assert made.warnings == ()
         assert run_examples(made) == []
+
+
+@pytest.mark.flow
+class TestTheDecision:
+    def test_says_which_detectors_looked(self, database: Database) -> None:
+        place = Place()
+        place.follows(rule("ok", "allow"))
+        for told in ("", "rules 2, of a library 3"):
+            act = place.act(detectors=told)
+            (taken,) = take_step(context=place.context, acts=[act])
+            (recorded,) = load(act.decision_id)
+            assert isinstance(recorded.event, DecisionMade)
+            assert recorded.event.detectors == told
+            assert taken.permit is not None
+            taken.permit.check(act.request)
+        assert redecide_all() == (2, [])
