@@ -91,6 +91,7 @@ class DocumentChunked(Event):
 
     `text_blob` addresses the parsed text (sealed), which the offsets of passages count in. `findings` are the
     kinds of what detectors found in title and text: the document carries their labels from here on.
+    `detectors` says which looked, empty where none did and in documents of before.
     """
 
     type_name: ClassVar[str] = "retrieval.DocumentChunked"
@@ -102,10 +103,22 @@ class DocumentChunked(Event):
     pages: int | None = None
     chunks: int
     findings: tuple[str, ...] = ()
+    detectors: str = ""
 
     def named_blobs(self) -> Iterable[str]:
         """Return the blob of the parsed text."""
         return (self.text_blob,)
+
+
+class DocumentExamined(Event):
+    """Detectors looked at a document that was read before, or by others; it carries the labels of `findings`
+    from here on, besides those that it had.
+    """
+
+    type_name: ClassVar[str] = "retrieval.DocumentExamined"
+
+    findings: tuple[str, ...] = ()
+    detectors: str
 
 
 class DocumentEmbedded(Event):
@@ -193,6 +206,7 @@ class Document:
     text_blob: str = ""
     chunks: int = 0
     model: str = ""
+    detectors: str = ""
     version: int = 0
 
 
@@ -207,7 +221,15 @@ def evolve(document: Document, event: Event) -> Document:
         case DocumentReleased():
             return replace(after, status="received")
         case DocumentChunked():
-            return replace(after, status="chunked", text_blob=event.text_blob, chunks=event.chunks)
+            return replace(
+                after,
+                status="chunked",
+                text_blob=event.text_blob,
+                chunks=event.chunks,
+                detectors=event.detectors,
+            )
+        case DocumentExamined():
+            return replace(after, detectors=event.detectors)
         case DocumentEmbedded():
             return replace(after, status="ready", model=event.model)
         case DocumentFailed():
@@ -262,6 +284,17 @@ def divide(document: Document, chunked: DocumentChunked) -> Sequence[Event]:
     if document.status in ("chunked", "ready"):
         return []
     return [chunked]
+
+
+def examine(document: Document, examined: DocumentExamined) -> Sequence[Event]:
+    """Note what detectors find in a document that was read; nothing where the same ones looked.
+
+    Raises DocumentNotOpen.
+    """
+    _require_open(document)
+    if document.status not in ("chunked", "ready") or document.detectors == examined.detectors:
+        return []
+    return [examined]
 
 
 def embed(document: Document, embedded: DocumentEmbedded) -> Sequence[Event]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from uuid import UUID
 
 from django.db import DatabaseError, InterfaceError, close_old_connections, connection, transaction
@@ -29,12 +30,18 @@ from cartrita.eventstore import (
 from cartrita.eventstore.blobs import BlobAltered, UnknownBlob, get_blob, put_blob
 from cartrita.eventstore.models import DataKey
 from cartrita.eventstore.sealing import Erased
-from governance.detectors import kinds_in
+from governance.detectors import detectors_version, kinds_in, labels_of
 from retrieval import admission, index, models, vocabulary
 from retrieval import document as documents
 from retrieval.chunking import VERSION as CHUNKER
 from retrieval.chunking import Chunk, divide
-from retrieval.document import DocumentChunked, DocumentEmbedded, DocumentFailed, DocumentRemoved
+from retrieval.document import (
+    DocumentChunked,
+    DocumentEmbedded,
+    DocumentExamined,
+    DocumentFailed,
+    DocumentRemoved,
+)
 from retrieval.embedding import DIMENSION, MODEL, RECIPE, encoder
 from retrieval.parsing.process import Reader
 from retrieval.parsing.sniffing import CSV
@@ -143,6 +150,46 @@ def reindex(document_ids: Sequence[UUID] | None = None) -> int:
             with suppress(documents.DocumentNotOpen):  # removed meanwhile
                 _record_embedded(row)
             done += 1
+    return done
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Examined:
+    """How many documents were looked at, how many of them have new labels, and how many cannot be read."""
+
+    looked_at: int = 0
+    labelled: int = 0
+    unreadable: int = 0
+
+
+def label_documents(collection_ids: Sequence[UUID] | None = None) -> Examined:
+    """Look at the kept text of documents at which these detectors have not looked, and label what they find.
+
+    Those of all collections where none is named. Each document is a commit of its own: what is stopped goes
+    on where it was, and a second time does nothing. Documents that are erased, or whose file is lost, are
+    counted and left alone; so are those that somebody else works on, uncounted.
+    """
+    rows = models.Document.objects.filter(status__in=["chunked", "ready"])
+    if collection_ids is not None:
+        rows = rows.filter(collection_id__in=collection_ids)
+    done = Examined()
+    for document_id in list(rows.order_by("created_at", "id").values_list("id", flat=True)):
+        with _held(document_id) as held:
+            state = documents.fold(recorded.event for recorded in load(document_id))
+            if not held or state.status not in ("chunked", "ready") or state.detectors == detectors_version():
+                continue
+            row = models.Document.objects.get(id=document_id)
+            try:
+                parsed = parsed_from(json.loads(get_blob(row.text_blob, key_id=row.key_id)))
+                content = get_blob(row.blob, key_id=row.key_id) if row.media_type == CSV else b""
+            except (Erased, UnknownBlob, BlobAltered):
+                done = replace(done, unreadable=done.unreadable + 1)
+                continue
+            found = tuple(sorted(_findings(row, parsed, content)))
+            with suppress(documents.DocumentNotOpen):  # removed meanwhile
+                _record(row, DocumentExamined(findings=found, detectors=detectors_version()))
+            new = not labels_of(found) <= set(row.labels)
+            done = replace(done, looked_at=done.looked_at + 1, labelled=done.labelled + new)
     return done
 
 
@@ -312,6 +359,7 @@ def _read(row: models.Document, reader: Reader) -> None:
                 pages=len(parsed.pages) or None,
                 chunks=len(chunks),
                 findings=findings,
+                detectors=detectors_version(),
             )
             _record(row, chunked)
     except documents.DocumentNotOpen:
@@ -420,6 +468,8 @@ def _record(row: models.Document, event: Event) -> None:
         match event:
             case DocumentChunked():
                 events = documents.divide(state, event)
+            case DocumentExamined():
+                events = documents.examine(state, event)
             case DocumentEmbedded():
                 events = documents.embed(state, event)
             case DocumentFailed():

@@ -14,6 +14,7 @@ from retrieval.document import (
     CollectionCreated,
     DocumentChunked,
     DocumentEmbedded,
+    DocumentExamined,
     DocumentFailed,
     DocumentHeld,
     DocumentReceived,
@@ -47,6 +48,7 @@ def project_collections(recorded: RecordedEvent) -> None:
     DocumentReleased,
     DocumentChunked,
     DocumentEmbedded,
+    DocumentExamined,
     DocumentFailed,
     DocumentRemoved,
     tables=[Document],
@@ -92,6 +94,8 @@ def project_documents(recorded: RecordedEvent) -> None:
                 updated_at=at,
                 **_labelled(document, event),
             )
+        case DocumentExamined() as event:
+            document.update(updated_at=at, **_labelled(document, event))
         case DocumentEmbedded():
             document.update(status="ready", updated_at=at)
         case DocumentFailed() as event:
@@ -102,9 +106,11 @@ def project_documents(recorded: RecordedEvent) -> None:
             document.update(status="removed", updated_at=at)
 
 
-def _labelled(document: QuerySet[Document], chunked: DocumentChunked) -> dict[str, list[str]]:
+def _labelled(
+    document: QuerySet[Document], looked_at: DocumentChunked | DocumentExamined
+) -> dict[str, list[str]]:
     """Return the column of labels with those of what was found in the text."""
-    found = labels_of(chunked.findings)
+    found = labels_of(looked_at.findings)
     if not found:
         return {}
     return {"labels": sorted({*document.get().labels, *found})}

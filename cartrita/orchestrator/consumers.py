@@ -20,6 +20,7 @@ from retrieval.document import (
     CollectionCreated,
     DocumentChunked,
     DocumentEmbedded,
+    DocumentExamined,
     DocumentFailed,
     DocumentHeld,
     DocumentReceived,
@@ -82,6 +83,7 @@ INTERNAL_EVENTS: tuple[type[Event], ...] = (
     ActSettled,
     AnswerHeld,
     CollectionCreated,
+    DocumentExamined,
 )
 # What an approval has come to after each of these.
 APPROVAL_STATUS: dict[type[Event], str] = {

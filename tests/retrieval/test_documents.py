@@ -1,3 +1,4 @@
+import io
 import os
 import signal
 import subprocess
@@ -6,6 +7,8 @@ import textwrap
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
@@ -15,6 +18,7 @@ from django.db import connection
 from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, append, create_data_key, erase_key, load, new_id
 from cartrita.eventstore.erasure import erase_subject
+from governance.detectors import detectors_version
 from retrieval import ingest, models, queries
 from retrieval.commands import (
     DocumentEmpty,
@@ -23,7 +27,7 @@ from retrieval.commands import (
     erase_session_documents,
     remove_document,
 )
-from retrieval.document import DocumentEmbedded, DocumentNotFound
+from retrieval.document import DocumentEmbedded, DocumentExamined, DocumentNotFound
 from retrieval.embedding import encoder
 from retrieval.search import hits_of, performed_event, search
 from tests.databases import Database
@@ -275,6 +279,78 @@ class TestReindex:
             cursor.execute("UPDATE retrieval_chunks SET ordinal = ordinal + 7")
         call_command("reindex")
         assert index_content() == before
+
+
+class TestLabelDocuments:
+    def before(self, library: Library, monkeypatch: pytest.MonkeyPatch, text: str, **more: Any) -> UUID:
+        """Shelve a document as releases did that looked for nothing."""
+        monkeypatch.setattr(ingest, "_findings", lambda *_: frozenset())
+        monkeypatch.setattr(ingest, "detectors_version", lambda: "")
+        document_id = library.receive(text, **more)
+        ingest.process_pending()
+        monkeypatch.undo()
+        return document_id
+
+    def labels(self, document_id: UUID) -> list[str]:
+        return models.Document.objects.get(id=document_id).labels
+
+    def test_labels_what_was_read_before_once(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch, check_read_models: Callable[[], None]
+    ) -> None:
+        old = self.before(library, monkeypatch, f"{APPLES} Write to jane@orchard.co.", labels=("orchard",))
+        plain = self.before(library, monkeypatch, TAXES)
+        new = library.shelve("Write to ann@taxes.co.")
+        assert [self.labels(each) for each in (old, plain, new)] == [["orchard"], [], ["pii"]]
+        assert library.search("Zephyrine").candidate_labels == {"orchard", "pii"}
+        assert ingest.label_documents() == ingest.Examined(looked_at=2, labelled=1)
+        assert [self.labels(each) for each in (old, plain, new)] == [["orchard", "pii"], [], ["pii"]]
+        events = [each.event for each in load(old)]
+        assert isinstance(events[-1], DocumentExamined)
+        assert (events[-1].findings, events[-1].detectors) == (("email",), detectors_version())
+        assert models.Document.objects.get(id=old).status == "ready"
+        versions = [len(load(each)) for each in (old, plain, new)]
+        assert ingest.label_documents() == ingest.Examined()
+        assert [len(load(each)) for each in (old, plain, new)] == versions
+        check_read_models()
+
+    def test_takes_named_collections_alone(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        document_id = self.before(library, monkeypatch, "Write to jane@orchard.co.")
+        row = models.Document.objects.get(id=document_id)
+        out = io.StringIO()
+        call_command("label_documents", "--collection", str(new_id()), stdout=out)
+        assert "0 documents looked at" in out.getvalue()
+        assert self.labels(document_id) == []
+        call_command("label_documents", "--collection", str(row.collection_id), stdout=out)
+        assert "1 documents looked at, 1 of them have new labels; 0 cannot be read" in out.getvalue()
+        assert self.labels(document_id) == ["pii"]
+
+    def test_goes_on_where_it_was_stopped(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
+        ids = [self.before(library, monkeypatch, f"Write to jane{n}@orchard.co.") for n in range(3)]
+        looked: list[UUID] = []
+        findings = ingest._findings
+
+        def dying(row: models.Document, *rest: Any) -> frozenset[str]:
+            if len(looked) == 2:
+                raise KeyboardInterrupt
+            looked.append(row.id)
+            return findings(row, *rest)
+
+        monkeypatch.setattr(ingest, "_findings", dying)
+        with pytest.raises(KeyboardInterrupt):
+            ingest.label_documents()
+        monkeypatch.undo()
+        assert [self.labels(each) for each in ids] == [["pii"], ["pii"], []]
+        assert ingest.label_documents() == ingest.Examined(looked_at=1, labelled=1)
+
+    def test_leaves_what_is_erased_or_removed_alone(
+        self, library: Library, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        erased = self.before(library, monkeypatch, "Write to jane@orchard.co.")
+        removed = self.before(library, monkeypatch, "Write to ann@orchard.co.")
+        erase_key(models.Document.objects.get(id=erased).key_id)
+        remove_document(document_id=removed, workspace_id=library.workspace_id, actor=library.actor)
+        assert ingest.label_documents() == ingest.Examined(unreadable=1)
+        assert [self.labels(each) for each in (erased, removed)] == [[], []]
 
 
 class TestEmbedStale:
