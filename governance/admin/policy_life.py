@@ -21,7 +21,7 @@ from governance.admin.decisions import rules_side_by_side, side_by_side
 from governance.admin.pages import CommandForm, ConsolePage, event_log, row_address, summary
 from governance.admin.rule_editor import Try
 from governance.commands import policies as commands
-from governance.commands.trials import try_set
+from governance.commands.trials import TRIERS, try_set
 from governance.queries import policies as queries
 from governance.queries.policies import Draft, ShadowReport, UnknownPolicy
 from governance.queries.stages import Stage, StageName, StageState
@@ -321,7 +321,7 @@ def try_page(console: ConsolePage, request: HttpRequest) -> HttpResponse:
     context: dict[str, Any] = {}
     status, errors = 200, []
     if posted:
-        caller = console.must_be(request, workspace.pk, APPROVERS)
+        caller = console.must_be(request, workspace.pk, TRIERS)
         status = 400
         if form.is_valid():
             try:
@@ -356,7 +356,7 @@ def try_page(console: ConsolePage, request: HttpRequest) -> HttpResponse:
         "hash": policy_hash or "",
         "shown_hash": shown,
         "form": form,
-        "may_try": console.caller(request, workspace.pk, APPROVERS) is not None,
+        "may_try": console.caller(request, workspace.pk, TRIERS) is not None,
         "stages": stages_shown(stages),
         "errors": errors,
         "events": event_log(trials_id(workspace.pk, shown)),

@@ -23,7 +23,7 @@ from cartrita.http.pagination import PAGE_PARAMETERS, page_of_all, page_paramete
 from cartrita.http.views import ApiView
 from governance import cel
 from governance.commands import policies as commands
-from governance.commands.trials import try_set
+from governance.commands.trials import require_trier, try_set
 from governance.decide import Verdict
 from governance.examples import ExampleFailure
 from governance.models import PolicyRule, PolicyVersion
@@ -405,6 +405,7 @@ class Trials(PolicyView):
             raise BadInput("Send a text or a policy_hash, not both.", field="policy_hash")
         about = {"workspace_id": asked.workspace_id, "decision_id": values["decision_id"]}
         if "text" in values:
+            require_trier(asked)
             tried = queries.try_on(**about, text=values["text"])
         else:
             tried = try_set(**about, policy_hash=values.get("policy_hash"), caller=asked)

@@ -11,16 +11,21 @@ from typing import Any
 import pytest
 import yaml
 from django.db import connection
+from django.test import Client
 from django.test.utils import CaptureQueriesContext
+from django.urls import reverse
 from django.utils import timezone
 
+from cartrita.accounts.models import User
 from cartrita.accounts.queries import Caller, caller_in_workspace
+from cartrita.accounts.workspace import ROLES
 from cartrita.errors import BadInput, CartritaError
 from cartrita.eventstore import Append, Sequencer, append, derived_id, load, rebuild
 from cartrita.eventstore.blobs import BlobAltered
 from governance import policy_store
 from governance import step as steps
 from governance.approval import ApprovalGranted, approval_id
+from governance.backtest.back_test import REQUESTERS
 from governance.commands import policies as commands
 from governance.commands.trials import try_set
 from governance.decision import DecisionMade
@@ -482,6 +487,27 @@ class TestWayIntoForce:
         try_set(workspace_id=bob.workspace_id, decision_id=row.id, caller=reading)
         stream_id = derived_id(rulebook_id(ann.workspace_id), f"trials:{wanted}")
         assert len(load(stream_id)) == 2
+
+    @pytest.mark.parametrize("role", sorted(ROLES))
+    def test_is_tried_by_who_may_back_test_it_over_rest_and_in_the_console(
+        self, ann: Person, bob: Person, place: Place, client: Client, role: str
+    ) -> None:
+        row = decided(place, "mail")
+        person = someone("role@example.org", workspace_id=ann.workspace_id, roles=("member", role))
+        may = role in REQUESTERS
+        for body in ({}, {"text": written(ALLOW)}):
+            answer = person.program().post(
+                "/api/v2/policies/try",
+                {"decision_id": str(row.id), **body},
+                content_type="application/json",
+            )
+            assert answer.status_code == (200 if may else 403)
+        User.objects.filter(pk=person.id).update(is_staff=True)
+        client.force_login(User.objects.get(pk=person.id))
+        path = f"{reverse('admin:governance_policyrule_try')}?workspace={ann.workspace_id}"
+        page = client.get(path)
+        assert (b'<form method="post" action="?workspace=' in page.content) == may
+        assert client.post(path, {"try-decision": str(row.id)}).status_code == (200 if may else 403)
 
 
 class TestTwoAtOnce:
