@@ -173,12 +173,19 @@ class Bench:
 
     def group_commit(self) -> None:
         for tasks in (32, 256):
-            ours, raw = [], []
+            ours, raw, eventsourcing, emmett = [], [], [], []
             for _ in range(self.runs):
                 raw.append(self.raw(32, 1))
                 with self.sequencer():
                     ours.append(asyncio.run(self.records(tasks)))
-            report(f"eventstore.group_commit.{tasks}_tasks", ours, raw, "events/s", "raw INSERT, 32 threads")
+                eventsourcing.append(self.eventsourcing(32, 1))
+                emmett.append(self.emmett(32, 1))
+            name = f"eventstore.group_commit.{tasks}_tasks"
+            report(f"{name}.vs_raw", ours, raw, "events/s", "raw INSERT, 32 threads")
+            report(
+                f"{name}.vs_eventsourcing", ours, eventsourcing, "events/s", f"{EVENTSOURCING}, 32 threads"
+            )
+            report(f"{name}.vs_emmett", ours, emmett, "events/s", f"{EMMETT}, 32 writers")
 
     def visibility(self) -> None:
         """From before the write to a follower in the sequencer's process, as a server has them."""
@@ -246,6 +253,9 @@ class Bench:
     def million(self) -> None:
         """Fill a log and see whether it slows down; raw INSERTs beside tell how the machine does."""
         events = 20_000 if self.seconds < 2 else 1_000_000
+        # A new server makes the files of its WAL while it writes the first, and uses them again later.
+        self.append_rates()
+        self.settle()
         start = self.append_rates()
         began = time.perf_counter()
         with self.sequencer():
