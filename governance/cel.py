@@ -81,6 +81,7 @@ ENVIRONMENT_VERSIONS = frozenset(_VARIABLES_OF)
 
 _EXTENSIONS = (ext_strings.ExtStrings, ext_optional.ExtOptional, ext_math.ExtMath)
 _ARGUMENTS = re.compile(r"\bargs\b")
+_MEMBER = re.compile(r"\bargs\b(?:\s*\.\s*\??\s*([A-Za-z_]\w*)\b(?!\s*\())?")
 _FINDINGS = re.compile(r"\bfindings\b")
 _WORD = re.compile(r"\w+")
 _BINDING = re.compile(r"\.\s*(optMap|optFlatMap)\s*\(")
@@ -201,12 +202,12 @@ class Environment:
         return Combination(programs, len(conditions))
 
     def read_by(self, conditions: Iterable[Condition | None]) -> tuple[str, ...]:
-        """Return the names that the conditions may read: all whose first word stands in one of them."""
+        """Return the names that the conditions may read: all whose words stand in one of them."""
         words: set[str] = set()
         for condition in conditions:
             if condition is not None:
                 words.update(_WORD.findall(condition.source))
-        return tuple(name for name in self.variables if name.partition(".")[0] in words)
+        return tuple(name for name in self.variables if words.issuperset(name.split(".")))
 
     def activation(self, values: Mapping[str, Any]) -> Activation:
         """Bind values to names, at least to those that the conditions read, for any number of evaluations."""
@@ -256,6 +257,21 @@ def environment(version: int = ENVIRONMENT_VERSION) -> Environment:
 def reads_arguments(condition: str) -> bool:
     """Return whether a condition may read `args`; also True where only a text in it says so."""
     return _ARGUMENTS.search(condition) is not None
+
+
+def members_read(conditions: Iterable[Condition]) -> frozenset[str] | None:
+    """Return the names of the arguments that conditions may read, None where it may be any of them.
+
+    They are known where each `args` is followed by a name, and that by no call: `args.?path`, `args.n > 3`.
+    """
+    names: set[str] = set()
+    for condition in conditions:
+        for found in _MEMBER.finditer(condition.source):
+            # A comment may stand between a name and its call.
+            if found[1] is None or "//" in condition.source:
+                return None
+            names.add(found[1])
+    return frozenset(names)
 
 
 def reads_findings(condition: str) -> bool:

@@ -1,13 +1,15 @@
 """Deciding recorded decisions again: each under its own set, and under the one that is tested.
 
 What both sets ask of a request is asked once. Conditions that read nothing but facts that seldom differ (the
-tool, the agent, roles, labels) are evaluated once for each combination of those facts. The conclusions are
-drawn by `decide`, as ever. What is out of the ordinary (an erring rule, an older shape, a verdict that is not
-the recorded one) is decided again in the plain way, which has the last word.
+tool, the agent, roles, labels) are evaluated once for each combination of those facts. Which rules held makes
+the verdict on an ordinary request but for its amounts: `decide` draws that conclusion once, and it is kept.
+Amounts are worked out of the stored JSON (`recorded`). Any other request is decided by `decide`. What is out
+of the ordinary in itself (an erring rule, an older shape, a verdict that is not the recorded one) is decided
+again in the plain way, which has the last word.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import compress, count
 from operator import attrgetter, itemgetter, not_
 from typing import Any, Literal, NamedTuple
@@ -19,8 +21,17 @@ from cartrita.errors import CartritaError
 from cartrita.eventstore import Erased, RecordedEvent, registry
 from cartrita.eventstore.sealing import DataKeyCipher, SealBroken
 from governance import cel
-from governance.backtest.recorded import Unfamiliar, arguments_of, request_as_recorded
-from governance.decide import DecisionRequest, Evaluation, Verdict, decide, evaluate, variables
+from governance.backtest.recorded import (
+    AMOUNTS,
+    READERS,
+    Unfamiliar,
+    amounts,
+    arguments_of,
+    holds,
+    is_ordinary,
+    request_as_recorded,
+)
+from governance.decide import DecisionRequest, Evaluation, Verdict, decide, evaluate
 from governance.decision import DecisionMade, NotRedecidable, request_of, verdict_of
 from governance.policy import Group, PolicySet
 from governance.queries.decisions import in_order
@@ -32,6 +43,7 @@ Levels = Mapping[str, int]
 _MOST_PAIRS = 4096
 _MOST_COMBINED = 512
 _MOST_STEADY = 20_000
+_MOST_CONCLUSIONS = 20_000
 
 
 class Stored(NamedTuple):
@@ -92,12 +104,45 @@ class _Results(NamedTuple):
     erred: dict[str, str]
 
 
+class _Opened(NamedTuple):
+    """What a decision's sealed request says, with those of its arguments that conditions may read."""
+
+    written: dict[str, Any]
+    pair: "_Pair"
+    arguments: Mapping[str, Any]
+
+
+@dataclass(slots=True, eq=False)
+class _Steady:
+    """What conditions gave that read facts which seldom differ."""
+
+    results: list[bool]
+
+
+class _Conclusion(NamedTuple):
+    """What follows of an ordinary request where certain rules hold, but for its amounts.
+
+    `stored` is what its decision says then (`_FIXED`). `bounded` tells that budgets bear on it, and `drawn`
+    are the rules of the tested set out of whose buckets, of which nothing was recorded, it takes an act.
+    """
+
+    stored: tuple[Any, ...]
+    goes_ahead: bool
+    bounded: bool
+    new: str
+    new_rule: str
+    same_content: bool
+    drawn: tuple[str, ...]
+    new_goes_ahead: bool
+
+
 @dataclass(slots=True, eq=False)
 class _Pair:
     """The rules of both sets about one sort of request, ready to be evaluated together.
 
-    `parts` are what is evaluated: conditions by facts that seldom differ, and the others. The flags of both
-    groups are picked out of their results, of which the first is true.
+    What is evaluated are conditions by facts that seldom differ (`steady`), and the others. The flags of both
+    groups are picked out of their results, of which the first is true. `members` are the arguments that are
+    read, None where it may be any.
     """
 
     original: Group
@@ -105,19 +150,23 @@ class _Pair:
     same: bool
     simulated: tuple[str, ...]
     reads_arguments: bool
+    members: frozenset[str] | None
     together: bool
     environment: int
     pick_original: Callable[[list[bool]], tuple[bool, ...]] = tuple
     pick_tested: Callable[[list[bool]], tuple[bool, ...]] = tuple
     steady: cel.Combination | None = None
     steady_reads: tuple[str, ...] = ()
-    steady_facts: Callable[[DecisionRequest], Any] = attrgetter("subject_kind")
+    steady_facts: tuple[Callable[[Any], Any], ...] = ()
     varying: cel.Combination | None = None
-    varying_reads: tuple[str, ...] = ()
+    varying_reads: tuple[tuple[str, Callable[[Any], Any] | None], ...] = ()
     names: tuple[str, ...] = ()
     versions: tuple[str, ...] = ()
     tested_versions: tuple[str, ...] = ()
-    known: dict[Any, list[bool]] = field(default_factory=dict)
+
+
+# A decision's event, its own set, and its request; None for that where it must go plainly.
+_Read = tuple[dict[str, Any], PolicySet, _Opened | None]
 
 
 class Redecider:
@@ -142,6 +191,8 @@ class Redecider:
         self._pairs: dict[tuple[str, ...], _Pair] = {}
         # By the set and the groups themselves, which a pair keeps alive.
         self._combined: dict[tuple[str, int, int], _Pair] = {}
+        self._steady: dict[tuple[Any, ...], _Steady] = {}
+        self._conclusions: dict[tuple[Any, ...], _Conclusion] = {}
 
     def again(self, stored: Stored, cipher: DataKeyCipher | None, levels: Levels) -> Again | Loss:
         """Decide a decision again, or say why that cannot be.
@@ -152,16 +203,15 @@ class Redecider:
         read = self._read(stored, cipher)
         if isinstance(read, str):
             return read
-        made, original, quickly = read
-        if quickly is not None and cipher is not None:
-            request, pair = quickly
-            of_original, of_tested, results = self._evaluations(request, pair)
-            verdict = decide(request, original, of_original)
-            if _is_as_recorded(made, verdict, results, cipher):
-                new = verdict
-                if of_tested is not None:
-                    new = decide(_with_levels(request, pair, levels), self._tested, of_tested)
-                return _again(made, request, new, short=_short(pair, levels, new), differs=None)
+        made, original, opened = read
+        if opened is not None and cipher is not None:
+            again = None
+            if not levels:
+                again = self._quickly(made, original, opened)
+            if again is None:
+                again = self._by_request(stored, read, cipher, levels)
+            if again is not None:
+                return again
         return self._plainly(stored, original, levels)
 
     def draw(self, stored: Stored, cipher: DataKeyCipher | None) -> Draw | None:
@@ -172,38 +222,62 @@ class Redecider:
         read = self._read(stored, cipher)
         if isinstance(read, str):
             return None
-        made, original, quickly = read
-        if quickly is None:
-            try:
-                request = self._request_plainly(stored)
-            except CartritaError:
-                return None  # it is counted when it is decided again
-            pair = self._pair_for(original, request)
-        else:
-            request, pair = quickly
-        if not pair.simulated:
+        made, original, opened = read
+        if opened is not None and not opened.pair.simulated:
             return None
-        verdict = decide(_with_levels(request, pair, {}), self._tested)
-        held = {one.rule for one in verdict.evaluated if one.result == "matched"}.intersection(pair.simulated)
-        if not held:
+        drawn = None
+        if opened is not None:
+            drawn = self._drawn_quickly(original, opened)
+        if drawn is None:
+            try:
+                drawn = self._drawn_by_request(stored, made, original, opened)
+            except _UNFIT:
+                return None  # it is counted when it is decided again
+        rules, session_id, goes_ahead = drawn
+        if not rules:
             return None
         requester = made.get("requester_id")
-        buckets = tuple((rule, self._whose(rule, request, requester)) for rule in sorted(held))
-        return Draw(made["at"], stored.position, stored.decision_id, buckets, verdict.allowed)
+        buckets = tuple((rule, self._whose(rule, session_id, requester)) for rule in rules)
+        return Draw(made["at"], stored.position, stored.decision_id, buckets, goes_ahead)
 
-    def _whose(self, rule: str, request: DecisionRequest, requester_id: str | None) -> str:
+    def _drawn_quickly(
+        self, original: PolicySet, opened: _Opened
+    ) -> tuple[tuple[str, ...], str | None, bool] | None:
+        try:
+            conclusion = self._conclusion(original, opened)
+            if conclusion is None or (conclusion.bounded and not holds(opened.written)):
+                return None
+        except _UNFIT:
+            return None
+        return conclusion.drawn, opened.written["session_id"], conclusion.new_goes_ahead
+
+    def _drawn_by_request(
+        self, stored: Stored, made: Mapping[str, Any], original: PolicySet, opened: _Opened | None
+    ) -> tuple[tuple[str, ...], str | None, bool]:
+        """Return the rules whose buckets a decision would drain, its session, and whether it goes ahead."""
+        if opened is None:
+            request = self._request_plainly(stored)
+            pair = self._pair_for(original, request)
+        else:
+            request, pair = self._request(stored, made, opened), opened.pair
+        session_id = None if request.session_id is None else str(request.session_id)
+        if not pair.simulated:
+            return (), session_id, False
+        verdict = decide(_with_levels(request, pair, {}), self._tested)
+        held = {one.rule for one in verdict.evaluated if one.result == "matched"}.intersection(pair.simulated)
+        return tuple(sorted(held)), session_id, verdict.allowed
+
+    def _whose(self, rule: str, session_id: str | None, requester_id: str | None) -> str:
         """Return whose bucket a request drains, as steps do: without a session or person the workspace's."""
         per = self._tested.throttle(rule).per
-        if per == "session" and request.session_id is not None:
-            return f"session:{request.session_id}"
+        if per == "session" and session_id is not None:
+            return f"session:{session_id}"
         if per == "user" and requester_id is not None:
             return f"user:{requester_id}"
         return ""
 
-    def _read(
-        self, stored: Stored, cipher: DataKeyCipher | None
-    ) -> tuple[dict[str, Any], PolicySet, tuple[DecisionRequest, _Pair] | None] | Loss:
-        """Return event, its own set, request and rules about it; None for these where it must go plainly."""
+    def _read(self, stored: Stored, cipher: DataKeyCipher | None) -> _Read | Loss:
+        """Read a decision, or say why that cannot be."""
         made: dict[str, Any] = orjson.loads(stored.data)
         if cipher is None:
             return "erased"
@@ -214,21 +288,82 @@ class Redecider:
         if not _is_today(stored.type_name, stored.schema_version):
             return made, original, None
         try:
+            if len(made) < _MEMBERS:
+                made = {**_LEFT_OUT, **made}
             written = orjson.loads(cipher.unseal(made["request"]))
             if _CLEAR(written) != _CLEAR(made):
                 return made, original, None
-            request = request_as_recorded(written, written["arguments"])
-            pair = self._pair((*_SORT(made), *made["roles"]), original, request)
+            pair = self._pairs.get((*_SORT(made), *made["roles"]))
+            if pair is None:
+                request = request_as_recorded(written, written["arguments"])
+                pair = self._pair((*_SORT(made), *made["roles"]), original, request)
+            arguments: Mapping[str, Any] = {}
             if pair.reads_arguments:
-                request.__dict__["arguments"] = arguments_of(
-                    made, written, lambda sha256: self._read_blob(sha256, stored.key_id)
+                arguments = arguments_of(
+                    made, written, lambda sha256: self._read_blob(sha256, stored.key_id), pair.members
                 )
         except Erased:
             return "erased"
-        except (SealBroken, Unfamiliar, KeyError, TypeError, ValueError, CartritaError):
+        except _UNFIT:
             # Whatever it is, the plain way says it in words.
             return made, original, None
-        return made, original, (request, pair)
+        return made, original, _Opened(written, pair, arguments)
+
+    # The three ways, the quickest first
+
+    def _quickly(self, made: dict[str, Any], original: PolicySet, opened: _Opened) -> Again | None:
+        """Decide an ordinary request again by its JSON; None where it is not, or not as it was recorded."""
+        try:
+            written = opened.written
+            conclusion = self._conclusion(original, opened)
+            if (
+                conclusion is None
+                or (conclusion.bounded and not holds(written))
+                or _FIXED(made) != conclusion.stored
+                or _AMOUNTS(made) != amounts(written, conclusion.goes_ahead)
+            ):
+                return None
+            cost = written["cost"]
+            return Again(
+                *_SHOWN(made),
+                conclusion.new,
+                conclusion.new_rule,
+                conclusion.same_content,
+                cost["tokens"],
+                cost["micros"],
+                cost["currency"],
+                False,
+                None,
+            )
+        except _UNFIT:
+            return None
+
+    def _by_request(self, stored: Stored, read: _Read, cipher: DataKeyCipher, levels: Levels) -> Again | None:
+        """Decide a request again; None where it cannot be, or not as it was recorded."""
+        made, original, opened = read
+        if opened is None:
+            return None
+        pair = opened.pair
+        try:
+            request = self._request(stored, made, opened)
+            of_original = evaluate(pair.original, request, pair.environment)
+            verdict = decide(request, original, of_original)
+            if not _is_as_recorded(made, verdict, of_original, cipher):
+                return None
+        except _UNFIT:
+            return None
+        asked = _with_levels(request, pair, levels)
+        new = verdict if pair.same and asked is request else decide(asked, self._tested)
+        return _again(made, request, new, short=_short(pair, levels, new), differs=None)
+
+    def _request(self, stored: Stored, made: Mapping[str, Any], opened: _Opened) -> DecisionRequest:
+        """Return the request; all of its arguments stand in it where any condition reads them."""
+        arguments: Mapping[str, Any] = opened.written["arguments"]
+        if opened.pair.reads_arguments:
+            arguments = arguments_of(
+                made, opened.written, lambda sha256: self._read_blob(sha256, stored.key_id)
+            )
+        return request_as_recorded(opened.written, arguments)
 
     def _request_plainly(self, stored: Stored) -> DecisionRequest:
         recorded = self._reload(stored.decision_id)
@@ -306,6 +441,12 @@ class Redecider:
                 and original.rule_hashes.get(rule.name) != self._tested.rule_hashes[rule.name]
             ),
             reads_arguments="args" in ours.reads or "args" in tested.reads,
+            members=cel.members_read(
+                condition
+                for group in (ours, tested)
+                for rule in group.rules
+                if (condition := group.conditions[rule.name]) is not None
+            ),
             together=original.environment == self._tested.environment,
             environment=original.environment,
             names=tuple(rule.name for rule in ours.rules),
@@ -330,61 +471,91 @@ class Redecider:
         if steady:
             pair.steady = environment.combine([conditions[source] for source in steady])
             pair.steady_reads = environment.read_by([conditions[source] for source in steady])
-            # A condition such as `true` reads nothing.
-            facts = [_STEADY[name] for name in pair.steady_reads] or ["subject_kind"]
-            pair.steady_facts = attrgetter(*facts)
+            pair.steady_facts = tuple(READERS[name] for name in pair.steady_reads)
         if varying:
             pair.varying = environment.combine([conditions[source] for source in varying])
-            pair.varying_reads = environment.read_by([conditions[source] for source in varying])
+            reads_of_varying = environment.read_by([conditions[source] for source in varying])
+            pair.varying_reads = tuple((name, READERS.get(name)) for name in reads_of_varying)
 
-    def _evaluations(
-        self, request: DecisionRequest, pair: _Pair
-    ) -> tuple[Evaluation, Evaluation | None, _Results]:
-        """Return what the rules of both groups gave, and the names of the original ones by that.
+    # What follows of an ordinary request
 
-        None for the tested ones where the same rules hold in both, so that the verdict is the same, too.
-        """
-        results = self._together(request, pair) if pair.together else None
-        if results is None:
-            # Two languages, or a rule that errs: each set by itself, which says which one.
-            of_original = evaluate(pair.original, request, pair.environment)
-            return (
-                of_original,
-                None if pair.same else evaluate(pair.tested, request, self._tested.environment),
-                _results(of_original),
-            )
-        flags = pair.pick_original(results)
-        of_original, of_tested = _evaluation(pair.original, flags), None
-        if not pair.same:
-            tested_flags = pair.pick_tested(results)
-            if [*compress(pair.versions, flags)] != [*compress(pair.tested_versions, tested_flags)]:
-                of_tested = _evaluation(pair.tested, tested_flags)
-        return (
-            of_original,
-            of_tested,
-            _Results([*compress(pair.names, flags)], [*compress(pair.names, map(not_, flags))], {}),
-        )
-
-    def _together(self, request: DecisionRequest, pair: _Pair) -> list[bool] | None:
-        """Return what the conditions of both groups gave, after one that is true; None where any errs."""
-        environment = cel.environment(pair.environment)
-        results = _ALWAYS
+    def _conclusion(self, original: PolicySet, opened: _Opened) -> _Conclusion | None:
+        """Return what follows of a request save for amounts; None where it is not ordinary or a rule errs."""
+        written, pair, arguments = opened
+        if not pair.together or not is_ordinary(written):
+            return None
         try:
-            if pair.steady is not None:
-                facts = pair.steady_facts(request)
-                known = pair.known.get(facts)
-                if known is None:
-                    if len(pair.known) >= _MOST_STEADY:
-                        pair.known.clear()
-                    activation = environment.activation(variables(request, pair.steady_reads))
-                    known = pair.known[facts] = [True, *pair.steady.hold(activation)]
-                results = known
+            steady = self._steady_results(written, pair)
+            varying: list[bool] = []
             if pair.varying is not None:
-                activation = environment.activation(variables(request, pair.varying_reads))
-                results = results + pair.varying.hold(activation)
+                values = {
+                    name: arguments if read is None else read(written) for name, read in pair.varying_reads
+                }
+                varying = pair.varying.hold(cel.environment(pair.environment).activation(values))
         except cel.EvaluationError:
             return None
-        return results
+        # What no rule covers is denied in words that name the act.
+        names = (steady, written["subject_kind"], written["tool"], written["model"], *varying)
+        found = self._conclusions.get(names)
+        if found is None:
+            if len(self._conclusions) >= _MOST_CONCLUSIONS:
+                self._conclusions.clear()
+            results = [True, *steady.results, *varying]
+            found = self._conclusions[names] = self._conclude(original, opened, results)
+        return found
+
+    def _steady_results(self, written: dict[str, Any], pair: _Pair) -> _Steady:
+        if pair.steady is None:
+            facts: tuple[Any, ...] = (pair,)
+        else:
+            facts = (pair, *[_hashable(read(written)) for read in pair.steady_facts])
+        found = self._steady.get(facts)
+        if found is None:
+            if len(self._steady) >= _MOST_STEADY:
+                self._steady.clear()
+                self._conclusions.clear()
+            results: list[bool] = []
+            if pair.steady is not None:
+                reads = zip(pair.steady_reads, pair.steady_facts, strict=True)
+                values = {name: read(written) for name, read in reads}
+                results = pair.steady.hold(cel.environment(pair.environment).activation(values))
+            found = self._steady[facts] = _Steady(results)
+        return found
+
+    def _conclude(self, original: PolicySet, opened: _Opened, results: list[bool]) -> _Conclusion:
+        """Draw the conclusion of a request without its budgets, where these conditions hold."""
+        written, pair, arguments = opened
+        request = request_as_recorded(
+            {name: value for name, value in written.items() if name != "budgets"}, arguments
+        )
+        flags, tested_flags = pair.pick_original(results), pair.pick_tested(results)
+        verdict = decide(request, original, _evaluation(pair.original, flags))
+        new = verdict
+        versions = [*compress(pair.versions, flags)]
+        if not pair.same and versions != [*compress(pair.tested_versions, tested_flags)]:
+            of_tested = _evaluation(pair.tested, tested_flags)
+            new = decide(_with_levels(request, pair, {}), self._tested, of_tested)
+        held = {rule.name for rule in compress(pair.tested.rules, tested_flags)}
+        return _Conclusion(
+            stored=(
+                *_OF_VERDICT(verdict),
+                [*compress(pair.names, flags)],
+                [*compress(pair.names, map(not_, flags))],
+                *map(list, _LISTS_OF_VERDICT(verdict)),
+                [],
+                None,
+                "",
+                "",
+            ),
+            goes_ahead=verdict.allowed,
+            bounded=verdict.outcome != "deny" or new.outcome != "deny",
+            new=new.outcome,
+            new_rule=new.rule,
+            same_content=not (verdict.allowed and new.allowed)
+            or (verdict.left_out, verdict.redact) == (new.left_out, new.redact),
+            drawn=tuple(sorted(held.intersection(pair.simulated))),
+            new_goes_ahead=new.allowed,
+        )
 
 
 def _again(
@@ -449,6 +620,10 @@ def _picking(group: Group, places: Mapping[str, int]) -> Callable[[list[bool]], 
     return lambda results: tuple(results[place] for place in wanted)
 
 
+def _hashable(value: Any) -> Any:
+    return tuple(value) if type(value) is list else value
+
+
 def _results(evaluation: Evaluation) -> _Results:
     found = _Results([], [], {})
     for one in evaluation[0]:
@@ -462,10 +637,10 @@ def _results(evaluation: Evaluation) -> _Results:
 
 
 def _is_as_recorded(
-    made: Mapping[str, Any], verdict: Verdict, results: _Results, cipher: DataKeyCipher
+    made: Mapping[str, Any], verdict: Verdict, evaluation: Evaluation, cipher: DataKeyCipher
 ) -> bool:
     """Tell whether a verdict is the recorded one, by its stored JSON."""
-    get = made.get
+    get, results = made.get, _results(evaluation)
     return (
         _STORED(made) == _GIVEN(verdict)
         and made["matched"] == results.matched
@@ -510,22 +685,43 @@ _ALIKE = (
     "resource_usage_after",
 )
 _STORED, _GIVEN = itemgetter(*_ALIKE), attrgetter(*_ALIKE)
-# Names of conditions whose values come again and again, and where a request has them.
-_STEADY: Mapping[str, str] = {
-    "kind": "subject_kind",
-    "agent": "agent",
-    "roles": "roles",
-    "workspace": "workspace_id",
-    "model.name": "model",
-    "tool.name": "tool",
-    "tool.safety": "safety_level",
-    "tool.definition": "definition_hash",
-    "labels": "labels",
-    "actor_labels": "actor_labels",
-    "cost.currency": "cost.currency",
-    "counters.failures_last_5_minutes": "counters.failures_last_5_minutes",
-    "counters.repeats": "counters.repeats",
-    "findings": "findings",
-    "teams": "teams",
-    "break_glass": "broken_glass",
+# What of a decision follows of the rules that held, and where a verdict has it; the rest follows of amounts.
+_ALIKE_FIXED = (
+    "outcome",
+    "rule",
+    "reason",
+    "review",
+    "policy_hash",
+    "message_for_agent",
+    "message_for_people",
+    "parameters",
+    "rule_hash",
+    "retry_after_ms",
+)
+_LISTS = ("left_out", "redact", "consumed", "grants")
+_OF_VERDICT, _LISTS_OF_VERDICT = attrgetter(*_ALIKE_FIXED), attrgetter(*_LISTS)
+_FIXED = itemgetter(
+    *_ALIKE_FIXED, "matched", "not_matched", *_LISTS, "erred", "budget", "unbroken_outcome", "unbroken_rule"
+)
+_AMOUNTS = itemgetter(*AMOUNTS)
+_Shown = tuple[str, str, str, str, str, str, str]
+_SHOWN: Callable[[Any], _Shown] = itemgetter(
+    "at", "subject_kind", "tool", "model", "agent", "outcome", "rule"
+)
+# What decisions of before say nothing of, as it would stand in them.
+_MEMBERS = len(DecisionMade.model_fields)
+_LEFT_OUT: Mapping[str, Any] = {
+    name: [*member.default] if isinstance(member.default, tuple) else member.default
+    for name, member in DecisionMade.model_fields.items()
+    if not member.is_required() and member.default_factory is None
 }
+# A stored decision that is not as it should be, in whichever way.
+_UNFIT = (SealBroken, Unfamiliar, KeyError, TypeError, ValueError, AttributeError, CartritaError)
+# Names of conditions whose values come again and again.
+_STEADY = frozenset(
+    {
+        "kind", "agent", "roles", "workspace", "model.name", "tool.name", "tool.safety", "tool.definition",
+        "labels", "actor_labels", "cost.currency", "counters.failures_last_5_minutes", "counters.repeats",
+        "findings", "teams", "break_glass",
+    }
+)  # fmt: skip

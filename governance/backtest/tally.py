@@ -21,7 +21,8 @@ MOST_DIFFERENCES = 50
 MOST_ROWS = 200
 GO_AHEAD = frozenset({"allow", "audit"})
 DIMENSIONS = ("tool", "agent", "model", "subject_kind")
-_NAMES = attrgetter(*DIMENSIONS)
+# Of decisions of which nothing but their number matters, beside that they come out as before.
+_IS_ALIKE, _ALIKE = attrgetter("same_content", "short", "differs"), (True, False, None)
 
 
 class Shown(NamedTuple):
@@ -66,9 +67,14 @@ class Tally:
     differences: list[Shown] = field(default_factory=list)
     first_at: str = ""
     last_at: str = ""
+    # (day, (kind, tool, model, agent, outcomes and rules)) of decisions that are reached and come out as
+    # before, as most do: nothing but their number is kept until it is added to the other counts.
+    alike: Counter[tuple[str, tuple[str, ...]]] = field(default_factory=Counter)
 
     def add(self, other: "Tally") -> None:
         """Add another tally."""
+        self.settle()
+        other.settle()
         for name in ("counts", "lost", "matrix", "rules", "reached", "changed", "days", "spend"):
             getattr(self, name).update(getattr(other, name))
         for kind, shown in other.examples.items():
@@ -78,18 +84,37 @@ class Tally:
         self.first_at = min(filter(None, (self.first_at, other.first_at)), default="")
         self.last_at = max(self.last_at, other.last_at)
 
+    def settle(self) -> None:
+        """Add what is only numbered to the counts."""
+        counts, days = self.counts, self.days
+        for (day, (subject_kind, tool, model, agent, old, old_rule, _, new_rule)), many in self.alike.items():
+            counts["decided"] += many
+            counts["reached"] += many
+            days[day, "decisions"] += many
+            self.matrix[old, old] += many
+            if old_rule != new_rule:
+                counts["by_another_rule"] += many
+            for dimension, name in zip(DIMENSIONS, (tool, agent, model, subject_kind), strict=True):
+                if name:
+                    self.reached[dimension, name] += many
+            if old == "escalate":
+                for what in ("approvals_before", "approvals_before_reached", "approvals_after"):
+                    days[day, what] += many
+        self.alike.clear()
+
     def count_session(self, decisions: Iterable[tuple[Stored, Again | Loss]]) -> None:
         """Count the decisions of one session, in order. Those after its first change are not reached."""
         first: Shown | None = None
-        before = self.counts["not_reached"]
+        before, many = self.counts["not_reached"], 0
         for stored, again in decisions:
-            self.counts["looked_at"] += 1
+            many += 1
             if isinstance(again, str):
                 self.lost[again] += 1
             elif first is not None:
                 self._count_not_reached(stored, again)
             elif self._count(stored, again):
                 first = _shown(stored, again)
+        self.counts["looked_at"] += many
         self.counts["sessions"] += 1
         if first is not None:
             self.counts["sessions_changed"] += 1
@@ -106,6 +131,10 @@ class Tally:
 
     def _count(self, stored: Stored, again: Again) -> bool:
         """Count a decision that is reached; return whether the session would have gone on otherwise."""
+        if _IS_ALIKE(again) == _ALIKE and again.old == again.new:
+            self._note_time(again.at)
+            self.alike[again.at[:10], again[1:9]] += 1
+            return False
         self._count_any(stored, again)
         counts, day = self.counts, again.at[:10]
         old, new = again.old, again.new
@@ -159,14 +188,17 @@ class Tally:
         self.days[day, "decisions"] += 1
         if again.old == "escalate":
             self.days[day, "approvals_before"] += 1
-        if not self.first_at or again.at < self.first_at:
-            self.first_at = again.at
-        self.last_at = max(self.last_at, again.at)
+        self._note_time(again.at)
         if again.differs is not None:
             self.counts["differences"] += 1
             outcome, rule, fields = again.differs
             shown = _shown(stored, again)._replace(new=outcome, new_rule=rule, fields=fields)
             self.differences = nsmallest(MOST_DIFFERENCES, [*self.differences, shown])
+
+    def _note_time(self, at: str) -> None:
+        if not self.first_at or at < self.first_at:
+            self.first_at = at
+        self.last_at = max(self.last_at, at)
 
     def _spend(self, what: str, stored: Stored, again: Again) -> None:
         """Add what an act came to cost; what it was expected to cost at most, where it has not ended."""
@@ -188,6 +220,7 @@ def report_of(tally: Tally, *, workspace_id: UUID, throttles: Mapping[str, Seque
 
     `throttles` names the throttle rules whose levels were `recorded`, and those that were `worked_out`.
     """
+    tally.settle()
     counts = tally.counts
     days = _days(tally)
     span = _span_of_days(tally)
