@@ -385,8 +385,11 @@ class _Crew:
                         hand.tasks.pop(0)
                         hand.peak_bytes = max(hand.peak_bytes, done.peak_bytes)
                         yield done
-                    case Broken(message):
-                        raise BackTestBroken(f"A process that decides again failed: {message}")
+                    case Broken(error, raised_at):
+                        raise BackTestBroken(
+                            f"A process that decides again failed: {error} in {raised_at}. Ask for the "
+                            "back-test again; if it fails so again, report it with these words."
+                        )
             course.check()
 
     def end(self) -> None:

@@ -4,6 +4,7 @@ It is spawned with one end of a pipe, gets a `Setup` and then tasks, and sends b
 came out. When the other end is closed it ends.
 """
 
+import gc
 import resource
 import sys
 from collections import OrderedDict
@@ -11,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
-from typing import Any, Literal
+from traceback import extract_tb, format_tb
+from typing import Any, Literal, Self
 from uuid import UUID
 
 from cartrita.eventstore import get_blob
@@ -26,6 +29,9 @@ from governance.queries.decisions import decision_made
 
 # Kept of blobs that arguments stand in: parts of a prompt come again with each of its turns.
 _BLOB_BYTES = 32 * 1024 * 1024
+
+# So many more containers than were dropped, some hundred decisions' worth.
+_COLLECTED_AT = 50_000
 
 Tell = Callable[[int], None]
 
@@ -77,9 +83,16 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Broken:
-    """The worker cannot go on; the message says why."""
+    """The worker cannot go on: what was raised, and where. Its text may hold words of a request."""
 
-    message: str
+    error: str
+    raised_at: str
+
+    @classmethod
+    def by(cls, error: BaseException) -> Self:
+        """Return what may be told of an error."""
+        place = extract_tb(error.__traceback__)[-1]
+        return cls(type(error).__name__, f"{Path(place.filename).name}, line {place.lineno}, in {place.name}")
 
 
 class Worker:
@@ -112,6 +125,7 @@ class Worker:
         for many in task.sessions:
             tally.count_session(next(again) for _ in range(many))
         next(again, None)  # there is none, and with that the last batch is told of
+        tally.settle()
         return Done(task.number, tally, peak_bytes=peak_bytes())
 
     def _stored(self, task: Task, tell: Tell) -> Iterator[tuple[Stored, Any]]:
@@ -150,6 +164,9 @@ def serve(connection: Connection) -> None:
     """Carry out what comes over the connection, until it is closed."""
     setup: Setup = connection.recv()
     worker = Worker(load_policy(setup.text, setup.policy_hash))
+    # Decisions are plain JSON, without cycles, and what stands by now stays: looks for garbage can be rare.
+    gc.freeze()
+    gc.set_threshold(_COLLECTED_AT, 20, 100)
     coming: SimpleQueue[Task | None] = SimpleQueue()
     # Who hands out tasks must never wait for this one to be done: it might be sending just then.
     Thread(target=_listen, args=(connection, coming), daemon=True).start()
@@ -172,9 +189,12 @@ def main() -> None:
             serve(connection)
         except _GONE:
             raise
-        except Exception as error:
-            connection.send(Broken(f"{type(error).__name__}: {error}"))
-            raise
+        except Exception as error:  # noqa: BLE001 - the edge of this process
+            broken = Broken.by(error)
+            connection.send(broken)
+            # The frames without their last line, which would be the text.
+            frames = "".join(format_tb(error.__traceback__))
+            sys.exit(f"A process of a back-test ends: {broken.error} in {broken.raised_at}.\n{frames}")
 
 
 # Whoever handed out the work has ended, and with it the work.

@@ -9,6 +9,7 @@ import threading
 import time
 from datetime import timedelta
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import orjson
@@ -394,6 +395,30 @@ class TestCarriedOut:
         runner.run_next(threading.Event())
         row = BackTest.objects.get(id=back_test_id)
         assert (row.status, row.code) == ("failed", "back_test_broken")
+
+    def test_says_what_failed_and_where_but_none_of_its_words(
+        self, place: Place, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        some_history(place)
+        monkeypatch.setattr(runner, "FEW", 0)
+        original = Popen.__init__
+
+        def started(self: Any, command: list[str], **more: Any) -> None:
+            program = (
+                "import django, sys; django.setup()\n"
+                "from governance.backtest import engine, worker\n"
+                "def again(*_): raise LookupError('words of a request')\n"
+                "worker.Redecider.again = again\n"
+                "worker.main()\n"
+            )
+            original(self, [command[0], "-c", program, command[-1]], **more)
+
+        monkeypatch.setattr(Popen, "__init__", started)
+        row = carried_out(place, yaml_policy(*STRICTER))
+        assert (row.status, row.code) == ("failed", "back_test_broken")
+        assert "LookupError in <string>, line 3, in again" in row.message
+        told = row.message + "".join(capfd.readouterr())
+        assert "words of a request" not in told
 
     def test_leaves_it_to_the_next_process_when_it_is_to_stop(self, place: Place) -> None:
         some_history(place)
