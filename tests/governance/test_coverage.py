@@ -17,14 +17,17 @@ from django.utils import timezone
 from cartrita.errors import BadInput
 from cartrita.eventstore import load
 from governance.commands import approvals
+from governance.commands import policies as commands
 from governance.decision import DecisionMade
 from governance.models import Approval, PolicyDecision
+from governance.queries import policies
 from governance.queries.coverage import Coverage, RuleCoverage, coverage
 from governance.queries.policies import active_policy
 from governance.rulebook import UnknownPolicy
 from governance.step import take_step
 from tests.accounts.people import Person, someone
 from tests.databases import Database
+from tests.governance.approvals import as_caller
 from tests.governance.consoles import asks_for_python, guardian, new_workspace
 from tests.governance.policies import rule
 from tests.governance.steps import Place
@@ -208,12 +211,19 @@ class TestApprovals:
 
 class TestExamples:
     def test_are_missed_where_a_rule_has_none_of_a_side(self, database: Database) -> None:
-        found = named(coverage(new_workspace()))
-        # Of the starter policy: examples of both sides, of one, and one that other rules show.
-        assert not found["the-same-call-again-and-again"].lacks_examples
-        assert found["risky-tools-are-reviewed"].shown > 1
-        assert found["risky-tools-are-reviewed"].lacks_examples
-        assert not found["default-plan"].lacks_examples
+        ann = someone(roles=("member", "policy_author"))
+        found = coverage(ann.workspace_id).rules
+        assert [each.rule for each in found if each.lacks_examples] == []
+        risky = policies.rule(ann.workspace_id, "risky-tools-are-reviewed").definition
+        commands.write_rule(
+            workspace_id=ann.workspace_id,
+            definition={**risky, "examples": risky["examples"][:1]},
+            caller=as_caller(ann),
+        )
+        # Other rules' examples show it at work, and none of its own where it does not hold.
+        one_sided = named(coverage(ann.workspace_id))["risky-tools-are-reviewed"]
+        assert one_sided.shown > 1
+        assert one_sided.lacks_examples
 
 
 class TestRest:

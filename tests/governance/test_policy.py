@@ -177,6 +177,13 @@ class TestStarterPolicy:
         }
         assert defaults == set(get_args(SubjectKind))
 
+    @pytest.mark.parametrize("file", ["starter.yaml", "strict.yaml"])
+    def test_shows_each_rule_at_work_and_each_condition_where_it_does_not_hold(self, file: str) -> None:
+        for one in policy_of_file(str(Path(settings.POLICY_FILE).with_name(file))).rules:
+            by = {example.by or one.name for example in one.examples}
+            assert one.name in by
+            assert by - {one.name} or (one.condition is None and one.unless is None), one.name
+
 
 class TestRunExamples:
     def test_names_the_example_that_fails(self) -> None:

@@ -54,13 +54,19 @@ def file(tmp_path: Path) -> Path:
 class TestFiles:
     def test_are_checked_and_tried(self, file: Path) -> None:
         assert f"1 rules, 1 examples, hash {load_policy(TEXT).content_hash}" in policy("check", str(file))
-        assert policy("test", str(file)) == "ok    the-rest 1: allow by the-rest\n"
+        summary = "1 example of 1 rule: 1 as expected\n"
+        assert policy("test", str(file)) == f"ok    the-rest 1: allow by the-rest\n{summary}"
+        assert "as expected" not in policy("test", str(file), "--json")
         file.write_text(FAILING)
         assert refused("check", str(file)) == (
             1,
             f"{file}: example 1 of rule the-rest: expected deny by the-rest, got allow by the-rest",
         )
         assert refused("test", str(file)) == (1, f"{file}: 1 of 1 example failed.")
+        out = io.StringIO()
+        with pytest.raises(CommandError):
+            call_command("policy", "test", str(file), stdout=out)
+        assert out.getvalue().endswith("\n1 example of 1 rule: 0 as expected, 1 not\n")
 
     def test_are_refused_with_line_and_column(self, file: Path) -> None:
         file.write_text(TEXT.replace("outcome: allow", "outcome: allowed"))

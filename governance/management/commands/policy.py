@@ -144,8 +144,11 @@ class Command(BaseCommand):
         for warning in read.warnings:
             self.stderr.write(f"{file}:{warning}")
         failed = sum(not one.holds for one in examples)
+        of = _counted(len(examples), "example")
+        if not options["json"]:
+            rules, held = _counted(len(read.rules), "rule"), len(examples) - failed
+            self.stdout.write(f"{of} of {rules}: {held} as expected{f', {failed} not' if failed else ''}")
         if failed:
-            of = _counted(len(examples), "example")
             raise CommandError(f"{file}: {failed} of {of} failed.", returncode=FAILED)
 
     def _coverage(self, options: dict[str, Any]) -> None:
