@@ -142,6 +142,11 @@ class PolicyShadowReport(serializers.Serializer[Any]):
     by_rule = ShadowRuleChange(many=True)
     by_tool = ShadowAbout(many=True)
     examples = ShadowExample(many=True)
+    unread = serializers.ListField(
+        child=serializers.CharField(),
+        help_text="Rules of the set that read the text of answers; they saw none of those that left while "
+        "they were written.",
+    )
 
 
 class Approvals(PolicyView):

@@ -9,6 +9,9 @@ from uuid import UUID
 
 from cartrita.eventstore import RecordedEvent
 from cartrita.eventstore.store import execute
+from governance.cel import reads_arguments, reads_findings
+from governance.policy import PolicySet
+from governance.policy_store import set_in_shadow
 from governance.rulebook import PolicyShadowed, ShadowEnded
 from governance.shadow import NOT_EVALUATED
 
@@ -67,7 +70,9 @@ class ShadowReport:
     have had another outcome, `other_rule` the same one by another rule; `not_evaluated` are not among them.
     `approvals_before` people were asked for, `approvals_after` they would have been. `matrix` has every pair
     of outcomes that occurred, the others what changed, most frequent first; `by_tool` all that was decided
-    about; `examples` are the newest of each pair of rules.
+    about; `examples` are the newest of each pair of rules. `unread` names the set's rules that read the text
+    of answers: of those that left while they were written they saw none, and what is counted of them is of
+    the others alone.
     """
 
     policy_hash: str
@@ -84,6 +89,7 @@ class ShadowReport:
     by_rule: tuple[RuleChange, ...]
     by_tool: tuple[About, ...]
     examples: tuple[Example, ...]
+    unread: tuple[str, ...] = ()
 
     @property
     def approvals_a_day(self) -> float:
@@ -143,6 +149,21 @@ def report_on(
         examples=tuple(
             Example(*row) for row in execute(_EXAMPLES, [workspace_id, policy_hash, since, until])
         ),
+        unread=_reading_answers(set_in_shadow(policy_hash)),
+    )
+
+
+def _reading_answers(policy: PolicySet | None) -> tuple[str, ...]:
+    """Name the rules about answers that read their text, or what is found in it."""
+    return tuple(
+        rule.name
+        for rule in (policy.rules if policy is not None else ())
+        if "message_out" in rule.match.kinds
+        and any(
+            reads_arguments(text) or reads_findings(text)
+            for text in (rule.condition, rule.unless)
+            if text is not None
+        )
     )
 
 

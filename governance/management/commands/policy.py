@@ -264,6 +264,11 @@ class Command(BaseCommand):
             f"approvals: {report.approvals_before} asked for, {report.approvals_after} under this set "
             f"({report.approvals_a_day:+g} a day)"
         )
+        if report.unread:
+            self.stdout.write(
+                f"answers that leave while they are written have no text yet: {', '.join(report.unread)} "
+                "said nothing of it"
+            )
         for cell in report.matrix:
             mark = " " if cell.before == cell.after else "*"
             self.stdout.write(f"{mark} {cell.before:9}-> {cell.after:9}{cell.count:8}")
