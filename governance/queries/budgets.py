@@ -1,10 +1,10 @@
 """What budgets allow, hold back and have used."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from fractions import Fraction
-from typing import Any, LiteralString, NamedTuple
+from typing import LiteralString, NamedTuple
 from uuid import UUID
 
 from cartrita.accounts.console import CONSOLE_ROLES
@@ -124,23 +124,6 @@ def scopes_of(
         ("model", model),
     ]
     return [scope for scope in scopes if scope[1]]
-
-
-def applicable_budget(row: Mapping[str, Any], at: datetime) -> ApplicableBudget:
-    """Return a row of `APPLICABLE`, as JSON, with its period at `at`."""
-    period_start, period_end = period_bounds(row["period"], row["time_zone"], at)
-    return ApplicableBudget(
-        id=UUID(row["id"]),
-        name=row["name"],
-        scope_kind=row["scope_kind"],
-        scope=row["scope"],
-        period_start=period_start,
-        period_end=period_end,
-        limit_tokens=row["limit_tokens"],
-        limit_micros=row["limit_micros"],
-        currency=row["currency"],
-        warn_percent=row["warn_percent"],
-    )
 
 
 def standings(

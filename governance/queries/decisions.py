@@ -1,12 +1,13 @@
 """What was decided."""
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any, ClassVar, LiteralString
 from uuid import UUID
 
+import orjson
 from django.db.models import Q
 from psycopg.pq.abc import PGresult
 from pydantic import TypeAdapter
@@ -65,19 +66,24 @@ class Asked:
     settled: Sequence[UUID]
 
 
-def booked_of(decision_ids: Collection[UUID], rows: Iterable[Mapping[str, Any]]) -> dict[UUID, Booked]:
-    """Return what these decisions hold back, of the rows that `BOOKED` gives. Raises UnknownDecision."""
+def booked_of(decision_ids: Collection[UUID], answers: Sequence[PGresult]) -> dict[UUID, Booked]:
+    """Return what these decisions hold back, of what `BOOKED` answers for each. Raises UnknownDecision."""
     found = {}
-    for row in rows:
-        before, after = row["resource_usage_before"], row["resource_usage_after"]
-        found[UUID(row["id"])] = Booked(
-            session_id=UUID(row["session_id"]) if row["session_id"] else None,
-            requester_id=UUID(row["requester_id"]) if row["requester_id"] else None,
-            tool=row["tool_name"],
-            reserved=_RESERVED.validate_python(row["reserved"]),
+    for decision_id, answer in zip(decision_ids, answers, strict=True):
+        if answer.ntuples == 0:
+            continue
+        session_id, requester_id, tool, reserved, usage_before, usage_after, currency = (
+            answer.get_value(0, place) for place in range(7)
+        )
+        before, after = _json(usage_before), _json(usage_after)
+        found[decision_id] = Booked(
+            session_id=UUID(bytes=session_id) if session_id else None,
+            requester_id=UUID(bytes=requester_id) if requester_id else None,
+            tool=(tool or b"").decode(),
+            reserved=_RESERVED.validate_python(_json(reserved)),
             cost_tokens=after["tokens"] - before["tokens"],
             cost_micros=after["micros"] - before["micros"],
-            cost_currency=row["currency"],
+            cost_currency=(currency or b"").decode(),
         )
     for decision_id in set(decision_ids) - found.keys():
         # Homes of before have decisions that the log's follower had not reached.
@@ -114,6 +120,11 @@ def counts_of(asked: Asked, answers: Sequence[PGresult]) -> RecentCounts:
     calls = {key: _count(next(rows)) for key in asked.calls}
     failures = {key: _count(next(rows)) for key in asked.failures}
     return RecentCounts(calls=calls, failures=failures, settled=frozenset(settled))
+
+
+def _json(value: bytes | None) -> Any:
+    # After the version of jsonb's binary format.
+    return orjson.loads((value or b"")[1:])
 
 
 def _count(answer: PGresult) -> int:
@@ -249,9 +260,9 @@ def _made(recorded: RecordedEvent) -> DecisionMade:
 
 
 BOOKED: LiteralString = """
-    select id, session_id, requester_id, tool_name, reserved,
+    select session_id, requester_id, tool_name, reserved,
         resource_usage_before, resource_usage_after, currency
-    from policy_decisions where id = any(%b::uuid[])
+    from policy_decisions where id = %b::uuid
 """
 _SETTLED = Recurring("select from policy_decisions where id = %b::uuid and act_outcome <> ''")
 _CALLS = Recurring("""
