@@ -27,7 +27,9 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -41,6 +43,9 @@ WORKSPACE = UUID("018f0000-0000-7000-8000-000000000001")
 BEGAN = datetime(2026, 1, 5, 8, tzinfo=UTC)
 DAYS = 90
 A_SESSION = 16
+# Sessions that are stored in one transaction when the history is built.
+TOGETHER = 4
+TELL_SECONDS = 15.0
 TOOLS = ("calculate", "execute_python", "http_fetch", "describe_tables", "send_mail", "file_read")
 AGENTS = ("assistant", "researcher", "analyst", "writer", "planner")
 MODELS = ("local-small", "vendor-large")
@@ -95,7 +100,9 @@ def main() -> None:
         began = time.perf_counter()
         sessions = -(-decisions // A_SESSION)
         shares = [sessions // builders + (n < sessions % builders) for n in range(builders)]
-        children = [child(many, "build", share, seed) for seed, share in enumerate(shares)]
+        # What is built can be built again: no commit waits for the disk.
+        quickly = {**many, "PGOPTIONS": "-c synchronous_commit=off"}
+        children = [child(quickly, "build", share, seed) for seed, share in enumerate(shares)]
         if any(one.wait() for one in children):
             sys.exit("The history could not be built.")
         print(json.dumps({"name": "governance_backtest.built", "ours": round(time.perf_counter() - began, 1),
@@ -158,30 +165,48 @@ def build(sessions: int, seed: int) -> None:
     policy = load_policy(rule_set())
     put_blob(policy.text.encode(), key_id=None)
     users = [new_id() for _ in range(20)]
-    for number in range(sessions):
-        user_id, session_id = chance.choice(users), new_id()
-        at = BEGAN + timedelta(days=DAYS) * (number / sessions)
+    told = began = time.perf_counter()
+    for first in range(0, sessions, TOGETHER):
+        at = BEGAN + timedelta(days=DAYS) * (first / sessions)
         with transaction.atomic():
-            key_id = create_data_key(subject_id=user_id, scope="session")
-            place = Context(
-                workspace_id=WORKSPACE, session_id=session_id, key_id=key_id, actor=f"user:{user_id}"
-            )
             appends = []
-            for request in requests(chance, session_id, user_id, at):
-                verdict = decide(request, policy)
-                event: Any = decision_made(request, verdict, place, requester_id=user_id)
-                events = [event]
-                if verdict.allowed:
-                    cost = request.cost
-                    spent = ActSettled(
-                        outcome="succeeded",
-                        cost_micros=cost.micros // 2,
-                        currency="USD",
-                        tokens=cost.tokens // 2,
-                    )
-                    events.append(spent)
-                appends.append(Append(new_id(), 0, events, place))
+            for _ in range(min(TOGETHER, sessions - first)):
+                user_id, session_id = chance.choice(users), new_id()
+                key_id = create_data_key(subject_id=user_id, scope="session")
+                place = Context(
+                    workspace_id=WORKSPACE, session_id=session_id, key_id=key_id, actor=f"user:{user_id}"
+                )
+                for request in requests(chance, session_id, user_id, at):
+                    verdict = decide(request, policy)
+                    event: Any = decision_made(request, verdict, place, requester_id=user_id)
+                    events = [event]
+                    if verdict.allowed:
+                        cost = request.cost
+                        spent = ActSettled(
+                            outcome="succeeded",
+                            cost_micros=cost.micros // 2,
+                            currency="USD",
+                            tokens=cost.tokens // 2,
+                        )
+                        events.append(spent)
+                    appends.append(Append(new_id(), 0, events, place))
             append(*appends, recorded_at=at)
+        if time.perf_counter() - told > TELL_SECONDS:
+            told = time.perf_counter()
+            tell(f"building.{seed}", first * A_SESSION, sessions * A_SESSION, told - began)
+
+
+def tell(what: str, decisions: int, total: int, seconds: float) -> None:
+    """Print how far something is, and the most memory that this process has had."""
+    line = {
+        "name": f"governance_backtest.progress.{what}",
+        "decisions": decisions,
+        "of": total,
+        "seconds": round(seconds, 1),
+        "peak_memory_mib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024),
+        "load": round(os.getloadavg()[0], 2),
+    }
+    print(json.dumps(line), flush=True)
 
 
 def requests(chance: random.Random, session_id: UUID, user_id: UUID, at: datetime) -> Iterator[Any]:
@@ -256,9 +281,16 @@ def requests(chance: random.Random, session_id: UUID, user_id: UUID, at: datetim
         )
 
 
+@cache
+def written() -> str:
+    """Return many words, of which texts are pieces: making each one anew would take most of the time."""
+    chance = random.Random(0)
+    return " ".join(f"w{chance.randrange(5000)}" for _ in range(100_000))
+
+
 def words(chance: random.Random, characters: int) -> str:
-    some = " ".join(f"w{chance.randrange(5000)}" for _ in range(characters // 6))
-    return some[: chance.randrange(characters // 2, characters)]
+    start = chance.randrange(len(written()) - characters)
+    return written()[start : start + chance.randrange(characters // 2, characters)].strip()
 
 
 # The measurement
@@ -280,7 +312,9 @@ def measure(decisions: int, _: int) -> None:
         await Sequencer().order()
         await close_async()
 
+    ordering = time.perf_counter()
     asyncio.run(order())
+    tell("ordered", decisions, decisions, time.perf_counter() - ordering)
     with harness_owner() as owner:
         owner.execute("vacuum analyze")
     tested = {
@@ -340,11 +374,37 @@ def decided_again(policy: Any) -> dict[str, Any]:
         actor="system",
     )
     back_test_id, _ = request_back_test(workspace_id=WORKSPACE, caller=caller, text=policy.text)
-    runner.run_next(threading.Event())
+    with followed(back_test_id):
+        runner.run_next(threading.Event())
     row = BackTest.objects.get(id=back_test_id)
     if row.status != "completed":
         sys.exit(f"{row.status}: {row.message}")
     return report(row)
+
+
+@contextmanager
+def followed(back_test_id: UUID) -> Iterator[None]:
+    """Print how far a back-test is while it is carried out in the block."""
+    from django.db import connection
+
+    from governance.models import BackTestProgress
+
+    over, began = threading.Event(), time.perf_counter()
+
+    def follow() -> None:
+        while not over.wait(TELL_SECONDS):
+            shown = BackTestProgress.objects.filter(back_test_id=back_test_id).first()
+            if shown is not None:
+                tell(shown.phase, shown.decisions, shown.total, time.perf_counter() - began)
+        connection.close()
+
+    follower = threading.Thread(target=follow)
+    follower.start()
+    try:
+        yield
+    finally:
+        over.set()
+        follower.join()
 
 
 def cpu_seconds() -> float:
