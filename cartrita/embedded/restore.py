@@ -43,6 +43,7 @@ from cartrita.embedded.archive import (
 )
 from cartrita.embedded.backup import KEY_FILES, KEY_TABLES, program, reach
 from cartrita.errors import BadInput, CartritaError
+from cartrita.wording import counted
 
 # Restored rows get transaction ids of this cluster: those of the old one may lie far ahead, and the sequencer
 # would look through all of them at each tick. Leaves do not cover them.
@@ -125,12 +126,12 @@ def run(argv: list[str]) -> int:
         sys.stdout.write(json.dumps(asdict(restored)) + "\n")
     else:
         sys.stdout.write(
-            f"Restored {restored.positions} positions of {restored.taken_at}; they go on in epoch "
+            f"Restored {counted(restored.positions, 'position')} of {restored.taken_at}; they go on in epoch "
             f"{restored.epoch}. The log verifies"
             + (", and every read model equals its rebuild" if restored.read_models_checked else "")
-            + f". {restored.erased_again} erasures were repeated.\n"
-            f"Everybody signs in anew. {restored.api_tokens} API tokens work as they did then: revoke again "
-            "those that were revoked since.\n"
+            + f". {counted(restored.erased_again, 'erasure')} had to be repeated.\n"
+            f"Everybody signs in anew. {counted(restored.api_tokens, 'API token')} of then can be used: "
+            "revoke again what was revoked since.\n"
         )
     return 0
 

@@ -18,6 +18,7 @@ from cartrita.llm import catalog
 from cartrita.orchestrator.agents import agent
 from cartrita.orchestrator.service import Services
 from cartrita.streaming.deltas import read_deltas
+from cartrita.wording import counted
 from governance.decision import DecisionMade
 from governance.refusals import DeniedByPolicy
 from retrieval import ingest
@@ -285,7 +286,9 @@ class _Progress:
                 number = len(self._tasks) + 1
                 self._tasks[event.task_id] = f"{number}. {' '.join(event.intent.split())[:100]}"
             case PlanBilled() if self._tasks:
-                self._on_phase(f"plan of {len(self._tasks)} tasks, {bill_in_words(bill_view(event))}")
+                self._on_phase(
+                    f"plan of {counted(len(self._tasks), 'task')}, {bill_in_words(bill_view(event))}"
+                )
             case TaskStarted(task_id=task_id) if task_id in self._tasks:
                 self._on_phase(f"begun: {self._tasks[task_id]}")
             case TaskCompleted(task_id=task_id) if task_id in self._tasks:

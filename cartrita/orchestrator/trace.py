@@ -19,6 +19,7 @@ from cartrita.eventstore import RecordedEvent, derived_id, read_session_of
 from cartrita.llm.events import ModelAnswered, ModelFailed
 from cartrita.orchestrator.reading import may_read
 from cartrita.tools.events import ToolFailed, ToolReturned
+from cartrita.wording import counted
 from governance.approval import (
     ApprovalDenied,
     ApprovalExpired,
@@ -350,11 +351,11 @@ class _Told:
                 return {"words": _criticism(event), "outcome": event.verdict}
             case PlanRevised() as event:
                 added, pruned = len(event.added), len(event.pruned)
-                return {"words": f"plan revised: {added} tasks added, {pruned} left out"}
+                return {"words": f"plan revised: {counted(added, 'task')} added, {pruned} left out"}
             case GrowthRefused() as event:
                 return {"words": f"the plan may not grow ({event.bound}): {headline(event.reason)}"}
             case PlanCompleted() as event:
-                words = f"plan {event.status}, {event.tokens} tokens"
+                words = f"plan {event.status}, {counted(event.tokens, 'token')}"
                 return {"words": words, "outcome": event.status, "tokens": event.tokens}
         return None
 
@@ -419,7 +420,8 @@ class _Told:
                 return self._worked(recorded, words, event.latency_ms) | {"subject": event.tool}
             case RetrievalPerformed() as event:
                 documents = len(event.documents_retrieved)
-                words = f"search found {len(event.passages)} passages in {documents} documents"
+                found = counted(len(event.passages), "passage")
+                words = f"search found {found} in {counted(documents, 'document')}"
                 return self._worked(recorded, words, event.retrieval_latency_ms)
             # What came of an act tells how it ended; of the others only what went wrong is told.
             case ActSettled() as event if event.outcome != "succeeded":
@@ -451,7 +453,7 @@ class _Told:
         words: str,
         run_id: UUID | None,
     ) -> dict[str, Any]:
-        words += f"; {event.tokens} tokens"
+        words += f"; {counted(event.tokens, 'token')}"
         told: dict[str, Any] = {"task_id": event.task_id, "tokens": event.tokens, "run_id": run_id}
         finished = self.finished.get(run_id) if run_id is not None else None
         if finished is None:
@@ -464,7 +466,7 @@ class _Told:
         tokens = event.prompt_tokens + event.completion_tokens
         cost = money_in_words({event.currency: event.cost_micros})
         return {
-            "words": f"{words} in {event.latency_ms} ms, {tokens} tokens, {cost}",
+            "words": f"{words} in {event.latency_ms} ms, {counted(tokens, 'token')}, {cost}",
             "subject": event.model,
             "decision_id": event.decision_id,
             "latency_ms": event.latency_ms,
@@ -482,7 +484,7 @@ class _Told:
         if settled is None:
             return told | {"words": words}
         if settled.tokens:
-            words += f", {settled.tokens} tokens"
+            words += f", {counted(settled.tokens, 'token')}"
         if settled.cost_micros:
             words += f", {money_in_words({settled.currency: settled.cost_micros})}"
         return told | {

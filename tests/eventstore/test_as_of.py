@@ -223,7 +223,7 @@ class TestRowsAsOf:
             str(streams[1]): "<erased>",
         }
         only = run("read_model_at", "note", "--position", "2", "--filter", f"note_id={streams[0]}")
-        assert only.splitlines()[1:] == ["1 rows as of position 2"]
+        assert only.splitlines()[1:] == ["1 row as of position 2"]
         assert "text=<sealed>" in only
 
     def test_refuses_what_there_is_not(self) -> None:

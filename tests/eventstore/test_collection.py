@@ -321,7 +321,7 @@ class TestCommand:
         call_command("collect_blobs", "--grace", "0", "--dry-run", "--json", stdout=out)
         assert json.loads(out.getvalue())["unnamed"] == 1
         call_command("collect_blobs", "--grace", "0", stdout=out)
-        assert "Removed 1 blobs that no event names (4 bytes)" in out.getvalue()
+        assert "Removed 1 blob that no event names (4 bytes)" in out.getvalue()
 
     def test_tells_what_is_missing(self, database: Database) -> None:
         name = put_blob(b"named", key_id=None)

@@ -372,7 +372,7 @@ class TestTheCommand:
         call_command("rebuild_projections", "--check", stdout=out)
         assert "equals its rebuild" in out.getvalue()
         Note.objects.update(stars=78)
-        with pytest.raises(CommandError, match="1 read models differ") as caught:
+        with pytest.raises(CommandError, match="1 read model differs") as caught:
             call_command("rebuild_projections", "--check", stdout=out)
         assert caught.value.returncode == 1
         assert "store_tests_note: 3 rows that no event explains, 3 rows missing" in out.getvalue()
@@ -384,7 +384,7 @@ class TestTheCommand:
         out = StringIO()
         with database.as_owner():
             call_command("rebuild_projections", "store_tests.tally", stdout=out)
-        assert "store_tests_tally: 1 rows" in out.getvalue()
+        assert "store_tests_tally: 1 row\n" in out.getvalue()
         assert Tally.objects.get().notes == 3
 
 

@@ -26,6 +26,7 @@ from cartrita.eventstore.projections import all_following
 from cartrita.eventstore.references import missing_blobs
 from cartrita.eventstore.schema import SchemaTooNew, check_not_newer
 from cartrita.eventstore.sequencer import LEADER_LOCK
+from cartrita.wording import counted
 
 Connection = psycopg.Connection[Any]
 
@@ -164,11 +165,11 @@ def check_sequencer(connection: Connection, now: datetime | None = None) -> Find
     if waiting and age > LAG:
         if not leads:
             return warn(
-                "sequencer", f"{waiting} events wait for their position, and no server runs",
+                "sequencer", f"{counted(waiting, 'event')} without a position, and no server runs",
                 "Start it: `make up`, or `manage.py run_orchestrator`.",
             )  # fmt: skip
         return fail(
-            "sequencer", f"{waiting} events wait for their position, since {age.total_seconds():.0f} s",
+            "sequencer", f"{counted(waiting, 'event')} without a position, since {age.total_seconds():.0f} s",
             "Look into the server's log for `sequencer`; a transaction that stays open delays only its own.",
         )  # fmt: skip
     return ok("sequencer", "leads" if leads else "nothing waits; no server runs")

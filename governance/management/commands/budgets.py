@@ -12,6 +12,7 @@ from cartrita.accounts.queries import Caller, caller_of_email, member_by_address
 from cartrita.accounts.region import zone
 from cartrita.accounts.team_queries import team_named
 from cartrita.errors import CartritaError
+from cartrita.wording import counted
 from governance.budget import Period, ScopeKind
 from governance.commands import budgets as commands
 from governance.commands.exports import record_export
@@ -128,7 +129,7 @@ class Command(BaseCommand):
             micros = f", {each.micros} micro-{one.currency}" if each.micros else ""
             held = " held back" if each.open else " estimated" if each.estimated else ""
             what = f"{each.subject_kind} {each.subject}".strip()
-            self.stdout.write(f"  {each.decision_id}  {what}: {each.tokens} tokens{micros}{held}")
+            self.stdout.write(f"  {each.decision_id}  {what}: {counted(each.tokens, 'token')}{micros}{held}")
         if found.refused:
             self.stdout.write(f"It refused {found.refused} act{'s' if found.refused > 1 else ''}.")
 
@@ -154,7 +155,7 @@ def _scope(caller: Caller, scope_kind: str, written: str) -> str:
 def _line(node: BudgetStanding, names: Mapping[Scope, str]) -> str:
     limits = []
     if node.limit_tokens is not None:
-        limits.append(f"{node.left_tokens} of {node.limit_tokens} tokens left")
+        limits.append(f"{node.left_tokens} of {counted(node.limit_tokens, 'token')} left")
     if node.limit_micros is not None:
         limits.append(f"{node.left_micros} of {node.limit_micros} micro-{node.currency} left")
     called = names.get((node.scope_kind, node.scope), "")
@@ -173,9 +174,9 @@ def _line(node: BudgetStanding, names: Mapping[Scope, str]) -> str:
 
 
 def _period(period: PeriodBalance, time_zone: str) -> str:
-    tokens = f"{period.used_tokens} tokens"
+    tokens = counted(period.used_tokens, "token")
     if period.limit_tokens is not None:
-        tokens = f"{period.used_tokens} of {period.limit_tokens} tokens"
+        tokens = f"{period.used_tokens} of {counted(period.limit_tokens, 'token')}"
     money = f", {period.used_micros} micro-{period.currency}" if period.used_micros else ""
     if period.limit_micros is not None:
         money = f", {period.used_micros} of {period.limit_micros} micro-{period.currency}"

@@ -8,6 +8,7 @@ from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.eventstore.collection import GRACE, collect_blobs, note_all_references
 from cartrita.eventstore.references import missing_blobs
+from cartrita.wording import counted
 
 
 class Command(BaseCommand):
@@ -41,8 +42,8 @@ class Command(BaseCommand):
             self.stdout.write(json.dumps({**collected.as_dict(), "dry_run": dry_run}))
             return
         self.stdout.write(
-            f"{'Would remove' if dry_run else 'Removed'} {collected.unnamed} blobs that no event names "
-            f"({collected.unnamed_bytes} bytes) and {collected.erased} of erased keys "
+            f"{'Would remove' if dry_run else 'Removed'} {counted(collected.unnamed, 'blob')} that no event "
+            f"names ({collected.unnamed_bytes} bytes) and {collected.erased} of erased keys "
             f"({collected.erased_bytes} bytes); {collected.standing} stand."
         )
 

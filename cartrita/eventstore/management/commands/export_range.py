@@ -10,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandParser
 from cartrita.errors import BadInput
 from cartrita.eventstore.command_line import a_position, told_plainly
 from cartrita.eventstore.exports import Exported, export_next, export_range
+from cartrita.wording import counted
 
 
 class Command(BaseCommand):
@@ -58,7 +59,8 @@ class Command(BaseCommand):
         else:
             self.stdout.write(
                 f"Positions {exported.first} to {exported.last} are in {exported.file} ({exported.bytes:,} "
-                f"bytes), verified to the signed head of {exported.head} events, root {exported.root}"
+                f"bytes), verified to the signed head of {counted(exported.head, 'event')}, "
+                f"root {exported.root}"
             )
 
 

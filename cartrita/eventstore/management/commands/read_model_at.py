@@ -12,6 +12,7 @@ from cartrita.eventstore.as_of import position_at
 from cartrita.eventstore.canonical import rfc3339
 from cartrita.eventstore.command_line import a_position, a_time, told_plainly
 from cartrita.eventstore.rebuild import rows_as_of
+from cartrita.wording import counted
 
 
 class Command(BaseCommand):
@@ -45,7 +46,7 @@ class Command(BaseCommand):
             for row in rows:
                 self.stdout.write(_json(row) if options["json"] else _line(row))
             if not options["json"]:
-                self.stdout.write(f"{len(rows)} rows as of position {position}")
+                self.stdout.write(f"{counted(len(rows), 'row')} as of position {position}")
 
 
 def _filter(text: str) -> tuple[str, str]:

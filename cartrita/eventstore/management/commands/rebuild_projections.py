@@ -5,6 +5,7 @@ from typing import Any
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from cartrita.eventstore.rebuild import Difference, differences, rebuild
+from cartrita.wording import counted
 
 
 class Command(BaseCommand):
@@ -20,21 +21,24 @@ class Command(BaseCommand):
             return
         report = rebuild(options["names"])
         for table, rows in report.rows.items():
-            self.stdout.write(f"{table}: {rows} rows")
-        self.stdout.write(f"{report.events} events applied; swapped in {report.swap_seconds * 1000:.0f} ms")
+            self.stdout.write(f"{table}: {counted(rows, 'row')}")
+        self.stdout.write(
+            f"{counted(report.events, 'event')} applied; swapped in {report.swap_seconds * 1000:.0f} ms"
+        )
 
     def _check(self, names: list[str]) -> None:
         found = differences(names)
         for difference in found:
             self._show(difference)
         if found:
-            raise CommandError(f"{len(found)} read models differ from their events", returncode=1)
+            differ = "differs from its events" if len(found) == 1 else "differ from their events"
+            raise CommandError(f"{counted(len(found), 'read model')} {differ}", returncode=1)
         self.stdout.write("Every read model equals its rebuild")
 
     def _show(self, difference: Difference) -> None:
         self.stdout.write(
-            f"{difference.table}: {difference.surplus} rows that no event explains, "
-            f"{difference.missing} rows missing or different"
+            f"{difference.table}: {counted(difference.surplus, 'row')} that no event explains, "
+            f"{counted(difference.missing, 'row')} missing or different"
         )
         for row in difference.surplus_rows:
             self.stdout.write(f"  in the table:   {row}")
