@@ -52,7 +52,9 @@ class TestBacktester:
         assert await in_database_thread(status, back_test_id) == "requested"
         assert await in_database_thread(recorded, back_test_id) == ["governance.BackTestRequested"]
         # A stop is no failure, so it does not count as a start in vain.
-        assert (await in_database_thread(progress, back_test_id)).starts == 0
+        shown = await in_database_thread(progress, back_test_id)
+        assert shown is not None
+        assert shown.starts == 0
         async with running():
             await until(lambda: status(back_test_id) == "completed")
         assert (await in_database_thread(recorded, back_test_id))[1:] == ["governance.BackTestCompleted"]
