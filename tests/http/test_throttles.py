@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import time_machine
 from django.core.cache import caches
 from django.core.cache.backends.redis import RedisCache
 from django.test import Client
@@ -90,6 +91,12 @@ class TestCountRequest:
 
 
 class TestRequests:
+    @pytest.fixture(autouse=True)
+    def _clock_that_stands(self) -> Iterator[None]:
+        """Let no minute end meanwhile, which would grant more."""
+        with time_machine.travel("2026-03-01T12:00:10Z", tick=False):
+            yield
+
     def test_are_counted_for_each_person_with_all_their_tokens(self, database: Database) -> None:
         ann = someone()
         answers = [program.get("/api/v2/sessions") for program in (ann.program(), ann.program())]

@@ -65,7 +65,7 @@ class TestGovernedTour:
         words = await card(page).inner_text()
         await page.reload()
         await connected(page)
-        assert await card(page).inner_text() == words
+        await expect(card(page)).to_have_text(words, use_inner_text=True)
         await expect(page.locator("#messages > li")).to_have_count(3)
 
     async def test_says_why_the_reviewer_denied(self, server: Server, visit: Visit) -> None:
