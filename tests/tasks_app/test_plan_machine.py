@@ -14,6 +14,7 @@ from cartrita.eventstore import Event
 from tasks_app.growth import Bounds, EdgeMakesCycle, EdgeNotAdded, add_edge, revise
 from tasks_app.plan import (
     EdgeAdded,
+    Plan,
     PlanAccepted,
     PlanCompleted,
     PlanCriticised,
@@ -72,7 +73,11 @@ class Known:
 
 
 class Model:
-    """Tasks by their numbers; `settle` looks at all of them until nothing changes any more."""
+    """Tasks by their numbers; `settle` looks at all of them until nothing changes any more.
+
+    What is left out for several reasons at once is so for any of them: which one comes first is the
+    scheduler's affair, so that the model takes over what it said and asks whether that is a reason.
+    """
 
     def __init__(self) -> None:
         self.tasks: dict[int, Known] = {}
@@ -133,9 +138,30 @@ class Model:
         unmet = any(self.harm_of_unmet(one) is not None for one in self.line(number))
         return task.status == "pending" and task.kind != "goal" and not self.waits(number) and not unmet
 
-    def settle(self) -> None:
+    def settle(self, plan: Plan) -> None:
+        for number, task in self.tasks.items():
+            if not task.ended and (told := plan.tasks[task_id(number)]).status == "pruned":
+                task.harmed = told.code in HARMFUL
+        before = {number for number, task in self.tasks.items() if task.ended}
         while any(self.look_at(number) for number in self.tasks):
             pass
+        for number, task in self.tasks.items():
+            if number not in before and task.status == "pruned":
+                assert task.harmed in self.harms(number), number
+
+    def harms(self, number: int) -> set[bool]:
+        """Return whether the reasons for which a task is left out do harm."""
+        task, found = self.tasks[number], set[bool]()
+        if task.parent is not None and self.tasks[task.parent].status == "pruned":
+            found.add(self.tasks[task.parent].harmed)
+        for first, relation, second in self.edges:
+            before = self.tasks[first]
+            if second == number and relation != "blocks" and before.ended and not before.good:
+                failed = before.status in {"failed", "aborted"} or before.harmed
+                found.add(relation != "enables" and failed)
+        if task.kind != "work" and not self.results(number):
+            found.add(self.broken(number))
+        return found
 
     def look_at(self, number: int) -> bool:
         task = self.tasks[number]
@@ -145,10 +171,8 @@ class Model:
         harm = self.harm_of_unmet(number)
         if parent is not None and parent.status == "aborted":
             task.status = "aborted"
-        elif parent is not None and parent.status == "pruned":
-            task.status, task.harmed = "pruned", parent.harmed
-        elif harm is not None:
-            task.status, task.harmed = "pruned", harm
+        elif (parent is not None and parent.status == "pruned") or harm is not None:
+            task.status = "pruned"
         elif task.kind == "work" or any(not self.tasks[part].ended for part in self.parts(number)):
             return False
         elif task.kind == "goal" and self.broken(number):
@@ -156,7 +180,7 @@ class Model:
         elif task.kind == "goal" and self.results(number):
             task.status = "complete"
         elif not self.results(number) and (task.kind == "goal" or self.parts(number)):
-            task.status, task.harmed = "pruned", self.broken(number)
+            task.status = "pruned"
         else:
             return False
         return True
@@ -257,7 +281,7 @@ class PlanMachine(RuleBasedStateMachine):
         """Record what follows from an event, and settle the model."""
         events = consequences(self.plan, event, now=self.now, jitter=jitter, retries=RETRIES)
         self.record(events)
-        self.model.settle()
+        self.model.settle(self.plan)
         return events
 
     def as_running(self) -> list[Running]:
@@ -388,7 +412,7 @@ class PlanMachine(RuleBasedStateMachine):
         if left_out is not None:
             self.model.tasks[left_out].status = "pruned"
         self.record(events)
-        self.model.settle()
+        self.model.settle(self.plan)
 
     @precondition(lambda self: wakes_at(self.plan) is not None)
     @rule(seconds=st.integers(0, 10))
