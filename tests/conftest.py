@@ -64,7 +64,11 @@ from tests.databases import (
 
 # How long an example takes says how busy the machine is, not whether the code is right.
 hypothesis.settings.register_profile(
-    "cartrita", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+    "cartrita",
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    # Where a change is judged, each run draws the same examples; all others look for new ones.
+    derandomize=bool(os.environ.get("CI")),
 )
 hypothesis.settings.load_profile("cartrita")
 
