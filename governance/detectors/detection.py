@@ -87,7 +87,7 @@ def kinds_within(value: Any) -> frozenset[str]:
             case int() | float():
                 kinds |= kinds_by_name(name, each, effort)
             case Mapping() as members:
-                pending.extend((each, member, True) for each, member in reversed(members.items()))
+                pending.extend((inner, members[inner], True) for inner in reversed([*members]))
             case list() | tuple() as items:
                 pending.extend((name, item, False) for item in reversed(items))
             case _:

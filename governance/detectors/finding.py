@@ -154,7 +154,8 @@ def _found(detector: Detector, block: bytes, effort: Effort) -> Spans:
         group = detector.group if match.start(detector.group) >= 0 else 0
         check = detector.check if effort.checks > 0 else as_it_is
         at = match.start() + 1
-        for span in check(block, *match.span(group), effort):
+        start, end = match.span(group)
+        for span in check(block, start, end, effort):
             yield span
             at = max(at, span[1])
         if detector.again:
