@@ -24,7 +24,6 @@ from governance.admin.pages import (
     events_behind,
     put_in,
     row_address,
-    summary,
 )
 from governance.break_glass import (
     ENDERS,
@@ -208,17 +207,7 @@ class BreakGlassAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, OPENERS)
         form = Open(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        then = f"{reverse('admin:governance_breakglass_changelist')}?workspace={workspace.pk}"
-        done, status = self.carried_out(request, form, caller, then=then)
-        if done is not None:
-            return done
-        context = {
-            "title": _("Open break-glass"),
-            "workspace": workspace,
-            "form": form,
-            "errors": summary(form),
-        }
-        return self.page(request, "breakglass/new.html", context, status=status)
+        return self.begun(request, form, caller, template="breakglass/new.html", workspace=workspace)
 
     def change_view(
         self,

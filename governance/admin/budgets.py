@@ -35,7 +35,6 @@ from governance.admin.pages import (
     plain,
     put_in,
     row_address,
-    summary,
 )
 from governance.budget import Period, ScopeKind
 from governance.commands import budgets as commands
@@ -104,15 +103,7 @@ class Line:
     @property
     def amounts(self) -> list[dict[str, Any]]:
         """The limits of this budget, each with unit, limit, used, held back, left and percent."""
-        one = self.budget
-        found = []
-        if one.limit_tokens is not None:
-            found.append(_amount(_("tokens"), one.limit_tokens, one.used_tokens, one.reserved_tokens, 1))
-        if one.limit_micros is not None:
-            found.append(
-                _amount(one.currency, one.limit_micros, one.used_micros, one.reserved_micros, MICROS)
-            )
-        return found
+        return _amounts(self.budget)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,15 +117,7 @@ class Past:
     @property
     def amounts(self) -> list[dict[str, Any]]:
         """Its limits, as `Line.amounts`; what was used of a budget that limited nothing then."""
-        one = self.period
-        found = []
-        if one.limit_tokens is not None:
-            found.append(_amount(_("tokens"), one.limit_tokens, one.used_tokens, one.reserved_tokens, 1))
-        if one.limit_micros is not None:
-            found.append(
-                _amount(one.currency, one.limit_micros, one.used_micros, one.reserved_micros, MICROS)
-            )
-        return found
+        return _amounts(self.period)
 
 
 @dataclass(frozen=True, slots=True)
@@ -413,42 +396,34 @@ class BudgetAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, BUDGET_ROLES)
         form = Terms(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        then = f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}"
-        done, status = self.carried_out(request, form, caller, then=then)
-        if done is not None:
-            return done
         teams = Team.objects.filter(workspace_id=workspace.pk, closed=False).order_by("name")
-        context = {
-            "title": _("Set a budget"),
-            "workspace": workspace,
-            "form": form,
-            "action": reverse("admin:governance_budget_new"),
-            "errors": summary(form),
-            "known": [
+        return self.begun(
+            request,
+            form,
+            caller,
+            template="budget/new.html",
+            workspace=workspace,
+            action=reverse("admin:governance_budget_new"),
+            known=[
                 *((team.name, SCOPE_WORDS["team"]) for team in teams),
                 *((name, SCOPE_WORDS[kind]) for kind in ("agent", "model") for name in known_names(kind)),
             ],
-        }
-        return self.page(request, "budget/new.html", context, status=status)
+        )
 
     def settings_view(self, request: HttpRequest) -> HttpResponse:
         """Show and change what new budgets take."""
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, TEAM_ROLES)
         form = Settings(request.POST if request.method == "POST" else None, workspace=workspace)
-        then = f"{reverse('admin:governance_budget_changelist')}?workspace={workspace.pk}"
-        done, status = self.carried_out(request, form, caller, then=then)
-        if done is not None:
-            return done
-        context = {
-            "title": form.title,
-            "workspace": workspace,
-            "form": form,
-            "action": reverse("admin:governance_budget_settings"),
-            "errors": summary(form),
-            "events": events_behind(workspace.pk),
-        }
-        return self.page(request, "budget/new.html", context, status=status)
+        return self.begun(
+            request,
+            form,
+            caller,
+            template="budget/new.html",
+            workspace=workspace,
+            action=reverse("admin:governance_budget_settings"),
+            events=events_behind(workspace.pk),
+        )
 
     def export_view(self, request: HttpRequest) -> HttpResponse:
         """Hand the budgets out as CSV; the log says to whom."""
@@ -585,6 +560,15 @@ def _key(period: PeriodBalance) -> str:
 
 def _local(at: datetime, time_zone: str) -> str:
     return at.astimezone(zone(time_zone)).strftime("%Y-%m-%d %H:%M %Z")
+
+
+def _amounts(one: BudgetStanding | PeriodBalance) -> list[dict[str, Any]]:
+    found = []
+    if one.limit_tokens is not None:
+        found.append(_amount(_("tokens"), one.limit_tokens, one.used_tokens, one.reserved_tokens, 1))
+    if one.limit_micros is not None:
+        found.append(_amount(one.currency, one.limit_micros, one.used_micros, one.reserved_micros, MICROS))
+    return found
 
 
 def _amount(unit: str, limit: int, used: int, reserved: int, divisor: int) -> dict[str, Any]:

@@ -105,15 +105,30 @@ class ConsolePage(ReadOnlyAdmin):
             raise PermissionDenied
         return found
 
-    def carried_out(
-        self, request: HttpRequest, form: "CommandForm", caller: Caller, *, then: str
-    ) -> tuple[HttpResponse | None, int]:
-        """Carry a sent form out; return the way to `then` once that is done, and the status of the page."""
+    def begun(
+        self,
+        request: HttpRequest,
+        form: "CommandForm",
+        caller: Caller,
+        *,
+        template: str,
+        workspace: Workspace,
+        **more: Any,
+    ) -> HttpResponse:
+        """Carry out the form that begins something, and go to the list of these; or show the form."""
         status = form.carried_out(caller) if request.method == "POST" else 200
-        if status:
-            return None, status
-        messages.success(request, str(form.done))
-        return redirect(then), 302
+        if not status:
+            messages.success(request, str(form.done))
+            these = reverse(f"admin:{self.opts.app_label}_{self.opts.model_name}_changelist")
+            return redirect(f"{these}?workspace={workspace.pk}")
+        context = {
+            "title": form.title,
+            "workspace": workspace,
+            "form": form,
+            "errors": summary(form),
+            **more,
+        }
+        return self.page(request, template, context, status=status)
 
 
 class CommandForm(forms.Form):

@@ -21,7 +21,7 @@ from cartrita.accounts.team import NAME_LIMIT
 from cartrita.accounts.team_queries import TeamEntry, team, teams_of
 from cartrita.http.pagination import LARGEST_LIMIT
 from governance.admin.budgets import Line, lines_of
-from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in, summary
+from governance.admin.pages import CommandForm, ConsolePage, events_behind, put_in
 from governance.queries.budgets import tree
 
 
@@ -185,12 +185,7 @@ class TeamAdmin(ConsolePage):
         workspace = self.workspace(request)
         caller = self.must_be(request, workspace.pk, TEAM_ROLES)
         form = New(request.POST if request.method == "POST" else None, workspace_id=workspace.pk)
-        then = f"{reverse('admin:accounts_team_changelist')}?workspace={workspace.pk}"
-        done, status = self.carried_out(request, form, caller, then=then)
-        if done is not None:
-            return done
-        context = {"title": form.title, "workspace": workspace, "form": form, "errors": summary(form)}
-        return self.page(request, "team/new.html", context, status=status)
+        return self.begun(request, form, caller, template="team/new.html", workspace=workspace)
 
     def change_view(
         self,
