@@ -96,17 +96,24 @@ class TestDescribe:
         assert describe(recorded) is None
 
 
+def made(**values: Any) -> Event:
+    """Return a decision of which nothing else is known."""
+    anything: Any = DecisionMade
+    decision: Event = anything.model_construct(**values)
+    return decision
+
+
 class TestUnderGlassEvent:
     @pytest.mark.parametrize(
         ("outcome", "unbroken", "let_pass"),
         [("audit", "escalate", True), ("allow", "", False), ("deny", "escalate", False)],
     )
     def test_tells_which_break_glass_was_in_force(self, outcome: Any, unbroken: Any, let_pass: bool) -> None:
-        event = DecisionMade.model_construct(glass_id=OTHER, outcome=outcome, unbroken_outcome=unbroken)
+        event = made(glass_id=OTHER, outcome=outcome, unbroken_outcome=unbroken)
         assert shown(event) == {"decision_id": str(ID), "glass_id": str(OTHER), "let_pass": let_pass}
 
     def test_leaves_out_every_other_decision(self) -> None:
-        assert shown(DecisionMade.model_construct(glass_id=None, outcome="allow")) is None
+        assert shown(made(glass_id=None, outcome="allow")) is None
 
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
