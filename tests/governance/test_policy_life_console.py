@@ -161,7 +161,7 @@ class TestSteps:
 
 class TestTry:
     def test_shows_both_verdicts_and_keeps_that_it_was_tried(self, team: UUID) -> None:
-        author, auditor = guardian(team, "policy_author", name="Ada"), guardian(team, "auditor")
+        author, operator = guardian(team, "policy_author", name="Ada"), guardian(team, "operator")
         decision_id = PolicyDecision.objects.get(id=asks_for_python(team).decision_id).id
         wanted = drafted(author, {**NEW, "match": {"kinds": ["tool_call"], "agents": ["tester"]}})
         answer = author.client.post(f"{RULES}try/", {"try-decision_id": str(decision_id)})
@@ -170,8 +170,8 @@ class TestTry:
         assert isinstance(trial.event, PolicyTried)
         assert (trial.event.decision_id, trial.event.rule) == (decision_id, "no-python")
         assert "1 past decision tried, 1 would change" in page(author)
-        assert 'name="try-decision_id"' not in page(auditor, "try/")
-        assert auditor.client.post(f"{RULES}try/", {}).status_code == 403
+        assert 'name="try-decision_id"' not in page(operator, "try/")
+        assert operator.client.post(f"{RULES}try/", {}).status_code == 403
         for given, status in (({}, 400), ({"try-decision_id": str(team)}, 404)):
             assert author.client.post(f"{RULES}try/", given).status_code == status
         page(author, f"try/?hash={'0' * 64}", 404)
