@@ -16,6 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import cache
 from hashlib import sha256
 from typing import Any, LiteralString
 
@@ -59,13 +60,13 @@ _COLUMNS: LiteralString = (
 _NOT_PLACED: LiteralString = (
     "not exists (select from log where log.stream_id = event.stream_id and log.version = event.version)"
 )
-_FRESH: LiteralString = f"""
-    select {_COLUMNS} from event where xid >= %(xmax)s::text::xid8 and (not %(anchored)s or {_NOT_PLACED})
-    union all
-    select {_COLUMNS} from event where xid = any(%(xip)s::text::xid8[])
-"""  # noqa: S608 - constants
-# After a logical restore the stored transaction ids are another cluster's: what has no position is taken.
+_SINCE: LiteralString = f"select {_COLUMNS} from event where xid >= %(xmax)s::text::xid8"  # noqa: S608 - constants
+_MEANWHILE: LiteralString = f" union all select {_COLUMNS} from event where xid = any(%(xip)s::text::xid8[])"  # noqa: S608 - constants
+_FRESH: LiteralString = f"{_SINCE}{_MEANWHILE}"
+# After a logical restore the stored transaction ids are another cluster's: what has no position is taken, and
+# ever after some of them may be beyond those of today.
 _UNPLACED: LiteralString = f"select {_COLUMNS} from event where {_NOT_PLACED}"  # noqa: S608 - constants
+_FRESH_UNPLACED: LiteralString = f"{_SINCE} and {_NOT_PLACED}{_MEANWHILE}"
 _ORDER: LiteralString = f"""
     insert into log (position, stream_id, version, session_id, workspace_id, leaf)
     select %(size)s::int8 + row_number() over (order by seq), stream_id, version, session_id, workspace_id,
@@ -73,11 +74,8 @@ _ORDER: LiteralString = f"""
     from (<fresh>) as fresh order by seq
     returning position, leaf
 """  # noqa: S608 - constants
-_ORDER_FRESH, _ORDER_UNPLACED = _ORDER.replace("<fresh>", _FRESH), _ORDER.replace("<fresh>", _UNPLACED)
 # Of so few at most that they come in one answer; a tick that finds more begins again.
 _SOME: LiteralString = " order by seq limit %(most)s"
-_ORDER_SOME_FRESH = _ORDER.replace("<fresh>", _FRESH + _SOME)
-_ORDER_SOME_UNPLACED = _ORDER.replace("<fresh>", _UNPLACED + _SOME)
 
 _WHERE_WE_ARE = "select coalesce(max(number), 0), pg_current_snapshot()::text from tick"
 
@@ -238,6 +236,9 @@ class Sequencer:
             self._standing = before
             if placed:
                 self._standing = await _write(connection, before, size, snapshot, nodes)
+            else:
+                # After a rollback psycopg would have all statements prepared again.
+                await connection.execute("commit")
             return before.frontier.size - size
         finally:
             if connection.info.transaction_status != TransactionStatus.IDLE:
@@ -247,9 +248,6 @@ class Sequencer:
 async def _open() -> Connection:
     connection = await connect("cartrita sequencer")
     try:
-        # Planned for each snapshot: the transaction ids sit at the far end of the index, where a generic plan
-        # would expect a third of the table.
-        await connection.execute("set plan_cache_mode = force_custom_plan")
         await connection.execute("set enable_seqscan = off")
         await connection.execute("set jit = off")
     except BaseException:
@@ -265,6 +263,17 @@ async def _try_to_lead(connection: Connection) -> bool:
 
 
 async def _read_standing(connection: Connection, *, new_epoch: bool = False) -> _Standing:
+    """Return the last tick, and let the connection plan its statement as those that follow need it."""
+    standing = await _last_tick(connection, new_epoch=new_epoch)
+    # Planning takes three times as long as placing a single event. But one plan for all would expect a third
+    # of the table to be fresh, where it is the far end of an index, and read all of `log` to find what has no
+    # position.
+    mode = "force_custom_plan" if standing.epoch else "force_generic_plan"
+    await connection.execute("select set_config('plan_cache_mode', %s, false)", [mode])
+    return standing
+
+
+async def _last_tick(connection: Connection, *, new_epoch: bool) -> _Standing:
     await connection.execute("begin isolation level repeatable read read only")
     try:
         cursor = await connection.execute("select system_identifier from pg_control_system()")
@@ -308,7 +317,7 @@ async def _place(connection: Connection, before: _Standing, *, most: int) -> tup
     """Open the tick's transaction and place fresh events, at most so many; return with them the last tick's
     number and the snapshot.
     """
-    query = _ORDER_SOME_FRESH if before.snapshot else _ORDER_SOME_UNPLACED
+    query = _ordering(before, _SOME)
     async with connection.pipeline():
         await connection.execute("begin isolation level repeatable read")
         last = await connection.execute(_WHERE_WE_ARE)
@@ -322,7 +331,7 @@ async def _place_all(connection: Connection, before: _Standing) -> tuple[int, st
     """Open the tick's transaction and place all fresh events, adding them to the frontier; return the last
     tick's number, the snapshot and the nodes that became complete.
     """
-    query = _ORDER_FRESH if before.snapshot else _ORDER_UNPLACED
+    query = _ordering(before)
     await connection.execute("begin isolation level repeatable read")
     number, snapshot = await _one(await connection.execute(_WHERE_WE_ARE))
     nodes: list[Node] = []
@@ -391,13 +400,25 @@ async def _write(
     return after
 
 
+@cache
+def _statement(fresh: LiteralString) -> LiteralString:
+    return _ORDER.replace("<fresh>", fresh)
+
+
+def _ordering(before: _Standing, bound: LiteralString = "") -> LiteralString:
+    """Return the statement that places what is fresh after a tick."""
+    if not before.snapshot:
+        return _statement(_UNPLACED + bound)
+    return _statement((_FRESH_UNPLACED if before.epoch else _FRESH) + bound)
+
+
 def _since(before: _Standing) -> dict[str, object]:
     """Return the parameters that tell which events are fresh, and after which position they go."""
     size = Int8(before.frontier.size)
     if not before.snapshot:
         return {"size": size}
     _, xmax, xip = before.snapshot.split(":")
-    return {"size": size, "xmax": xmax, "xip": f"{{{xip}}}", "anchored": before.epoch > 0}
+    return {"size": size, "xmax": xmax, "xip": f"{{{xip}}}"}
 
 
 def _extend(frontier: Frontier, placed: Sequence[_Placed]) -> list[Node]:
