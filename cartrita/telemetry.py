@@ -401,11 +401,13 @@ def tell_retrieval(opened: Span, query: str, found: Sequence[tuple[object, float
 
 def current_trace_id() -> str:
     """Return the current trace id as 32 hex digits; a new random one outside any span."""
-    context = trace.get_current_span().get_span_context()
-    if context.is_valid:
-        return f"{context.trace_id:032x}"
-    if to_begin := _trace_to_begin():
-        return f"{to_begin:032x}"
+    # Each event has one, most of them outside any span: an empty context needs no second look.
+    if around := trace_context.get_current():
+        context = trace.get_current_span(around).get_span_context()
+        if context.is_valid:
+            return f"{context.trace_id:032x}"
+        if to_begin := _trace_to_begin():
+            return f"{to_begin:032x}"
     return f"{random.getrandbits(128):032x}"
 
 
