@@ -45,12 +45,11 @@ class DecisionMade(Event):
     decided, `warnings` are the budgets that the act brings to their warning. `delivery` tells whether a
     message_out may leave while it is written. Documents with a label in `left_out` take no part in the act,
     `left_out_documents` of them when it was decided. `findings` are the kinds of what detectors found in its
-    text, those in `redact` are taken out of it, and `detectors` says which looked (empty where none did, and in
-    decisions of before). `permit_hash` is the hash of the request as the door
-    prepared it, before the step filled its facts in. `glass_id` is the break-glass in force, and `unbroken_*`
-    what would have been decided without it, where that is something else: outcome and rule, and what would
-    have been taken or left out besides. `shadow_*` is what the set of that
-    hash, which is only watched, would have decided.
+    text, those in `redact` are taken out of it, and `detectors` says which looked (empty where none did, and
+    in decisions of before). `permit_hash` is the hash of the request as the door prepared it, before the step
+    filled its facts in. `glass_id` is the break-glass in force, and `unbroken_*` what would have been decided
+    without it, where that is something else: outcome and rule, and what would have been taken or left out
+    besides. `shadow_*` is what the set of that hash, which is only watched, would have decided.
     """
 
     type_name: ClassVar[str] = "governance.DecisionMade"
