@@ -24,7 +24,10 @@ class Command(BaseCommand):
         if user is None:
             raise CommandError(f"Nobody has the address {email}")
         if not options["yes"]:
-            answer = input(f"Erase {email} for ever? This cannot be undone. Type the address again: ")
+            try:
+                answer = input(f"Erase {email} for ever? This cannot be undone. Type the address again: ")
+            except EOFError:
+                raise CommandError("Nothing was erased: nobody answered; --yes does not ask") from None
             if answer.strip().lower() != email:
                 raise CommandError("Nothing was erased: the addresses differ")
         self.stdout.write(f"{erase_person(user_id=user.pk, actor='system')} keys destroyed")

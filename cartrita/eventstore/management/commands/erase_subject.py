@@ -28,9 +28,12 @@ class Command(BaseCommand):
             return
         subject: UUID = options["subject"]
         if not options["yes"]:
-            answer = input(
-                f"Erase everything personal of {subject}? This cannot be undone. Type the id again: "
-            )
+            try:
+                answer = input(
+                    f"Erase everything personal of {subject}? This cannot be undone. Type the id again: "
+                )
+            except EOFError:
+                raise CommandError("Nothing was erased: nobody answered; --yes does not ask") from None
             if answer.strip() != str(subject):
                 raise CommandError("Nothing was erased: the ids differ")
         self.stdout.write(f"{erase_subject(subject)} keys destroyed")
