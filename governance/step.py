@@ -46,7 +46,7 @@ from governance.doors import LARGEST_ARGUMENT, Permit, decision_made, permit_for
 from governance.policy import PolicySet
 from governance.policy_store import closed, set_in_force, set_in_shadow
 from governance.queries.approvals import matching_grants
-from governance.queries.bearing import Bearing, bearing
+from governance.queries.bearing import Bearing, bearing, in_force_of, what_is_in_force
 from governance.queries.budgets import ApplicableBudget, Scope, scopes_of
 from governance.queries.decisions import Asked, Booked, acts_under_way, counts_of, recent
 from governance.queries.policies import active_policy
@@ -145,11 +145,18 @@ def take_step(
     Raises StreamMoved where a decision or a stream of `then` stands already (fold again), UnknownDecision for
     a settlement of nothing, and what `then` raises; nothing is changed then.
     """
-    try:
-        return _take(_Step(context, acts, now), settlements, then)
-    except StatementsGone:
-        # All was rolled back; and with it went what the connection had prepared.
-        return _take(_Step(context, acts, now), settlements, then)
+    begun_anew = False
+    while True:
+        try:
+            return _take(_Step(context, acts, now), settlements, then)
+        except _OtherInForce:
+            # Each time somebody has put another set in force, or ended break-glass.
+            continue
+        except StatementsGone:
+            # All was rolled back; and with it went what the connection had prepared.
+            if begun_anew:
+                raise
+            begun_anew = True
 
 
 def _take(step: "_Step", settlements: Sequence[Settlement], then: Then) -> list[Decided]:
@@ -207,6 +214,10 @@ class _Lately:
     failures: Counter[tuple[UUID | None, str]] = field(default_factory=Counter)
 
 
+class _OtherInForce(Exception):
+    """What is in force has changed while the step waited for its locks: all is to be weighed again."""
+
+
 class _Step:
     """One step inside its transaction."""
 
@@ -231,15 +242,16 @@ class _Step:
             scopes=[self._scopes(act) for act in self._acts],
             at=self._now,
         )
-        self._openings = known.openings
+        in_force = known.in_force
+        self._openings = in_force.openings
         if self._acts:
             self._policy = (
-                set_in_force(known.policy_hash)
-                if known.policy_hash is not None
+                set_in_force(in_force.policy_hash)
+                if in_force.policy_hash is not None
                 else active_policy(self._context.workspace_id)
             )
-            if known.shadow_hash:
-                self._shadow_hash, self._shadow = known.shadow_hash, set_in_shadow(known.shadow_hash)
+            if in_force.shadow_hash:
+                self._shadow_hash, self._shadow = in_force.shadow_hash, set_in_shadow(in_force.shadow_hash)
         weighed = [
             self._weigh(act, found, teams)
             for act, found, teams in zip(self._acts, known.budgets, known.teams, strict=True)
@@ -318,6 +330,11 @@ class _Step:
             subjects |= {*_subjects(row.session_id, row.requester_id)}
             balances |= {(entry.budget, entry.period_start) for entry in row.reserved}
         asked = self._asked(known.booked)
+        # The first step of a workspace writes what is in force.
+        is_first = known.in_force.policy_hash is None
+        again = (
+            what_is_in_force(self._context.workspace_id, at=self._now) if self._acts and not is_first else []
+        )
         held, found = lock(
             workspace_id=self._context.workspace_id,
             subjects=subjects,
@@ -325,11 +342,12 @@ class _Step:
             buckets=buckets,
             at=self._now,
             # The minutes that it counts begin when the locks are asked for.
-            then=recent(asked, at=self._now),
-            # The first step of a workspace writes what is in force.
-            untouched=known.policy_hash is not None and not is_nested(),
+            then=[*again, *recent(asked, at=self._now)],
+            untouched=not is_first and not is_nested(),
         )
-        counts = counts_of(asked, found)
+        if again and in_force_of(found[: len(again)]) != known.in_force:
+            raise _OtherInForce
+        counts = counts_of(asked, found[len(again) :])
         self._lately = _Lately(Counter(counts.calls), Counter(counts.failures))
         self._settled = set(counts.settled)
         # The locks may have been long in coming.

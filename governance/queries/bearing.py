@@ -10,7 +10,7 @@ from psycopg.pq.abc import PGresult
 
 from cartrita.eventstore import arrays
 from cartrita.eventstore.store import run_together
-from cartrita.eventstore.together import Recurring
+from cartrita.eventstore.together import Command, Recurring
 from governance.break_glass import GlassScope, Opening
 from governance.budget import Period, period_bounds
 from governance.queries.break_glass import OPEN
@@ -20,21 +20,29 @@ from governance.queries.policies import IN_FORCE, in_force_and_shadow
 
 
 @dataclass(frozen=True, slots=True)
-class Bearing:
-    """The hash of the set in force (None: there never was one), what is held back, each act's budgets.
+class InForce:
+    """The hash of the set in force (None: there never was one), of the one in shadow, and open break-glass.
 
-    `shadow_hash` is that of the set in shadow, empty where there is none; `has_rows` says whether every
-    decision has its row; `teams` are the names of those of each act's person, `openings` the break-glass of
-    the workspace that nobody has ended.
+    `shadow_hash` is empty where there is none; `openings` are those of the workspace that nobody has ended.
     """
 
     policy_hash: str | None
     shadow_hash: str
+    openings: tuple[Opening, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Bearing:
+    """What is in force, what is held back, each act's budgets.
+
+    `has_rows` says whether every decision has its row; `teams` are the names of those of each act's person.
+    """
+
+    in_force: InForce
     booked: dict[UUID, Booked]
     has_rows: bool
     budgets: list[list[ApplicableBudget]]
     teams: list[frozenset[str]]
-    openings: tuple[Opening, ...]
 
 
 def bearing(
@@ -52,9 +60,8 @@ def bearing(
         arrays.texts([name for _, _, name in wanted]),
     ]
     # Small statements take half the time that one for all of them takes.
-    in_force, opened, found, *others = run_together(
-        (_IN_FORCE, [workspace_id.bytes]),
-        (_OPEN, [workspace_id.bytes, arrays.time(at)]),
+    active, opened, found, *others = run_together(
+        *what_is_in_force(workspace_id, at=at),
         (_BUDGETS, [*columns, workspace_id.bytes]),
         *((_TEAMS, [user_id.bytes, workspace_id.bytes]) for _, user_id in people),
         *((_BUDGETS_OF_TEAMS, [user_id.bytes, workspace_id.bytes]) for _, user_id in people),
@@ -74,17 +81,25 @@ def bearing(
     for act, row in {(act, row[0]): (act, row) for act, row in sorted(rows, key=_act_and_id)}.values():
         budgets[act].append(_budget(row, at))
     held_back = others[2 * len(people) :]
-    hashes = _text(in_force.get_value(0, 0)) if in_force.ntuples else None
-    policy_hash, shadow_hash = in_force_and_shadow(hashes)
     return Bearing(
-        policy_hash,
-        shadow_hash,
+        in_force_of([active, opened]),
         booked_of(decision_ids, held_back),
         all(answer.ntuples for answer in held_back),
         budgets,
         [frozenset(names) for names in teams],
-        tuple(_opening(row) for row in _rows(opened)),
     )
+
+
+def what_is_in_force(workspace_id: UUID, *, at: datetime) -> list[Command]:
+    """Return the two statements that `in_force_of` reads the answers of."""
+    return [(_IN_FORCE, [workspace_id.bytes]), (_OPEN, [workspace_id.bytes, arrays.time(at)])]
+
+
+def in_force_of(answers: Sequence[PGresult]) -> InForce:
+    """Return what the statements of `what_is_in_force` found."""
+    active, opened = answers
+    hashes = _text(active.get_value(0, 0)) if active.ntuples else None
+    return InForce(*in_force_and_shadow(hashes), tuple(_opening(row) for row in _rows(opened)))
 
 
 def _act_and_id(row: tuple[int, Sequence[bytes | None]]) -> tuple[int, bytes]:

@@ -7,14 +7,17 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any, TypeVar
 
+import psycopg
 import pytest
 from django.db import connection
 
 from cartrita.eventstore import Append, Sequencer, append, close_async, new_id, rebuild
 from governance.approval import ApprovalGranted, approval_id
+from governance.break_glass import BreakGlassEnded, BreakGlassOpened
 from governance.models import Approval, BudgetBalance
 from governance.queries.decisions import recount, redecide_all
 from governance.step import Decided, TaskLimit, atake_step, take_step
@@ -69,6 +72,51 @@ def at_once(work: Sequence[Callable[[], T]], *, threads: int = 8) -> list[T]:
 
 def allowed(decided: Sequence[Decided]) -> bool:
     return bool(decided) and decided[-1].permit is not None
+
+
+def decided_after(place: Place, url: str, change: Callable[[], object]) -> Decided:
+    """Decide on an act whose locks somebody else holds until something has changed."""
+    take_step(context=place.context, acts=[place.act()])
+    with ThreadPoolExecutor(1) as pool, psycopg.connect(url) as holder:
+        holder.execute("select from governance_label_set for update")
+        asked = pool.submit(
+            at_once, [partial(take_step, context=place.context, acts=[place.act()])], threads=1
+        )
+        with psycopg.connect(url, autocommit=True) as watcher:
+            while not watcher.execute("select from pg_locks where not granted").rowcount:
+                time.sleep(0.01)
+        change()
+        holder.rollback()
+        return asked.result()[0][-1]
+
+
+class TestWhileAStepWaits:
+    """What was read before it waited is not what it decides by."""
+
+    def test_another_set_may_come_into_force(self, place: Place, database: Database) -> None:
+        decided = decided_after(
+            place, database.superuser_url, lambda: place.follows(rule("stop", "deny", priority=10))
+        )
+        assert (decided.verdict.rule, decided.permit) == ("stop", None)
+
+    def test_break_glass_may_end(self, place: Place, database: Database) -> None:
+        place.follows(rule("stop", "deny", breakable=True))
+        glass_id = new_id()
+        opened = BreakGlassOpened(
+            scope_kind="workspace",
+            scope="",
+            reason="The gateway is down.",
+            by=f"user:{place.user_id}",
+            until=datetime.now(UTC) + timedelta(hours=1),
+        )
+        append(Append(glass_id, 0, [opened], place.context))
+        ended = BreakGlassEnded(by=f"user:{place.user_id}", note="Over.")
+
+        def end() -> None:
+            append(Append(glass_id, 1, [ended], place.context))
+
+        decided = decided_after(place, database.superuser_url, end)
+        assert (decided.verdict.rule, decided.permit) == ("stop", None)
 
 
 class TestABudgetForFifty:
