@@ -26,6 +26,9 @@ _BETWEEN_WORDS = tuple(bytes([each]) for each in b" \t\r\n\"'`,;(){}[]<>|")
 _MARK = re.compile("⟦[a-z-]{1,20}⟧")
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID_LENGTH = 36
+# The bytes of a character after its first, in UTF-8.
+_CONTINUE = bytes(range(0x80, 0xC0))
+_ESCAPES = re.compile(rb"\\[nrtbf]")
 # No number of a person has fewer digits, and nothing that is found in ASCII is shorter.
 _LEAST_DIGITS = 6
 _LEAST_TELLING = 6
@@ -43,13 +46,15 @@ def detect(text: str, effort: Effort | None = None) -> tuple[Finding, ...]:
     found = list(_private_keys(text))
     marks = [match.span() for match in _MARK.finditer(text)] if "⟦" in text else []
     if text.isascii():
-        return _sorted(_beside(marks, [*found, *_matches(content, effort)]))
+        return _sorted(_beside(marks, [*found, *_matches_in_any_form(content, effort)]))
     hides = _any_of(injection.INVISIBLE).search(content) is not None
     if hides:
         found += [Finding(start, end, "hidden", name) for start, end, name in injection.hidden(text)]
     stand_in = _any_of(_stand_ins()).search(content) is not None
     plain = _plain(text) if stand_in else text
-    found += _matches(content if plain is text else plain.encode("utf-8", "surrogatepass"), effort)
+    found += _matches_in_any_form(
+        content if plain is text else plain.encode("utf-8", "surrogatepass"), effort
+    )
     found += _private_keys(plain) if stand_in else ()
     if hides:
         found += _without_invisible(plain, effort)
@@ -186,6 +191,14 @@ def _any_of(characters: frozenset[str]) -> Any:
     return re2.compile("[" + "".join(rf"\x{{{ord(each):X}}}" for each in sorted(characters)) + "]")
 
 
+def _matches_in_any_form(content: bytes, effort: Effort) -> list[Finding]:
+    """Find also what the escapes of JSON stand before: a line's end is no letter of the word after it."""
+    found = _matches(content, effort)
+    if b"\\" in content and (blank := _ESCAPES.sub(b"  ", content)) != content:
+        found += _matches(blank, effort)
+    return found
+
+
 def _matches(content: bytes, effort: Effort) -> list[Finding]:
     every = _detectors()
     # What a detector finds overlaps where blocks do, or where it gives up: only places are kept of it.
@@ -239,7 +252,7 @@ def _characters(content: bytes, places: Iterable[int]) -> Mapping[int, int]:
     where: dict[int, int] = {}
     at = characters = 0
     for place in sorted(places):
-        characters += len(content[at:place].decode("utf-8", "surrogatepass"))
+        characters += len(content[at:place].translate(None, _CONTINUE))
         at = place
         where[place] = characters
     return where

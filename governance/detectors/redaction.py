@@ -66,6 +66,9 @@ def _within(value: Any, name: str, wanted: frozenset[str], effort: Effort) -> An
             if is_identifier(value):
                 return value
             told = _shared(value, wanted, effort)
+            if "secret" in wanted and told != value and is_named_secret(name, told):
+                # A mark took the place of what made it look like a name or placeholder.
+                return "⟦secret⟧"
             by_name = kinds_by_name(name, told, effort) & wanted
             return f"⟦{min(by_name)}⟧" if by_name else told
         case bool() | None:

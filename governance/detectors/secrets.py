@@ -25,7 +25,7 @@ _KEY_NAMES = (
     r"(?:pass(?:word|wd|phrase|code|wort)|pwd|kennwort|zugangscode|secret|"
     r"(?:api|access|auth|private)[_ \-]?key|(?:auth|access|api|bearer|session)?[_ \-]?token|credential)s?"
 )
-_NAMED = re.compile(rf"(?i)(?:\A|[^a-z]){_KEY_NAMES}\Z")
+_NAMED = re.compile(rf"(?:\A|[^A-Za-z]|(?<=[a-z])(?=[A-Z]))(?i:{_KEY_NAMES})\Z")
 _PLACEHOLDER = re.compile(
     r"(?i)\$\{|\{\{|%\(|\*{3}|\.{3}|x{4}|example|beispiel|placeholder|your[_-]|dein|changeme|redacted|<|\(|\["
 )
@@ -153,12 +153,14 @@ def _jwt(block: bytes, start: int, end: int, effort: Effort) -> Spans:
 
 
 def _looks_random(block: bytes, start: int, _end: int, effort: Effort) -> Spans:
-    whole = _VALUE.match(block[start : start + _LONGEST_VALUE_BYTES].decode(errors="ignore"))
+    # What is no UTF-8, such as half a surrogate pair, keeps its length.
+    whole = _VALUE.match(block[start : start + _LONGEST_VALUE_BYTES].decode(errors="surrogateescape"))
     if whole is None:
         return ()
     effort.checks -= 6 + len(whole[0]) // 5
     value = whole[0].rstrip(".!?:)")
-    return ((start, start + len(value.encode())),) if _random_looking(value) else ()
+    end = start + len(value.encode(errors="surrogateescape"))
+    return ((start, end),) if _random_looking(value) else ()
 
 
 def _random_looking(value: str) -> bool:

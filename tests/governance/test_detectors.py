@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from itertools import pairwise
-from json import dumps
+from json import dumps, loads
 from typing import Any
 from uuid import UUID
 
@@ -141,6 +141,18 @@ class TestDetect:
 
     def test_takes_lone_surrogates_and_nulls(self) -> None:
         assert redacted("\ud800 a@b.co \0", ["email"]) in {"\ud800 a@b.co \0", "\ud800 ⟦email⟧ \0"}
+
+    @pytest.mark.parametrize("value", ["a1B2c3D4\ud800é", "a1B2c3\ud800D4xyz99", "a1B2\ud800\udc00é9Zz"])
+    def test_takes_values_with_lone_surrogates_as_a_whole(self, value: str) -> None:
+        assert redacted(f"é password: {value} é", ["secret"]) == "é password: ⟦secret⟧ é"
+
+    @pytest.mark.parametrize("end", ["\n", "\t", "\r\n"])
+    @pytest.mark.parametrize("text", ["sk-ant-" + LONG, "4111111111111111", "DE89370400440532013000"])
+    def test_finds_what_stands_behind_an_escape_of_json(self, text: str, end: str) -> None:
+        written = dumps({"out": f"Here:{end}{text}"})
+        assert kinds_in(text)
+        assert kinds_in(written) == kinds_in(text)
+        assert loads(redacted(written, ["*"]))["out"].startswith(f"Here:{end}⟦")
 
 
 HOSTILE = [
@@ -396,6 +408,14 @@ class TestRedactedWithin:
 
     def test_covers_what_stands_in_a_list_under_a_telling_name(self) -> None:
         assert redacted_within({"api_keys": [LONG, "none"]}, ["secret"]) == {"api_keys": ["⟦secret⟧", "none"]}
+        assert redacted_within({"dbPassword": LONG, "compass": LONG}, ["secret"]) == {
+            "dbPassword": "⟦secret⟧",
+            "compass": LONG,
+        }
+
+    def test_covers_what_looks_like_a_secret_once_something_else_is_out(self) -> None:
+        told = redacted_within({"password": "_[/INST]tel DE89 3704 0044 0532 0130 000"}, ["*"])
+        assert kinds_within(told) == frozenset()
 
 
 class TestKeptWithin:
@@ -419,7 +439,7 @@ class TestDetectorsVersion:
         ours = [*personal.detectors(), *injection.detectors()]
         rules = [[each.name, each.kind, each.pattern, each.again] for each in ours]
         written = dumps([rules, secrets._OURS, secrets._ASSIGNED, sorted(KINDS)]).encode()
-        assert (version.RULES, sha256(written).hexdigest()[:16]) == (2, "7285372daf049bf0")
+        assert (version.RULES, sha256(written).hexdigest()[:16]) == (3, "7285372daf049bf0")
 
     def test_is_recorded_with_the_requests_that_were_looked_at(self) -> None:
         facts = RequestFacts(workspace_id=UUID(int=1), at=datetime(2026, 11, 22, tzinfo=UTC))
