@@ -20,6 +20,11 @@ class CartritaError(Exception):
         self.field = field
         self.details = details
 
+    @property
+    def exit_code(self) -> int:
+        """How a command ends with it: 2 where what was asked for is at fault, else 1."""
+        return 2 if self.status in {400, 404, 413} else 1
+
 
 class BadInput(CartritaError):
     """The caller sent something that cannot be accepted; the message says what to send instead."""

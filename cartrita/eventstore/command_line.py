@@ -73,7 +73,7 @@ def told_plainly() -> Iterator[None]:
         sys.stdout.flush()
     except CartritaError as error:
         field = f"{error.field}: " if error.field else ""
-        raise CommandError(f"{field}{error.message}") from error
+        raise CommandError(f"{field}{error.message}", returncode=error.exit_code) from error
     except KeyboardInterrupt:
         return
     except BrokenPipeError:

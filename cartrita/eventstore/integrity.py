@@ -29,7 +29,7 @@ from cartrita.eventstore.signed_note import (
     open_note,
 )
 from cartrita.eventstore.signing import key_name
-from cartrita.eventstore.witness import Witnessed, epoch_of
+from cartrita.eventstore.witness import Witnessed, WitnessUnusable, epoch_of
 
 _FETCH = 5_000
 
@@ -226,7 +226,9 @@ class _Trust:
         """Believe whoever signed this note."""
         try:
             self._believed |= set(open_note(note, self._known).signed_by)
-        except (NoteMalformed, SignatureWrong, SignerUnknown) as error:
+        except NoteMalformed as error:
+            raise _damaged(1, error) from error
+        except (SignatureWrong, SignerUnknown) as error:
             raise _Bad(1, f"The first tree head of the witness: {error.message}") from error
 
     def check(self, note: str) -> Checkpoint:
@@ -414,6 +416,15 @@ class _Walk:
 _HEARD = frozenset({SigningKeyRotated.type_name, InstallationRestored.type_name})
 
 
+def _damaged(number: int, error: NoteMalformed) -> WitnessUnusable:
+    """Return what a note that is none says: nothing of the log."""
+    return WitnessUnusable(
+        f"Head {number} of the witness was damaged or cut off, so that it says nothing of the log: "
+        f"{error.message}. Give a whole copy of the file",
+        field="witness",
+    )
+
+
 def _check_witness(walk: _Walk, witness: Sequence[Witnessed], trust: _Trust) -> int:
     """Check that the log continues every head of a witness; return how many there are.
 
@@ -427,7 +438,9 @@ def _check_witness(walk: _Walk, witness: Sequence[Witnessed], trust: _Trust) -> 
         what = f"Head {one.number} of the witness, of size {one.checkpoint.size},"
         try:
             trust.check(one.note)
-        except (NoteMalformed, SignatureWrong, SignerUnknown) as error:
+        except NoteMalformed as error:
+            raise _damaged(one.number, error) from error
+        except (SignatureWrong, SignerUnknown) as error:
             raise _Bad(good + 1, f"{what} is not good: {error.message}") from error
         origin, _, name = one.checkpoint.origin.rpartition("/")
         if origin != walk.origin:

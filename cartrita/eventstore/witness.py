@@ -132,8 +132,8 @@ def _check_same_installation(path: Path, last: Checkpoint) -> None:
     name = signing.key_name(signing.installation_id())
     if not last.origin.startswith(f"{name}/"):
         raise WitnessUnusable(
-            f"{path} has heads of {last.origin}, and this is {name}: name another file in "
-            "CARTRITA_WITNESS_FILE",
+            f"{path} has heads of {last.origin}, and this is {name}: name another file, here "
+            "or in CARTRITA_WITNESS_FILE",
             field="CARTRITA_WITNESS_FILE",
         )
 
@@ -141,15 +141,14 @@ def _check_same_installation(path: Path, last: Checkpoint) -> None:
 @contextmanager
 def _locked(path: Path) -> Iterator[BinaryIO]:
     try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield file
     except OSError as error:
         raise WitnessUnusable(
-            f"The heads were not written to {path} ({error.strerror}): free space, or name another file in "
-            "CARTRITA_WITNESS_FILE",
+            f"The heads were not written to {path} ({error.strerror}): make or mount its folder, free space, "
+            "or name another file, here or in CARTRITA_WITNESS_FILE",
             field="CARTRITA_WITNESS_FILE",
         ) from error
 
@@ -164,13 +163,13 @@ def _last(path: Path, file: BinaryIO) -> Witnessed | None:
     if whole < 0:
         if begin:
             raise WitnessUnusable(
-                f"{path} does not end with tree heads: name another file in CARTRITA_WITNESS_FILE",
+                f"{path} does not end with tree heads: name another file, here or in CARTRITA_WITNESS_FILE",
                 field="CARTRITA_WITNESS_FILE",
             )
         if tail and not tail.startswith(b"cartrita/"):
             raise WitnessUnusable(
-                f"{path} is no file of tree heads, and is not overwritten: name another one in "
-                "CARTRITA_WITNESS_FILE",
+                f"{path} is no file of tree heads, and is not overwritten: name another one, "
+                "here or in CARTRITA_WITNESS_FILE",
                 field="CARTRITA_WITNESS_FILE",
             )
         file.truncate(0)

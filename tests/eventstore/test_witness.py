@@ -48,6 +48,7 @@ def key_file(database: Database, settings: Settings, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
+    (tmp_path / "witness").mkdir()
     return tmp_path / "witness" / "heads"
 
 
@@ -135,7 +136,6 @@ class TestExport:
 
     def test_refuses_a_file_of_something_else(self, file: Path) -> None:
         write(3)
-        file.parent.mkdir()
         file.write_text("My diary\n")
         with pytest.raises(WitnessUnusable, match="is not overwritten"):
             export_heads(file)
@@ -145,13 +145,19 @@ class TestExport:
         write(3)
         export_heads(file)
         file.write_text(file.read_text().replace(str(installation_id()), str(new_id())))
-        with pytest.raises(WitnessUnusable, match="name another file in CARTRITA_WITNESS_FILE"):
+        with pytest.raises(WitnessUnusable, match="name another file, here or in CARTRITA_WITNESS_FILE"):
             export_heads(file)
 
     def test_says_why_a_file_cannot_be_written(self, tmp_path: Path) -> None:
         write(3)
         with pytest.raises(WitnessUnusable, match=r"Is a directory.*CARTRITA_WITNESS_FILE"):
             export_heads(tmp_path)
+
+    def test_makes_no_folder_where_a_disk_should_be(self, tmp_path: Path) -> None:
+        write(3)
+        with pytest.raises(WitnessUnusable, match="make or mount its folder"):
+            export_heads(tmp_path / "unmounted" / "heads")
+        assert not (tmp_path / "unmounted").exists()
 
     def test_goes_on_after_a_restore(
         self, file: Path, database: Database, intruder: psycopg.Connection
@@ -321,6 +327,16 @@ class TestVerifyLog:
             return
         assert not report.verified
 
+    @pytest.mark.parametrize("end", [-60, -20])
+    def test_does_not_take_a_witness_that_was_cut_for_a_log_that_was_altered(
+        self, file: Path, end: int
+    ) -> None:
+        write(3)
+        export_heads(file)
+        file.write_bytes(file.read_bytes()[:end])
+        with pytest.raises(WitnessUnusable, match="says nothing of the log"):
+            verify(file)
+
 
 class TestCommands:
     def test_export_and_verify(self, file: Path) -> None:
@@ -351,10 +367,11 @@ class TestCommands:
         assert len(list(read_witness(file))) == 1
 
     def test_name_the_option_that_is_wrong(self, file: Path) -> None:
-        with pytest.raises(CommandError, match=r"--witness: .* cannot be read \(No such file"):
+        with pytest.raises(CommandError, match=r"--witness: .* cannot be read \(No such file") as unread:
             call_command("verify_log", "--witness", str(file))
-        with pytest.raises(CommandError, match="--verifier-key: A verifier key is written"):
+        with pytest.raises(CommandError, match="--verifier-key: A verifier key is written") as unknown:
             call_command("verify_log", "--verifier-key", "nothing")
+        assert unread.value.returncode == unknown.value.returncode == 2
 
     def test_rotate_and_print_keys(self, file: Path, key_file: Path) -> None:
         write(3)

@@ -55,7 +55,7 @@ class Command(BaseCommand):
                 change(approval_id=options["approval_id"], caller=caller, text=options["text"])
                 self.stdout.write(queries.approval(options["approval_id"], caller)["status"])
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _list(self, caller: Caller, status: str) -> None:
         for entry in queries.inbox(caller, status=None if status == "all" else status).items:

@@ -64,7 +64,7 @@ class Command(BaseCommand):
             else:
                 self._review(caller, **options)
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _open(
         self, caller: Caller, *, minutes: int, reason: str, session: UUID | None, person: str | None, **_: Any

@@ -93,7 +93,7 @@ class Command(BaseCommand):
             else:
                 self._list(caller, closed=options["closed"])
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _check(self) -> None:
         differences = recount()

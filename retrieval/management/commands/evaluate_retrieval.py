@@ -26,7 +26,7 @@ class Command(BaseCommand):
         try:
             figures = evaluate(folder, keep=options["keep"], progress=self._tell).as_dict()
         except CartritaError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(error.message, returncode=error.exit_code) from error
         if options["json"]:
             self.stdout.write(json.dumps(figures))
             return

@@ -48,7 +48,7 @@ class Command(BaseCommand):
         try:
             self._create(**{name: options[name] for name in ("email", "name", "scopes", "days", "workspace")})
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _create(self, *, email: str, name: str, scopes: str, days: int, workspace: UUID | None) -> None:
         user = User.objects.filter(email=email.strip().lower()).first()

@@ -22,7 +22,7 @@ class Command(BaseCommand):
         email: str = options["email"].strip().lower()
         user = User.objects.filter(email=email).first()
         if user is None:
-            raise CommandError(f"Nobody has the address {email}")
+            raise CommandError(f"Nobody has the address {email}", returncode=2)
         if not options["yes"]:
             try:
                 answer = input(f"Erase {email} for ever? This cannot be undone. Type the address again: ")

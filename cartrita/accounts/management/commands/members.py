@@ -62,7 +62,7 @@ class Command(BaseCommand):
             else:
                 self._list(workspace)
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _list(self, workspace: Workspace) -> None:
         self.stdout.write(f"{workspace.name} {workspace.pk}")

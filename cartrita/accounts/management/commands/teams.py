@@ -49,7 +49,7 @@ class Command(BaseCommand):
             else:
                 self._write(queries.team(self._change(caller, act, options), caller.workspace_id))
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
 
     def _change(self, caller: Caller, act: str, options: dict[str, Any]) -> UUID:
         people = [

@@ -34,6 +34,6 @@ class Command(BaseCommand):
                     caller=caller, time_zone=options["time_zone"], currency=options["currency"]
                 )
         except CartritaError as error:
-            raise CommandError(error.message) from None
+            raise CommandError(error.message, returncode=error.exit_code) from None
         found = workspace(caller.workspace_id)
         self.stdout.write(f"{found.name}: time zone {found.time_zone}, currency {found.currency}")

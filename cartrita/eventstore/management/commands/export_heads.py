@@ -26,5 +26,5 @@ class Command(BaseCommand):
         try:
             count = export_heads(path)
         except CartritaError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(error.message, returncode=error.exit_code) from error
         self.stdout.write(f"{count} signed tree heads appended to {path}")

@@ -33,7 +33,7 @@ class Command(BaseCommand):
         try:
             self.stdout.write(_asked(options), ending="")
         except CartritaError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(error.message, returncode=error.exit_code) from error
 
 
 def _asked(options: dict[str, Any]) -> str:

@@ -28,7 +28,7 @@ class Command(BaseCommand):
                 head = Signing().sign(pause=0)
             end_rotation()
         except CartritaError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(error.message, returncode=error.exit_code) from error
         self.stdout.write(f"New key:  {rotation.key}")
         if rotation.replaced is None:
             self.stdout.write(

@@ -23,7 +23,7 @@ class Command(BaseCommand):
             known = signing.known_keys()
             name = signing.key_name(signing.installation_id())
         except CartritaError as error:
-            raise CommandError(error.message) from error
+            raise CommandError(error.message, returncode=error.exit_code) from error
         try:
             here = {signer.verifier_key for signer in signing.local_signers(name)}
             problem = None

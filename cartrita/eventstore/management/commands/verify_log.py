@@ -17,7 +17,8 @@ from cartrita.eventstore.witness import read_witness
 class Command(BaseCommand):
     help = (
         "Recompute every leaf from its event, every Merkle root and the chain of ticks, and check the signed "
-        "tree heads. Exits with 1 and the first bad position when anything differs."
+        "tree heads. Exits with 1 and the first bad position when anything differs, with 2 where a witness "
+        "or a key is none."
     )
 
     def add_arguments(self, parser: CommandParser) -> None:
@@ -44,7 +45,7 @@ class Command(BaseCommand):
             report = verify_log(witness=witness, verifier_keys=keys)
         except CartritaError as error:
             field = "" if error.field is None else f"--{error.field.replace('_', '-')}: "
-            raise CommandError(f"{field}{error.message}") from error
+            raise CommandError(f"{field}{error.message}", returncode=2) from error
         seconds = time.monotonic() - started
         if options["json"]:
             self.stdout.write(json.dumps({**report.as_dict(), "seconds": round(seconds, 3)}))
