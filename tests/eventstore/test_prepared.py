@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from django.db import connection, transaction
 
+from cartrita.errors import BadInput
 from cartrita.eventstore import Append, Context, EventIdReused, StreamMoved, append, load, new_id
 from cartrita.eventstore.prepared import Prepared
 from cartrita.eventstore.store import execute
@@ -43,6 +44,7 @@ def prepared(database: object) -> None:
         stream = new_id()
         append(starred(stream))
         append(starred(stream, 1))
+        append(starred(stream, 2, ids=(new_id(), new_id())))
         append(starred(new_id(), ids=(new_id(), new_id())))
 
 
@@ -78,7 +80,7 @@ class TestPrepared:
             with pytest.raises(StreamMoved) as caught:
                 append(starred(stream, version, ids=tuple(new_id() for _ in range(count))))
             assert caught.value.actual_version == 1
-        with pytest.raises(StreamMoved):
+        with pytest.raises(BadInput, match="at most"):
             append(starred(stream, 2**33))
         assert len(load(stream)) == 1
 

@@ -61,6 +61,7 @@ class TestTheCommand:
         assert done.stdout.splitlines() == [
             "ok    no-mail 1: deny by no-mail",
             "ok    no-mail 2: allow by the-rest",
+            "2 examples of 2 rules: 2 as expected",
         ]
         assert sorted(path.name for path in tmp_path.iterdir()) == ["team.yaml"]
 
