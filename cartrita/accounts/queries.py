@@ -90,8 +90,15 @@ def holders_since(
     }
     members = Membership.objects.filter(workspace_id=workspace_id).values_list("user_id", "roles")
     present = {user_id for user_id, held in members if wanted & set(held)}
-    people = User.objects.filter(pk__in=present).values_list("pk", "is_active", "suspended_at")
+    people = User.objects.filter(pk__in=present | ended.keys()).values_list("pk", "is_active", "suspended_at")
     accounts = {user_id: (is_active, suspended_at) for user_id, is_active, suspended_at in people}
+    for user_id, at in list(ended.items()):
+        _, suspended_at = accounts.get(user_id, (False, None))
+        # Who tidies up after somebody who left long ago takes away what that one could use no more.
+        if at is not None and suspended_at is not None and suspended_at < at:
+            ended[user_id] = suspended_at
+            if suspended_at < since:
+                del ended[user_id]
     for user_id in present:
         is_active, suspended_at = accounts.get(user_id, (False, None))
         if is_active:

@@ -183,6 +183,14 @@ class TestInAWorkspace:
         removed(bob)
         assert not four_eyes(ann.workspace_id, APPROVERS, now=timezone.now() + 2 * COOLING).on
 
+    def test_are_not_switched_on_by_tidying_up_after_somebody(self, ann: Person, bob: Person) -> None:
+        suspended(bob)
+        later = timezone.now() + 2 * COOLING
+        assert not four_eyes(ann.workspace_id, APPROVERS, now=later).on
+        with time_machine.travel(later):
+            removed(bob)
+        assert not four_eyes(ann.workspace_id, APPROVERS, now=later + SECOND).on
+
     def test_do_not_let_a_suspension_be_dated_back(self, ann: Person, bob: Person) -> None:
         User.objects.filter(pk=bob.id).update(is_active=False, suspended_at=ago(days=30))
         User.objects.filter(pk=bob.id).update(suspended_at=ago(days=30))
