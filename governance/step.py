@@ -59,6 +59,8 @@ logger = logging.getLogger(__name__)
 ACTOR_LABELS_FOR = timedelta(hours=24)
 # An act that has not ended after so long was lost, and whoever resumes it settles it.
 UNDER_WAY_FOR = timedelta(hours=1)
+# The largest figure that an event's JSON holds exactly (RFC 8785).
+MOST_BOOKED = 2**53 - 1
 # Where the one period of the plan's bound for a task begins, as that of every budget in total.
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -714,6 +716,9 @@ def _booking(settlement: Settlement, row: Booked) -> ActSettled:
         if currency == row.cost_currency or micros == 0:
             micros, currency = max(micros, row.cost_micros), row.cost_currency
         estimated = True
+    if max(tokens, micros) > MOST_BOOKED:
+        # Whoever named such a figure is wrong, and the act has ended all the same.
+        tokens, micros, estimated = min(tokens, MOST_BOOKED), min(micros, MOST_BOOKED), True
     return ActSettled(
         outcome=settlement.outcome,
         labels_added=tuple(sorted(settlement.labels_added)),

@@ -17,7 +17,7 @@ from governance.decision import ActSettled, DecisionMade
 from governance.doors import NotPermitted, permit_of
 from governance.models import Approval, LabelSet, PolicyDecision, ThrottleBucket
 from governance.queries.decisions import UnknownDecision, recount, redecide_all
-from governance.step import TaskLimit, take_step
+from governance.step import MOST_BOOKED, TaskLimit, take_step
 from tests.databases import Database
 from tests.governance.policies import NOON, rule
 from tests.governance.steps import Place, balance, settled, task_balance
@@ -212,6 +212,16 @@ class TestSettling:
         take_step(context=place.context, settlements=[second])
         assert balance(budget) == (0, 4)
         assert len(load(act.decision_id)) == 2
+
+    @pytest.mark.parametrize("absurd", [2**53, 2**63, 10**30])
+    def test_books_absurd_figures_as_the_most_that_there_is(self, place: Place, absurd: int) -> None:
+        place.has_budget(tokens=100)
+        act = place.act(tokens=10)
+        take_step(context=place.context, acts=[act])
+        take_step(context=place.context, settlements=[settled(act.decision_id, tokens=absurd)])
+        row = PolicyDecision.objects.get()
+        assert (row.act_tokens, row.act_estimated) == (MOST_BOOKED, True)
+        assert not only(take_step(context=place.context, acts=[place.act(tokens=1)])).permit
 
     def test_comes_before_the_decisions_of_its_step(self, place: Place) -> None:
         place.has_budget(tokens=10)
