@@ -77,6 +77,11 @@ def counted(connection: Connection, span: Span) -> dict[str, int]:
     return {policy_hash: int(many) for policy_hash, many in rows}
 
 
+def some_have_no_place(workspace_id: UUID) -> bool:
+    """Tell whether decisions of a workspace are committed that the sequencer has not ordered yet."""
+    return execute(_WITHOUT_PLACE, [workspace_id]).fetchone() is not None
+
+
 def in_sessions(connection: Connection, span: Span) -> Iterator[list[tuple[bytes | None, bytes]]]:
     """Yield (session, decision) in some hundreds, session by session, in the log's order within each.
 
@@ -120,6 +125,17 @@ def _uuids(decision_ids: bytes) -> Any:
     return arrays.uuids([UUID(bytes=decision_ids[place : place + UUID_BYTES]) for place in places])
 
 
+# Those that the last tick saw have their places, unless it spoke of another cluster's transactions.
+_WITHOUT_PLACE: LiteralString = """
+    select from event where type = 'governance.DecisionMade' and workspace_id = %b::uuid
+    and xid >= coalesce((
+        select case when cluster = (select system_identifier from pg_control_system())
+            then pg_snapshot_xmin(snapshot) end
+        from tick order by number desc limit 1
+    ), '0')
+    and not exists (select from log where log.stream_id = event.stream_id and log.version = event.version)
+    limit 1
+"""
 _READ: LiteralString = """
     select log.position, event.stream_id, event.session_id, event.type, event.schema_version, event.key_id,
         event.data, decision.act_tokens, decision.act_cost_micros, nullif(decision.act_currency, '')

@@ -58,6 +58,7 @@ FEW = 2000
 # Handed to a worker beside the one that it carries out.
 AHEAD = 2
 BEAT_SECONDS = 0.25
+PLACE_SECONDS = 0.02
 # A task that ends its worker so often ends the back-test.
 MOST_STARTS = 5
 
@@ -186,6 +187,10 @@ def _decided_again(
     began = time.monotonic()
     tested = load_policy(get_blob(asked.policy_hash).decode(), asked.policy_hash)
     workspace_id = load(back_test_id, up_to_version=1)[0].workspace_id
+    # What was decided a moment before somebody asked has its place in the log a moment later.
+    while history.some_have_no_place(workspace_id):
+        course.check()
+        course.stopping.wait(PLACE_SECONDS)
     span = Span(
         workspace_id=workspace_id,
         up_to=head(),

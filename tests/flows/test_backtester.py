@@ -43,6 +43,8 @@ class TestBacktester:
     ) -> None:
         monkeypatch.setattr(runner, "FEW", 0)
         monkeypatch.setattr(runner, "TASK_DECISIONS", ACTS)
+        # Or all tasks are handed out, slowly, before what comes of the first is taken.
+        monkeypatch.setattr(runner, "AHEAD", 0)
         place = await in_database_thread(some_history)
         with monkeypatch.context() as slower:
             slower.setattr(runner, "_tasks_in_sessions", slowly(runner._tasks_in_sessions))
