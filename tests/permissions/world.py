@@ -40,9 +40,10 @@ from tests.governance.approvals import as_caller
 from tests.governance.policies import rule
 from tests.tasks_app.written import Written, ordered
 
-MARK = "quagga"
-SAID = "okapi"
-ASKED = "tapir"
+# Long, or the random letters of a token or nonce spell one of them in one of some fifty runs.
+MARK = "equus-quagga"
+SAID = "okapia-johnstoni"
+ASKED = "tapirus-terrestris"
 WORD = "zebra"
 TEXT = f"# Stripes\n\nThe {WORD} is called {{}} here and eats 17 thistles a day."
 
