@@ -22,6 +22,13 @@ _uses: WeakKeyDictionary[psycopg.Connection[Any], dict[bytes, int]] = WeakKeyDic
 _prepared: WeakKeyDictionary[psycopg.AsyncConnection[Any], set[bytes]] = WeakKeyDictionary()
 
 
+def for_libpq(statement: LiteralString) -> tuple[bytes, list[int]]:
+    """Return a statement with libpq's placeholders in place of each `%b`, and their formats, all binary."""
+    first, *others = statement.split("%b")
+    query = first + "".join(f"${number}{part}" for number, part in enumerate(others, start=1))
+    return query.encode(), [int(Format.BINARY)] * len(others)
+
+
 class Prepared:
     """A statement that changes rows, prepared on each connection when it recurs there.
 
@@ -33,10 +40,7 @@ class Prepared:
     def __init__(self, name: LiteralString, statement: LiteralString) -> None:
         self._name = f"cartrita_{name}".encode()
         self.statement = statement
-        first, *others = statement.split("%b")
-        query = first + "".join(f"${number}{part}" for number, part in enumerate(others, start=1))
-        self._query = query.encode()
-        self._formats = [int(Format.BINARY)] * len(others)
+        self._query, self._formats = for_libpq(statement)
 
     def run(self, connection: psycopg.Connection[Any], values: Sequence[bytes | None]) -> int | None:
         """Run and commit it; return how many rows it changed, or None where a cursor has to.

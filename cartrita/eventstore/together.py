@@ -18,6 +18,7 @@ from psycopg.pq import ConnStatus, DiagnosticField, ExecStatus, Format, Transact
 from psycopg.pq.abc import PGconn, PGresult
 
 from cartrita.errors import Unavailable
+from cartrita.eventstore.prepared import for_libpq
 
 _NO_SUCH_STATEMENT = b"26000"
 _prepared: WeakKeyDictionary[psycopg.Connection[Any], set[bytes]] = WeakKeyDictionary()
@@ -45,11 +46,8 @@ class Recurring:
 
     def __init__(self, statement: LiteralString) -> None:
         self.statement = statement
-        first, *others = statement.split("%b")
-        query = first + "".join(f"${number}{part}" for number, part in enumerate(others, start=1))
-        self.query = query.encode()
+        self.query, self.formats = for_libpq(statement)
         self.name = f"cartrita_{sha256(self.query).hexdigest()[:32]}".encode()
-        self.formats = [int(Format.BINARY)] * len(others)
 
 
 BEGIN, COMMIT, ROLLBACK = Recurring("begin"), Recurring("commit"), Recurring("rollback")
