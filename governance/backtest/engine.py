@@ -669,7 +669,7 @@ _ALWAYS = [True]
 _CLEAR = itemgetter("subject_kind", "actor", "agent", "roles", "model", "tool", "definition_hash", "at")
 _SORT = itemgetter("policy_hash", "subject_kind", "tool", "model", "agent")
 _SORT_OF_REQUEST = attrgetter("subject_kind", "tool", "model", "agent")
-_ALIKE = (
+_OF_RULES = (
     "outcome",
     "rule",
     "reason",
@@ -678,6 +678,9 @@ _ALIKE = (
     "message_for_agent",
     "message_for_people",
     "parameters",
+)
+_ALIKE = (
+    *_OF_RULES,
     "currency",
     "cost_limit_before",
     "cost_limit_after",
@@ -686,18 +689,7 @@ _ALIKE = (
 )
 _STORED, _GIVEN = itemgetter(*_ALIKE), attrgetter(*_ALIKE)
 # What of a decision follows of the rules that held, and where a verdict has it; the rest follows of amounts.
-_ALIKE_FIXED = (
-    "outcome",
-    "rule",
-    "reason",
-    "review",
-    "policy_hash",
-    "message_for_agent",
-    "message_for_people",
-    "parameters",
-    "rule_hash",
-    "retry_after_ms",
-)
+_ALIKE_FIXED = (*_OF_RULES, "rule_hash", "retry_after_ms")
 _LISTS = ("left_out", "redact", "consumed", "grants")
 _OF_VERDICT, _LISTS_OF_VERDICT = attrgetter(*_ALIKE_FIXED), attrgetter(*_LISTS)
 _FIXED = itemgetter(
