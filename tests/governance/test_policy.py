@@ -211,7 +211,7 @@ class TestPolicyCommand:
         file = tmp_path / "p.yaml"
         file.write_text(VALID)
         call_command("policy", "check", str(file))
-        assert "1 rules, 0 examples, hash" in capsys.readouterr().out
+        assert "1 rule, 0 examples, hash" in capsys.readouterr().out
         call_command("policy", "names")
         assert "tool.safety" in capsys.readouterr().out
 

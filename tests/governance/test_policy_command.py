@@ -53,7 +53,7 @@ def file(tmp_path: Path) -> Path:
 
 class TestFiles:
     def test_are_checked_and_tried(self, file: Path) -> None:
-        assert f"1 rules, 1 examples, hash {load_policy(TEXT).content_hash}" in policy("check", str(file))
+        assert f"1 rule, 1 example, hash {load_policy(TEXT).content_hash}" in policy("check", str(file))
         summary = "1 example of 1 rule: 1 as expected\n"
         assert policy("test", str(file)) == f"ok    the-rest 1: allow by the-rest\n{summary}"
         assert "as expected" not in policy("test", str(file), "--json")

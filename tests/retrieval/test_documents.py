@@ -12,7 +12,7 @@ from uuid import UUID
 
 import psycopg
 import pytest
-from django.core.management import call_command
+from django.core.management import CommandError, call_command
 from django.db import connection
 
 from cartrita.errors import BadInput
@@ -317,11 +317,12 @@ class TestLabelDocuments:
         document_id = self.before(library, monkeypatch, "Write to jane@orchard.co.")
         row = models.Document.objects.get(id=document_id)
         out = io.StringIO()
-        call_command("label_documents", "--collection", str(new_id()), stdout=out)
-        assert "0 documents looked at" in out.getvalue()
+        with pytest.raises(CommandError, match="--collection: there is none with the id") as refused:
+            call_command("label_documents", "--collection", str(new_id()), stdout=out)
+        assert refused.value.returncode == 2
         assert self.labels(document_id) == []
         call_command("label_documents", "--collection", str(row.collection_id), stdout=out)
-        assert "1 documents looked at, 1 of them have new labels; 0 cannot be read" in out.getvalue()
+        assert "1 document looked at, new labels: 1; no more to be read: 0." in out.getvalue()
         assert self.labels(document_id) == ["pii"]
 
     def test_goes_on_where_it_was_stopped(self, library: Library, monkeypatch: pytest.MonkeyPatch) -> None:

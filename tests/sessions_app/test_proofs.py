@@ -115,14 +115,14 @@ class TestCommand:
 
     def test_says_what_is_wrong(self, world: World) -> None:
         for arguments, problem in (
-            (("inclusion", "x"), "POSITION|EVENT_ID must be a whole number"),
+            (("inclusion", "x"), r"POSITION \(or an event's id\) must be a whole number"),
             (("inclusion", str(uuid4())), "No event has the id"),
             (("inclusion", "99999"), "Position 99999 is not among the"),
             (("inclusion", "1", "--size", "0"), "--size must be a whole number"),
             (("consistency", "9", "3"), "There is no proof from size 9 to size 3"),
             (("head", "--size", "1"), "No tree head of 1 positions was signed"),
         ):
-            with pytest.raises(CommandError, match=problem.replace("|", "\\|")):
+            with pytest.raises(CommandError, match=problem):
                 call_command("proof", *arguments)
 
     def test_tells_of_events_without_position_or_head(self, world: World) -> None:

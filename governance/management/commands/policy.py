@@ -17,6 +17,7 @@ from cartrita.accounts.console import names_of
 from cartrita.accounts.queries import Caller, caller_in_workspace, caller_of_email
 from cartrita.errors import CartritaError, Conflict, NotAllowed
 from cartrita.eventstore import RecordedEvent
+from cartrita.wording import counted
 from governance import cel
 from governance.commands import policies as commands
 from governance.commands.trials import try_set
@@ -121,7 +122,8 @@ class Command(BaseCommand):
         policy = self._tried(options["file"])
         examples = sum(len(rule.examples) for rule in policy.rules)
         self.stdout.write(
-            f"{options['file']}: {len(policy.rules)} rules, {examples} examples, hash {policy.content_hash}"
+            f"{options['file']}: {counted(len(policy.rules), 'rule')}, {counted(examples, 'example')}, "
+            f"hash {policy.content_hash}"
         )
 
     def _test(self, options: dict[str, Any]) -> None:

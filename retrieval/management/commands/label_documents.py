@@ -4,9 +4,10 @@ from argparse import ArgumentParser
 from typing import Any
 from uuid import UUID
 
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError
 
-from retrieval import ingest
+from cartrita.wording import counted
+from retrieval import ingest, models
 
 
 class Command(BaseCommand):
@@ -21,8 +22,11 @@ class Command(BaseCommand):
         )
 
     def handle(self, *_args: Any, collection: list[UUID] | None, **_options: Any) -> None:
+        known = models.Collection.objects.filter(id__in=collection or []).values_list("id", flat=True)
+        if missing := {*(collection or [])} - {*known}:
+            raise CommandError(f"--collection: there is none with the id {min(missing)}", returncode=2)
         done = ingest.label_documents(collection)
         self.stdout.write(
-            f"{done.looked_at} documents looked at, {done.labelled} of them have new labels; "
-            f"{done.unreadable} cannot be read any more."
+            f"{counted(done.looked_at, 'document')} looked at, new labels: {done.labelled}; "
+            f"no more to be read: {done.unreadable}."
         )

@@ -53,5 +53,5 @@ def _position(text: str) -> int:
     try:
         event_id = UUID(text)
     except ValueError:
-        return whole_number("POSITION|EVENT_ID", text)
+        return whole_number("POSITION (or an event's id)", text)
     return position_of(event_id)
